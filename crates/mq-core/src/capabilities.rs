@@ -1,0 +1,102 @@
+//! What a broker's backend can do, as a value: it chooses tests and start-up checks.
+
+use std::fmt;
+
+/// One thing that some backends can do and others cannot.
+///
+/// What every backend must do (confirmed publishing, settlement, redelivery, resume, dead letters,
+/// binary headers, tombstones) is no capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Capability {
+    /// Topics with durable subscriptions.
+    DurableSubscriptions,
+    /// Subscriptions that live with their consumer.
+    EphemeralSubscriptions,
+    /// A topic publish that no subscription takes can be reported as unroutable.
+    MandatoryTopics,
+    /// `defer`: delivered again after a delay.
+    Defer,
+    /// Messages with a higher priority are delivered sooner.
+    Priority,
+    /// The broker says whether a message was delivered before.
+    RedeliveredFlag,
+    /// A header name may stand more than once.
+    RepeatedHeaders,
+    /// Receipts and deliveries have a partition and offset.
+    Positions,
+    /// A key's messages go to one consumer at a time, across processes.
+    Partitions,
+    /// A message that waits for its settlement holds up no other message of its queue.
+    SettleEach,
+    /// One consumer at a time takes a queue's messages, others stand by.
+    SingleActiveConsumer,
+}
+
+impl Capability {
+    const ALL: [Self; 11] = [
+        Self::DurableSubscriptions,
+        Self::EphemeralSubscriptions,
+        Self::MandatoryTopics,
+        Self::Defer,
+        Self::Priority,
+        Self::RedeliveredFlag,
+        Self::RepeatedHeaders,
+        Self::Positions,
+        Self::Partitions,
+        Self::SettleEach,
+        Self::SingleActiveConsumer,
+    ];
+}
+
+impl fmt::Display for Capability {
+    /// The kebab-case name, as in test records.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DurableSubscriptions => "durable-subscriptions",
+            Self::EphemeralSubscriptions => "ephemeral-subscriptions",
+            Self::MandatoryTopics => "mandatory-topics",
+            Self::Defer => "defer",
+            Self::Priority => "priority",
+            Self::RedeliveredFlag => "redelivered-flag",
+            Self::RepeatedHeaders => "repeated-headers",
+            Self::Positions => "positions",
+            Self::Partitions => "partitions",
+            Self::SettleEach => "settle-each",
+            Self::SingleActiveConsumer => "single-active-consumer",
+        })
+    }
+}
+
+/// The set of capabilities of a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities(u32);
+
+impl Capabilities {
+    /// None.
+    pub const fn none() -> Self {
+        Self(0)
+    }
+
+    /// These and one more.
+    #[must_use]
+    pub const fn and(self, capability: Capability) -> Self {
+        Self(self.0 | 1 << capability as u32)
+    }
+
+    /// True if the backend can do it.
+    pub const fn has(self, capability: Capability) -> bool {
+        self.0 & (1 << capability as u32) != 0
+    }
+
+    /// All of them, in the order of the enum.
+    pub fn iter(self) -> impl Iterator<Item = Capability> {
+        Capability::ALL.into_iter().filter(move |c| self.has(*c))
+    }
+}
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}

@@ -1,0 +1,320 @@
+//! A delivery: the received message, and the settlement that ends it.
+
+use std::{fmt, mem, ops::Deref, sync::Arc, time::Duration};
+
+use crate::{Error, ErrorKind, Message, Position, Result, rejection::Rejection};
+
+/// A message as a consumer got it. Cheap to clone.
+///
+/// It dereferences to its [`Message`].
+#[derive(Clone)]
+pub struct Received {
+    inner: Arc<Inner>,
+    attempt: u32,
+    redelivered: Option<bool>,
+    position: Option<Position>,
+}
+
+struct Inner {
+    message: Message,
+    source: Arc<str>,
+    routing_key: Option<Arc<str>>,
+}
+
+impl Received {
+    /// A first attempt at a message that came from the subscription of this full name.
+    pub fn new(message: Message, source: Arc<str>, routing_key: Option<Arc<str>>) -> Self {
+        let inner = Arc::new(Inner {
+            message,
+            source,
+            routing_key,
+        });
+        Self {
+            inner,
+            attempt: 1,
+            redelivered: None,
+            position: None,
+        }
+    }
+
+    /// Sets the number of this attempt, from 1.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt.max(1);
+        self
+    }
+
+    /// Sets what the broker says about earlier deliveries.
+    #[must_use]
+    pub fn with_redelivered(mut self, redelivered: bool) -> Self {
+        self.redelivered = Some(redelivered);
+        self
+    }
+
+    /// Sets where in a log the message lies.
+    #[must_use]
+    pub fn with_position(mut self, position: Position) -> Self {
+        self.position = Some(position);
+        self
+    }
+
+    /// The message.
+    pub fn message(&self) -> &Message {
+        &self.inner.message
+    }
+
+    /// The full name of the subscription it came from.
+    pub fn source(&self) -> &Arc<str> {
+        &self.inner.source
+    }
+
+    /// The routing key it was published with to a topic.
+    pub fn routing_key(&self) -> Option<&str> {
+        self.inner.routing_key.as_deref()
+    }
+
+    /// The number of this attempt, from 1.
+    ///
+    /// It counts the attempts that the message carries, those that the broker counted, and those
+    /// that a retry layer made in this process.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The broker's word that it was delivered before; `None` if it does not know.
+    ///
+    /// `Some(true)` means *maybe seen*, `Some(false)` does not prove a first processing: only an
+    /// inbox does.
+    pub fn redelivered(&self) -> Option<bool> {
+        self.redelivered
+    }
+
+    /// Where in a log it lies.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+}
+
+impl Deref for Received {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.inner.message
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("source", &self.inner.source)
+            .field("attempt", &self.attempt)
+            .field("redelivered", &self.redelivered)
+            .field("position", &self.position)
+            .field("message", &self.inner.message)
+            .finish()
+    }
+}
+
+/// A received message together with its settlement.
+#[derive(Debug)]
+#[must_use = "an unsettled delivery is given back and counted as a failure"]
+pub struct Delivery {
+    settlement: Settlement,
+}
+
+impl Delivery {
+    /// A delivery whose verdict goes to this sink under this tag.
+    pub fn new(received: Received, sink: Arc<dyn Settle>, tag: u64) -> Self {
+        Self {
+            settlement: Settlement {
+                sink: Some(sink),
+                tag,
+                received,
+            },
+        }
+    }
+
+    /// The received message.
+    pub fn received(&self) -> &Received {
+        &self.settlement.received
+    }
+
+    /// The message and its settlement, to go separate ways.
+    pub fn into_parts(self) -> (Received, Settlement) {
+        (self.settlement.received.clone(), self.settlement)
+    }
+
+    /// The settlement alone.
+    pub fn into_settlement(self) -> Settlement {
+        self.settlement
+    }
+
+    /// Settles the message as done; see [`Settlement::ack`].
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale) if it comes too late.
+    pub fn ack(self) -> Result<()> {
+        self.settlement.ack()
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Received;
+
+    fn deref(&self) -> &Received {
+        self.received()
+    }
+}
+
+/// The right to settle one delivery, once.
+///
+/// Each verb is a local mark that does not wait for the network. To wait until the broker has it,
+/// call [`Consumer::settled`](crate::Consumer::settled). Dropped without a verb, the message is
+/// given back and the attempt counted as a failure.
+///
+/// Every verb fails with [`Stale`](ErrorKind::Stale) if the channel or assignment that the
+/// delivery came from is gone: the broker delivers the message again.
+#[must_use = "an unsettled delivery is given back and counted as a failure"]
+pub struct Settlement {
+    sink: Option<Arc<dyn Settle>>,
+    tag: u64,
+    received: Received,
+}
+
+impl Settlement {
+    /// A settlement of something that is settled already: every verb is a no-op.
+    ///
+    /// *At most once* acknowledges before the handler runs; its outcomes end here.
+    pub fn already_settled(received: Received) -> Self {
+        Self {
+            sink: None,
+            tag: 0,
+            received,
+        }
+    }
+
+    /// The message that this settles.
+    pub fn received(&self) -> &Received {
+        &self.received
+    }
+
+    /// The message is done: it will not be delivered again to this subscription.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale).
+    pub fn ack(self) -> Result<()> {
+        self.finish(Verdict::Ack)
+    }
+
+    /// The attempt failed: deliver the message again, with the failure counted by the broker where
+    /// it can count.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale).
+    pub fn requeue(self) -> Result<()> {
+        self.finish(Verdict::Requeue)
+    }
+
+    /// Hands back a message that was not attempted, such as at shutdown: nothing is counted.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale).
+    pub fn release(self) -> Result<()> {
+        self.finish(Verdict::Release)
+    }
+
+    /// Delivers the message again to this subscription after a delay, never earlier.
+    ///
+    /// The copy carries one attempt more; the original is settled once the copy is confirmed.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale); [`Unsupported`](ErrorKind::Unsupported) where the broker's
+    /// backend cannot delay: the message is then given back.
+    pub fn defer(self, delay: Duration) -> Result<()> {
+        self.finish(Verdict::Defer(delay))
+    }
+
+    /// Moves the message to the dead-letter home of this consumer's plan.
+    ///
+    /// The copy is confirmed first, then the original is settled.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale); [`Unsupported`](ErrorKind::Unsupported) if the plan has no
+    /// dead-letter home: the message is then given back.
+    pub fn reject(self, why: impl Into<Rejection>) -> Result<()> {
+        self.finish(Verdict::Reject(Box::new(why.into())))
+    }
+
+    fn finish(mut self, verdict: Verdict) -> Result<()> {
+        let Some(sink) = mem::take(&mut self.sink) else {
+            return Ok(());
+        };
+        match sink.settle(self.tag, verdict, &self.received) {
+            // Nothing was done, so the message still has to go back.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.sink = Some(sink);
+                Err(error)
+            }
+            result => result,
+        }
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            // A stale one is delivered again anyway, which is all that a drop promises.
+            let _ = sink.settle(self.tag, Verdict::Requeue, &self.received);
+        }
+    }
+}
+
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settlement")
+            .field("tag", &self.tag)
+            .field("settled", &self.sink.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a settlement asks of a backend.
+#[derive(Debug)]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "every backend must act on every verdict; a new one must not fall through"
+)]
+pub enum Verdict {
+    /// Done.
+    Ack,
+    /// Failed: deliver again and count it.
+    Requeue,
+    /// Handed back: deliver again and count nothing.
+    Release,
+    /// Copy to this subscription's delay, confirm, settle.
+    Defer(Duration),
+    /// Copy to the dead-letter home, confirm, settle.
+    Reject(Box<Rejection>),
+}
+
+/// The backend's side of settlements: one per consumer, shared by its deliveries.
+pub trait Settle: Send + Sync + 'static {
+    /// Marks the delivery of this tag. Called at most once per tag, save after `Unsupported`.
+    ///
+    /// It must not block: the network is another task's business.
+    ///
+    /// # Errors
+    /// [`Stale`](ErrorKind::Stale) if the delivery's channel or assignment is gone;
+    /// [`Unsupported`](ErrorKind::Unsupported) if nothing was done.
+    fn settle(&self, tag: u64, verdict: Verdict, received: &Received) -> Result<()>;
+}
+
+/// The error of a settlement that came too late.
+pub fn stale(source: &str) -> Error {
+    Error::new(
+        ErrorKind::Stale,
+        "settle",
+        "the channel or assignment of this delivery is gone; the broker delivers it again",
+    )
+    .with("source", source)
+}

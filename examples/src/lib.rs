@@ -1,0 +1,1 @@
+//! Holds nothing: the programs are in the folders beside this one.

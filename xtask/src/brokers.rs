@@ -1,0 +1,265 @@
+//! The brokers that a run of tests has: given by address, or started as containers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::Result;
+use crate::containers::Containers;
+use crate::probe;
+use crate::step::heading;
+use crate::workspace::Workspace;
+
+/// How long a starting broker may take. It needs about ten seconds on two idle cores, and a good deal more on busy ones.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// A broker that is said to run already is not waited for as long.
+const PATIENCE_RUNNING: Duration = Duration::from_secs(20);
+
+/// What the command line asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) rabbitmq: Option<String>,
+    pub(crate) kafka: Option<String>,
+    pub(crate) rabbitmq_version: Option<String>,
+    pub(crate) kafka_version: Option<String>,
+    pub(crate) keep: bool,
+    /// A missing broker is a failure.
+    pub(crate) required: bool,
+}
+
+/// One kind of broker, and all that differs between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    RabbitMq,
+    Kafka,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::RabbitMq, Self::Kafka];
+
+    /// As it is spelt in texts.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::RabbitMq => "RabbitMQ",
+            Self::Kafka => "Kafka",
+        }
+    }
+
+    /// The service in `compose/`.
+    pub(crate) fn service(self) -> &'static str {
+        match self {
+            Self::RabbitMq => "rabbitmq",
+            Self::Kafka => "kafka",
+        }
+    }
+
+    /// The variable that tells tests where the broker is.
+    pub(crate) fn variable(self) -> &'static str {
+        match self {
+            Self::RabbitMq => "MQ_RABBITMQ_URL",
+            Self::Kafka => "MQ_KAFKA_SERVERS",
+        }
+    }
+
+    /// Where `compose/` publishes the broker.
+    pub(crate) fn container_address(self) -> String {
+        let port = |variable: &str, usual: &str| std::env::var(variable).unwrap_or_else(|_| usual.into());
+        match self {
+            Self::RabbitMq => format!("amqp://guest:guest@127.0.0.1:{}/%2f", port("MQ_RABBITMQ_PORT", "25672")),
+            Self::Kafka => format!("127.0.0.1:{}", port("MQ_KAFKA_PORT", "29092")),
+        }
+    }
+
+    /// Asks the broker at this address, in its protocol.
+    pub(crate) fn probe(self, address: &str) -> std::io::Result<probe::Answer> {
+        match self {
+            Self::RabbitMq => probe::amqp(address),
+            Self::Kafka => probe::kafka(address),
+        }
+    }
+
+    /// The address given by flag or, failing that, by the variable.
+    pub(crate) fn given(self, flag: Option<&String>) -> Option<String> {
+        flag.cloned().or_else(|| std::env::var(self.variable()).ok()).filter(|address| !address.is_empty())
+    }
+}
+
+/// A broker that answers, or the reason why there is none.
+pub(crate) struct Found {
+    pub(crate) kind: Kind,
+    pub(crate) address: std::result::Result<String, String>,
+}
+
+/// The brokers of a run. The containers among them live as long as this value.
+pub(crate) struct Brokers {
+    pub(crate) found: Vec<Found>,
+    records: PathBuf,
+    required: bool,
+    _containers: Option<Containers>,
+}
+
+impl Brokers {
+    /// Finds or starts both brokers, and waits until they answer. One that does not is missing, which is no error yet.
+    pub(crate) fn provide(workspace: &Workspace, wish: &Wish) -> Result<Self> {
+        heading("brokers");
+        let records = workspace.target.join("test-records");
+        if records.exists() {
+            std::fs::remove_dir_all(&records)?;
+        }
+        std::fs::create_dir_all(&records)?;
+
+        let given = [wish.rabbitmq.as_ref(), wish.kafka.as_ref()];
+        let given: Vec<Option<String>> = Kind::ALL.iter().zip(given).map(|(kind, flag)| kind.given(flag)).collect();
+        let mut containers = if given.contains(&None) {
+            let versions = [("RABBITMQ_VERSION", &wish.rabbitmq_version), ("KAFKA_VERSION", &wish.kafka_version)];
+            let versions = versions.into_iter().filter_map(|(name, version)| Some((name, version.clone()?))).collect();
+            Containers::new(workspace, versions, wish.keep).map_err(|error| error.to_string())
+        } else {
+            Err("not needed".into())
+        };
+
+        // All are started before the first one is waited for.
+        let mut starting = Vec::new();
+        for (kind, given) in Kind::ALL.into_iter().zip(given) {
+            let (address, patience) = match (given, &mut containers) {
+                (Some(address), _) => (Ok(address), PATIENCE_RUNNING),
+                (None, Ok(containers)) => {
+                    eprintln!("    starting {} as a container (the first time, its image is fetched)", kind.name());
+                    let started = containers.start(kind.service()).map_err(|error| error.to_string());
+                    (started.map(|()| kind.container_address()), PATIENCE)
+                }
+                (None, Err(reason)) => (Err(reason.clone()), PATIENCE),
+            };
+            starting.push((kind, address, patience));
+        }
+        let containers = containers.ok();
+        let found = starting
+            .into_iter()
+            .map(|(kind, address, patience)| Found {
+                kind,
+                address: address.and_then(|address| wait(kind, address, patience, containers.as_ref())),
+            })
+            .collect();
+        Ok(Self { found, records, required: wish.required || in_ci(), _containers: containers })
+    }
+
+    /// Looks for brokers that run already: at the addresses given, else where `compose/` publishes them. Starts nothing.
+    pub(crate) fn running(workspace: &Workspace, wish: &Wish) -> Self {
+        let found = Kind::ALL.iter().zip([&wish.rabbitmq, &wish.kafka]).map(|(kind, flag)| {
+            let address = kind.given(flag.as_ref()).unwrap_or_else(|| kind.container_address());
+            Found { kind: *kind, address: wait(*kind, address, Duration::ZERO, None) }
+        });
+        Self { found: found.collect(), records: workspace.target.join("test-records"), required: false, _containers: None }
+    }
+
+    /// An error that names the missing brokers, where they may not be missing.
+    pub(crate) fn require(&self) -> Result {
+        match self.missing() {
+            Some(missing) if self.required => Err(missing.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says which brokers are missing and why; `None` if all are there.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let lines: Vec<String> = self
+            .found
+            .iter()
+            .filter_map(|found| found.address.as_ref().err().map(|reason| format!("{} is missing: {reason}", found.kind.name())))
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    /// The folder where tests leave their records.
+    pub(crate) fn records(&self) -> &Path {
+        &self.records
+    }
+
+    /// Tells a test command where the brokers are.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        for found in &self.found {
+            match &found.address {
+                Ok(address) => command.env(found.kind.variable(), address),
+                Err(_) => command.env_remove(found.kind.variable()),
+            };
+        }
+        if self.required || self.missing().is_none() {
+            // A broker that goes away in the middle must not turn its tests into skipped ones.
+            command.env("MQ_REQUIRE_BROKERS", "1");
+        }
+        command.env("MQ_TEST_RECORDS", &self.records);
+    }
+}
+
+fn wait(kind: Kind, address: String, patience: Duration, containers: Option<&Containers>) -> std::result::Result<String, String> {
+    match probe::wait(kind.name(), patience, || kind.probe(&address)) {
+        Ok(answer) => {
+            eprintln!("    {} answers at {}: {answer}", kind.name(), redacted(&address));
+            Ok(address)
+        }
+        Err(error) => {
+            if let Some(containers) = containers {
+                eprintln!("{}", containers.logs(kind.service()));
+            }
+            Err(format!("{} {error}", redacted(&address)))
+        }
+    }
+}
+
+/// True where a missing broker may never pass as a skip.
+pub(crate) fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+/// The address without user and password.
+pub(crate) fn redacted(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        assert_eq!(redacted("amqp://user:secret@host:1/%2f"), "amqp://***@host:1/%2f");
+        assert_eq!(redacted("amqp://host/a@b"), "amqp://host/a@b");
+        assert_eq!(redacted("127.0.0.1:29092"), "127.0.0.1:29092");
+    }
+
+    fn brokers(kafka: std::result::Result<String, String>) -> Brokers {
+        let rabbitmq = Found { kind: Kind::RabbitMq, address: Ok("amqp://h".into()) };
+        Brokers { found: vec![rabbitmq, Found { kind: Kind::Kafka, address: kafka }], records: "r".into(), required: false, _containers: None }
+    }
+
+    fn told(brokers: &Brokers, name: &str) -> Option<Option<String>> {
+        let mut command = Command::new("true");
+        brokers.tell(&mut command);
+        let value = command.get_envs().find(|(key, _)| *key == name)?.1;
+        Some(value.map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    #[test]
+    fn names_the_broker_that_is_missing_and_why() {
+        let brokers = brokers(Err("h:1 did not answer".into()));
+        assert_eq!(brokers.missing().as_deref(), Some("Kafka is missing: h:1 did not answer"));
+        assert_eq!(told(&brokers, "MQ_KAFKA_SERVERS"), Some(None));
+        assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), None);
+        assert!(brokers.require().is_ok());
+        let brokers = Brokers { required: true, ..brokers };
+        assert!(brokers.require().is_err());
+        assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), Some(Some("1".into())));
+    }
+
+    #[test]
+    fn tests_may_skip_nothing_once_both_brokers_answered() {
+        let brokers = brokers(Ok("h:2".into()));
+        assert_eq!(told(&brokers, "MQ_RABBITMQ_URL"), Some(Some("amqp://h".into())));
+        assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), Some(Some("1".into())));
+    }
+}

@@ -1,0 +1,30 @@
+//! `cargo xtask ci`: every gate, in the order of how soon it can fail.
+
+use xshell::cmd;
+
+use crate::brokers::Wish;
+use crate::results::Totals;
+use crate::step::Steps;
+use crate::workspace::{Workspace, cargo};
+use crate::{Result, alone, docs, features, test, tidy};
+
+/// Runs all gates, prints how long each took, and the number of tests as the last line.
+pub(crate) fn run(workspace: &Workspace) -> Result {
+    let sh = &workspace.sh;
+    let cargo = cargo();
+    let mut steps = Steps::default();
+    steps.run("fmt", || Ok(cmd!(sh, "{cargo} fmt --all --check").run()?));
+    steps.run("tidy", || tidy::run(workspace));
+    steps.run("clippy", || Ok(cmd!(sh, "{cargo} clippy --workspace --all-targets --all-features -- -D warnings").run()?));
+    steps.run("features", || features::run(workspace));
+    steps.run("docs", || docs::run(workspace));
+    steps.run("alone", || alone::run(workspace));
+    let wish = Wish { required: true, ..Wish::default() };
+    let totals = test::all(workspace, &wish, &mut steps).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        Totals { failed: 1, ..Totals::default() }
+    });
+    println!("\n{}\n", steps.summary());
+    println!("{totals}");
+    totals.verdict().and_then(|()| steps.verdict())
+}

@@ -1,0 +1,69 @@
+//! `cargo xtask e2e`: the broker tests and the examples against real brokers, and the table of what held.
+
+use std::process::Command;
+
+use crate::Result;
+use crate::brokers::{Brokers, Wish};
+use crate::examples;
+use crate::records::{self, Record};
+use crate::results::{Totals, run_tests};
+use crate::step::{Steps, heading};
+use crate::workspace::{Workspace, cargo};
+
+/// The crates that are brokers: each runs the conformance suite.
+const BACKENDS: [&str; 3] = ["mq-memory", "mq-amqp", "mq-kafka"];
+
+/// Runs the command. A missing broker is a failure that names it.
+pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
+    let mut steps = Steps::default();
+    let brokers = Brokers::provide(workspace, wish)?;
+    brokers.require()?;
+    let mut totals = Totals::default();
+    steps.run("broker tests", || {
+        let mut command = Command::new(cargo());
+        command.current_dir(&workspace.root).args(["test", "--all-features", "--no-fail-fast"]);
+        for backend in BACKENDS {
+            command.args(["--package", backend]);
+        }
+        brokers.tell(&mut command);
+        totals += run_tests(command)?;
+        totals.verdict()
+    });
+    steps.run("examples", || {
+        let found = examples::on_brokers(workspace, &brokers)?;
+        totals += found;
+        found.verdict()
+    });
+    steps.run("records", || {
+        let found = records::read(brokers.records())?;
+        heading("cases by broker");
+        println!("{}", records::table(&found));
+        all_took_part(&found)
+    });
+    drop(brokers);
+    println!("\n{}\n\n{totals}", steps.summary());
+    steps.verdict()
+}
+
+/// A backend whose harness ran nothing must not look like one that passed.
+fn all_took_part(records: &[Record]) -> Result {
+    let absent = |backend: &&&str| !records.iter().any(|record| record.broker == **backend && record.result == "passed");
+    let absent: Vec<&str> = BACKENDS.iter().filter(absent).copied().collect();
+    if absent.is_empty() { Ok(()) } else { Err(format!("no case passed on {}", absent.join(", ")).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_without_a_passed_case_is_named() {
+        let record = |broker: &str, result: &str| -> Record {
+            serde_json::from_str(&format!(r#"{{"suite":"s","broker":"{broker}","case":"c","result":"{result}"}}"#)).unwrap()
+        };
+        let mut records = vec![record("mq-memory", "passed"), record("mq-amqp", "passed"), record("mq-kafka", "ignored")];
+        assert_eq!(all_took_part(&records).unwrap_err().to_string(), "no case passed on mq-kafka");
+        records.push(record("mq-kafka", "passed"));
+        assert!(all_took_part(&records).is_ok());
+    }
+}

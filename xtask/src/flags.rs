@@ -1,0 +1,123 @@
+//! The command line of `cargo xtask`.
+
+use crate::brokers::Wish;
+
+xflags::xflags! {
+    /// Builds, checks and tests the workspace.
+    cmd xtask {
+        /// Every check that a change must pass, in the order of CI.
+        cmd ci {}
+
+        /// Every test: unit, integration, documentation, and those with brokers where containers can run.
+        cmd test {
+            /// Fail where a broker is missing (also when CI=true).
+            optional --require-brokers
+            /// Leave the brokers running at the end.
+            optional --keep
+            /// Use this RabbitMQ instead of a container.
+            optional --rabbitmq url: String
+            /// Use this Kafka instead of a container (host:port, several with commas).
+            optional --kafka servers: String
+            /// The RabbitMQ image's version, such as 4.3.
+            optional --rabbitmq-version version: String
+            /// The Kafka image's version, such as 4.3.1.
+            optional --kafka-version version: String
+        }
+
+        /// Starts the brokers, runs the broker tests and the examples on each, prints the table of results.
+        cmd e2e {
+            /// Leave the brokers running at the end.
+            optional --keep
+            /// Use this RabbitMQ instead of a container.
+            optional --rabbitmq url: String
+            /// Use this Kafka instead of a container (host:port, several with commas).
+            optional --kafka servers: String
+            /// The RabbitMQ image's version, such as 4.3.
+            optional --rabbitmq-version version: String
+            /// The Kafka image's version, such as 4.3.1.
+            optional --kafka-version version: String
+        }
+
+        /// Runs each example in memory and on the brokers that are running, and compares what it prints.
+        cmd examples {
+            /// The RabbitMQ to use; else MQ_RABBITMQ_URL, else the one that `e2e --keep` left.
+            optional --rabbitmq url: String
+            /// The Kafka to use; else MQ_KAFKA_SERVERS, else the one that `e2e --keep` left.
+            optional --kafka servers: String
+            /// The word that must come back in the output, instead of a random one.
+            optional --token word: String
+        }
+
+        /// Checks the rules that no compiler knows; prints file sizes and counts of public items.
+        cmd tidy {}
+
+        /// Checks each crate without features and with each single feature.
+        cmd features {}
+
+        /// Rehearses docs.rs from the packaged crates, warnings denied.
+        cmd docs {}
+
+        /// Compiles each crate's README program in a project that has only the packaged crate.
+        cmd alone {}
+    }
+}
+
+impl From<Test> for Wish {
+    fn from(flags: Test) -> Self {
+        Self {
+            rabbitmq: flags.rabbitmq,
+            kafka: flags.kafka,
+            rabbitmq_version: flags.rabbitmq_version,
+            kafka_version: flags.kafka_version,
+            keep: flags.keep,
+            required: flags.require_brokers,
+        }
+    }
+}
+
+impl From<E2e> for Wish {
+    fn from(flags: E2e) -> Self {
+        Self {
+            rabbitmq: flags.rabbitmq,
+            kafka: flags.kafka,
+            rabbitmq_version: flags.rabbitmq_version,
+            kafka_version: flags.kafka_version,
+            keep: flags.keep,
+            required: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> xflags::Result<Xtask> {
+        Xtask::from_vec(args.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn e2e_takes_running_brokers_and_always_requires_them() {
+        let parsed = parse(&["e2e", "--rabbitmq", "amqp://h:1", "--kafka", "h:2,h:3", "--keep"]).unwrap();
+        let XtaskCmd::E2e(flags) = parsed.subcommand else { panic!("not e2e: {parsed:?}") };
+        let wish = Wish::from(flags);
+        assert_eq!(wish.rabbitmq.as_deref(), Some("amqp://h:1"));
+        assert_eq!(wish.kafka.as_deref(), Some("h:2,h:3"));
+        assert!(wish.keep && wish.required);
+    }
+
+    #[test]
+    fn test_requires_brokers_only_where_asked() {
+        for (args, required) in [(&["test"][..], false), (&["test", "--require-brokers"][..], true)] {
+            let parsed = parse(args).unwrap();
+            let XtaskCmd::Test(flags) = parsed.subcommand else { panic!("not test: {parsed:?}") };
+            assert_eq!(Wish::from(flags).required, required);
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_or_option_is_refused() {
+        assert!(parse(&["everything"]).is_err());
+        assert!(parse(&["tidy", "--keep"]).is_err());
+    }
+}

@@ -1,0 +1,53 @@
+//! The workspace's tool: `cargo xtask <command>`. This file only dispatches; each command has a file of its own.
+
+mod alone;
+mod brokers;
+mod ci;
+mod containers;
+mod docs;
+mod e2e;
+mod examples;
+mod features;
+mod flags;
+mod packages;
+mod probe;
+mod readme;
+mod records;
+mod results;
+mod step;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use crate::flags::{Xtask, XtaskCmd};
+use crate::workspace::Workspace;
+
+/// What a command ends with. The text is for the person at the terminal.
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let flags = Xtask::from_env_or_exit();
+    match run(flags.subcommand) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: XtaskCmd) -> Result {
+    let workspace = Workspace::load()?;
+    match command {
+        XtaskCmd::Ci(_) => ci::run(&workspace),
+        XtaskCmd::Test(flags) => test::run(&workspace, &flags.into()),
+        XtaskCmd::E2e(flags) => e2e::run(&workspace, &flags.into()),
+        XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),
+        XtaskCmd::Tidy(_) => tidy::run(&workspace),
+        XtaskCmd::Features(_) => features::run(&workspace),
+        XtaskCmd::Docs(_) => docs::run(&workspace),
+        XtaskCmd::Alone(_) => alone::run(&workspace),
+    }
+}

@@ -1,0 +1,148 @@
+//! Reads the records that the test harnesses leave, and prints them as a table of cases by brokers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::Result;
+
+/// One case on one broker: one JSON line of `MQ_TEST_RECORDS/<suite>.jsonl`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) suite: String,
+    pub(crate) broker: String,
+    #[serde(default)]
+    pub(crate) version: String,
+    pub(crate) case: String,
+    pub(crate) result: String,
+    #[serde(default)]
+    pub(crate) seconds: f64,
+    #[serde(default)]
+    pub(crate) detail: String,
+}
+
+/// Reads every `.jsonl` file of the folder. A line that is no record is an error: a table with holes would mislead.
+pub(crate) fn read(folder: &Path) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
+            records.extend(parse(&std::fs::read_to_string(&path)?).map_err(|error| format!("{}: {error}", path.display()))?);
+        }
+    }
+    Ok(records)
+}
+
+fn parse(text: &str) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        records.push(serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?);
+    }
+    Ok(records)
+}
+
+/// The table, with a column for each broker; then the details of what failed.
+pub(crate) fn table(records: &[Record]) -> String {
+    let brokers: BTreeSet<(u8, &str)> = records.iter().map(|record| (rank(&record.broker), record.broker.as_str())).collect();
+    let mut rows: BTreeMap<(&str, &str), BTreeMap<&str, &Record>> = BTreeMap::new();
+    for record in records {
+        let cells = rows.entry((&record.suite, &record.case)).or_default();
+        // A case that ran twice shows its failure.
+        let shown = cells.entry(&record.broker).or_insert(record);
+        if record.result == "failed" {
+            *shown = record;
+        }
+    }
+
+    let mut lines = vec![vec!["case".to_owned()], vec![String::new()]];
+    for (_, broker) in &brokers {
+        let version = records.iter().find(|record| record.broker == *broker && !record.version.is_empty());
+        lines[0].push((*broker).to_owned());
+        lines[1].push(version.map(|record| record.version.clone()).unwrap_or_default());
+    }
+    let mut suite_before = "";
+    for ((suite, case), cells) in &rows {
+        if *suite != suite_before {
+            lines.push(vec![format!("[{suite}]")]);
+            suite_before = suite;
+        }
+        let mut line = vec![format!("  {case}")];
+        line.extend(brokers.iter().map(|(_, broker)| cells.get(broker).map_or_else(|| "no record".to_owned(), |record| cell(record))));
+        lines.push(line);
+    }
+
+    let mut text = aligned(&lines);
+    for record in records.iter().filter(|record| record.result == "failed") {
+        let _ = writeln!(text, "FAILED {} on {}: {}", record.case, record.broker, record.detail.trim());
+    }
+    text
+}
+
+fn cell(record: &Record) -> String {
+    match record.result.as_str() {
+        "passed" => format!("passed {:>7.2} s", record.seconds),
+        "failed" => format!("FAILED {:>7.2} s", record.seconds),
+        "not-declared" => "not declared".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// The in-process broker first, then the others by name.
+fn rank(broker: &str) -> u8 {
+    u8::from(!broker.contains("memory"))
+}
+
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = r#"
+{"suite":"conformance","broker":"mq-amqp","version":"RabbitMQ 4.3.6","case":"unroutable","capability":"unroutable","result":"passed","seconds":0.12,"detail":""}
+{"suite":"conformance","broker":"mq-memory","version":"","case":"unroutable","capability":"unroutable","result":"failed","seconds":1.5,"detail":"confirmed instead"}
+{"suite":"conformance","broker":"mq-memory","version":"","case":"priority","capability":"priority","result":"not-declared","seconds":0,"detail":""}
+"#;
+
+    #[test]
+    fn prints_a_row_for_each_case_and_a_column_for_each_broker() {
+        let table = table(&parse(LINES).unwrap());
+        let expected = "\
+case            mq-memory         mq-amqp
+                                  RabbitMQ 4.3.6
+[conformance]
+  priority      not declared      no record
+  unroutable    FAILED    1.50 s  passed    0.12 s
+FAILED unroutable on mq-memory: confirmed instead
+";
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_failure_is_not_hidden_by_a_second_run() {
+        let mut records = parse(LINES).unwrap();
+        let mut again = records[1].clone();
+        again.result = "passed".into();
+        records.push(again);
+        assert!(table(&records).contains("FAILED    1.50 s"));
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_an_error_with_its_number() {
+        let error = parse("\n{\"suite\":\"x\"}\n").unwrap_err().to_string();
+        assert!(error.starts_with("line 2: "), "{error}");
+    }
+}

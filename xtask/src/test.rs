@@ -1,0 +1,68 @@
+//! `cargo xtask test`: every test there is, and a count of them at the end.
+
+use std::process::Command;
+
+use crate::Result;
+use crate::brokers::{Brokers, Wish};
+use crate::examples;
+use crate::records;
+use crate::results::{Totals, run_tests};
+use crate::step::{Steps, heading};
+use crate::workspace::{Workspace, cargo};
+
+/// Runs all tests and prints the count as the last line.
+pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
+    let mut steps = Steps::default();
+    let totals = all(workspace, wish, &mut steps)?;
+    println!("\n{}\n", steps.summary());
+    println!("{totals}");
+    totals.verdict().and_then(|()| steps.verdict())
+}
+
+/// Runs all tests: those of the libraries, with brokers and examples, then those of this tool.
+///
+/// What fails, a missing broker too, is in the count and in `steps`, and the rest still runs.
+pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Result<Totals> {
+    let brokers = Brokers::provide(workspace, wish)?;
+    steps.run("brokers answer", || brokers.require());
+    let warning = brokers.missing().map(|missing| {
+        format!("\n{BAR}\nWITHOUT BROKERS, so their tests and examples are SKIPPED:\n{missing}\n{BAR}")
+    });
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
+    }
+
+    let mut totals = Totals::default();
+    // All features, and all crates in one command: so each dependency is built once. The tool has a command of its own, as its
+    // program runs right now and would be built again with other features.
+    for (name, packages) in [
+        ("test: libraries, brokers, documentation", &["--workspace", "--exclude", "xtask"][..]),
+        ("test: xtask", &["--package", "xtask"]),
+    ] {
+        steps.run(name, || {
+            let mut command = Command::new(cargo());
+            command.current_dir(&workspace.root).args(["test", "--all-features", "--no-fail-fast"]).args(packages);
+            brokers.tell(&mut command);
+            let found = run_tests(command)?;
+            totals += found;
+            found.verdict()
+        });
+    }
+    steps.run("examples", || {
+        let found = examples::on_brokers(workspace, &brokers)?;
+        totals += found;
+        found.verdict()
+    });
+
+    let found = records::read(brokers.records())?;
+    if !found.is_empty() {
+        heading("cases by broker");
+        println!("{}", records::table(&found));
+    }
+    if let Some(warning) = &warning {
+        eprintln!("{warning}");
+    }
+    Ok(totals)
+}
+
+const BAR: &str = "!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!";
