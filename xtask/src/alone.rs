@@ -32,31 +32,48 @@ pub(crate) fn run(workspace: &Workspace) -> Result {
         let name = &project.name;
         eprintln!("    {name}");
         // One project at a time: together, one's dependencies would lend their features to the others.
-        let check = cmd!(sh, "{cargo} check --quiet --package {name}").env("CARGO_TARGET_DIR", &workspace.target);
+        let check = cmd!(sh, "{cargo} check --quiet --package {name}")
+            .env("CARGO_TARGET_DIR", &workspace.target);
         if check.quiet().run().is_err() {
             failed.push(format!("{name}: the README's program does not compile"));
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed.join("; ").into())
+    }
 }
 
 /// The project that a reader gets who follows the README.
 ///
 /// # Errors
 /// If the README asks for more than the crate, tokio and serde (and a broker, where the crate is none).
-fn project(workspace: &Workspace, package: &Package, readme: &str) -> std::result::Result<Project, String> {
+fn project(
+    workspace: &Workspace,
+    package: &Package,
+    readme: &str,
+) -> std::result::Result<Project, String> {
     let main = readme::program(readme).ok_or("its README has no complete program")?;
     let added = readme::added(readme);
     if !added.contains_key(&package.name) {
-        return Err(format!("its README has no line `cargo add {}`", package.name));
+        return Err(format!(
+            "its README has no line `cargo add {}`",
+            package.name
+        ));
     }
     let name = format!("alone-{}", package.name);
-    let mut manifest = format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\npublish = false\n\n[dependencies]\n");
+    let mut manifest = format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\npublish = false\n\n[dependencies]\n"
+    );
     for (dependency, how) in &added {
-        let beside = dependency == BROKER_BESIDE && WITH_A_BROKER_BESIDE.contains(&package.name.as_str());
+        let beside =
+            dependency == BROKER_BESIDE && WITH_A_BROKER_BESIDE.contains(&package.name.as_str());
         let version = match dependency.as_str() {
             "tokio" | "serde" => "1",
-            own if own == package.name || beside => workspace.package(own).map_or("*", |package| &package.version),
+            own if own == package.name || beside => workspace
+                .package(own)
+                .map_or("*", |package| &package.version),
             other => return Err(format!("its README also asks for {other}")),
         };
         let _ = writeln!(
@@ -65,7 +82,11 @@ fn project(workspace: &Workspace, package: &Package, readme: &str) -> std::resul
             !how.no_default_features, how.features
         );
     }
-    Ok(Project { name, manifest, main })
+    Ok(Project {
+        name,
+        manifest,
+        main,
+    })
 }
 
 #[cfg(test)]
@@ -79,17 +100,37 @@ mod tests {
 
     #[test]
     fn the_project_has_what_the_readme_adds_and_no_more() {
-        let readme = "cargo add mq-amqp\ncargo add tokio --features full\n```rust\nfn main() {}\n```\n";
+        let readme =
+            "cargo add mq-amqp\ncargo add tokio --features full\n```rust\nfn main() {}\n```\n";
         let project = of("mq-amqp", readme).unwrap();
-        assert!(project.manifest.contains("tokio = { version = \"1\", default-features = true, features = [\"full\"] }"));
-        assert_eq!(project.manifest.matches("version =").count(), 3, "{}", project.manifest);
+        assert!(project.manifest.contains(
+            "tokio = { version = \"1\", default-features = true, features = [\"full\"] }"
+        ));
+        assert_eq!(
+            project.manifest.matches("version =").count(),
+            3,
+            "{}",
+            project.manifest
+        );
     }
 
     #[test]
     fn a_readme_that_needs_more_or_has_no_program_is_refused() {
         let program = "```rust\nfn main() {}\n```\n";
-        assert!(of("mq-amqp", &format!("cargo add mq-amqp\ncargo add mq-memory\n{program}")).is_err());
-        assert!(of("mq-patterns", &format!("cargo add mq-patterns\ncargo add mq-memory\n{program}")).is_ok());
+        assert!(
+            of(
+                "mq-amqp",
+                &format!("cargo add mq-amqp\ncargo add mq-memory\n{program}")
+            )
+            .is_err()
+        );
+        assert!(
+            of(
+                "mq-patterns",
+                &format!("cargo add mq-patterns\ncargo add mq-memory\n{program}")
+            )
+            .is_ok()
+        );
         assert!(of("mq-amqp", program).is_err());
         assert!(of("mq-amqp", "cargo add mq-amqp\n").is_err());
     }

@@ -63,9 +63,13 @@ impl Kind {
 
     /// Where `compose/` publishes the broker.
     pub(crate) fn container_address(self) -> String {
-        let port = |variable: &str, usual: &str| std::env::var(variable).unwrap_or_else(|_| usual.into());
+        let port =
+            |variable: &str, usual: &str| std::env::var(variable).unwrap_or_else(|_| usual.into());
         match self {
-            Self::RabbitMq => format!("amqp://guest:guest@127.0.0.1:{}/%2f", port("MQ_RABBITMQ_PORT", "25672")),
+            Self::RabbitMq => format!(
+                "amqp://guest:guest@127.0.0.1:{}/%2f",
+                port("MQ_RABBITMQ_PORT", "25672")
+            ),
             Self::Kafka => format!("127.0.0.1:{}", port("MQ_KAFKA_PORT", "29092")),
         }
     }
@@ -80,7 +84,9 @@ impl Kind {
 
     /// The address given by flag or, failing that, by the variable.
     pub(crate) fn given(self, flag: Option<&String>) -> Option<String> {
-        flag.cloned().or_else(|| std::env::var(self.variable()).ok()).filter(|address| !address.is_empty())
+        flag.cloned()
+            .or_else(|| std::env::var(self.variable()).ok())
+            .filter(|address| !address.is_empty())
     }
 }
 
@@ -94,7 +100,8 @@ pub(crate) struct Found {
 pub(crate) struct Brokers {
     pub(crate) found: Vec<Found>,
     records: PathBuf,
-    required: bool,
+    /// A missing one is a failure.
+    pub(crate) required: bool,
     _containers: Option<Containers>,
 }
 
@@ -109,10 +116,20 @@ impl Brokers {
         std::fs::create_dir_all(&records)?;
 
         let given = [wish.rabbitmq.as_ref(), wish.kafka.as_ref()];
-        let given: Vec<Option<String>> = Kind::ALL.iter().zip(given).map(|(kind, flag)| kind.given(flag)).collect();
+        let given: Vec<Option<String>> = Kind::ALL
+            .iter()
+            .zip(given)
+            .map(|(kind, flag)| kind.given(flag))
+            .collect();
         let mut containers = if given.contains(&None) {
-            let versions = [("RABBITMQ_VERSION", &wish.rabbitmq_version), ("KAFKA_VERSION", &wish.kafka_version)];
-            let versions = versions.into_iter().filter_map(|(name, version)| Some((name, version.clone()?))).collect();
+            let versions = [
+                ("RABBITMQ_VERSION", &wish.rabbitmq_version),
+                ("KAFKA_VERSION", &wish.kafka_version),
+            ];
+            let versions = versions
+                .into_iter()
+                .filter_map(|(name, version)| Some((name, version.clone()?)))
+                .collect();
             Containers::new(workspace, versions, wish.keep).map_err(|error| error.to_string())
         } else {
             Err("not needed".into())
@@ -124,8 +141,13 @@ impl Brokers {
             let (address, patience) = match (given, &mut containers) {
                 (Some(address), _) => (Ok(address), PATIENCE_RUNNING),
                 (None, Ok(containers)) => {
-                    eprintln!("    starting {} as a container (the first time, its image is fetched)", kind.name());
-                    let started = containers.start(kind.service()).map_err(|error| error.to_string());
+                    eprintln!(
+                        "    starting {} as a container (the first time, its image is fetched)",
+                        kind.name()
+                    );
+                    let started = containers
+                        .start(kind.service())
+                        .map_err(|error| error.to_string());
                     (started.map(|()| kind.container_address()), PATIENCE)
                 }
                 (None, Err(reason)) => (Err(reason.clone()), PATIENCE),
@@ -137,19 +159,38 @@ impl Brokers {
             .into_iter()
             .map(|(kind, address, patience)| Found {
                 kind,
-                address: address.and_then(|address| wait(kind, address, patience, containers.as_ref())),
+                address: address
+                    .and_then(|address| wait(kind, address, patience, containers.as_ref())),
             })
             .collect();
-        Ok(Self { found, records, required: wish.required || in_ci(), _containers: containers })
+        Ok(Self {
+            found,
+            records,
+            required: wish.required || in_ci(),
+            _containers: containers,
+        })
     }
 
     /// Looks for brokers that run already: at the addresses given, else where `compose/` publishes them. Starts nothing.
     pub(crate) fn running(workspace: &Workspace, wish: &Wish) -> Self {
-        let found = Kind::ALL.iter().zip([&wish.rabbitmq, &wish.kafka]).map(|(kind, flag)| {
-            let address = kind.given(flag.as_ref()).unwrap_or_else(|| kind.container_address());
-            Found { kind: *kind, address: wait(*kind, address, Duration::ZERO, None) }
-        });
-        Self { found: found.collect(), records: workspace.target.join("test-records"), required: false, _containers: None }
+        let found = Kind::ALL
+            .iter()
+            .zip([&wish.rabbitmq, &wish.kafka])
+            .map(|(kind, flag)| {
+                let address = kind
+                    .given(flag.as_ref())
+                    .unwrap_or_else(|| kind.container_address());
+                Found {
+                    kind: *kind,
+                    address: wait(*kind, address, Duration::ZERO, None),
+                }
+            });
+        Self {
+            found: found.collect(),
+            records: workspace.target.join("test-records"),
+            required: false,
+            _containers: None,
+        }
     }
 
     /// An error that names the missing brokers, where they may not be missing.
@@ -165,7 +206,13 @@ impl Brokers {
         let lines: Vec<String> = self
             .found
             .iter()
-            .filter_map(|found| found.address.as_ref().err().map(|reason| format!("{} is missing: {reason}", found.kind.name())))
+            .filter_map(|found| {
+                found
+                    .address
+                    .as_ref()
+                    .err()
+                    .map(|reason| format!("{} is missing: {reason}", found.kind.name()))
+            })
             .collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
@@ -191,10 +238,19 @@ impl Brokers {
     }
 }
 
-fn wait(kind: Kind, address: String, patience: Duration, containers: Option<&Containers>) -> std::result::Result<String, String> {
+fn wait(
+    kind: Kind,
+    address: String,
+    patience: Duration,
+    containers: Option<&Containers>,
+) -> std::result::Result<String, String> {
     match probe::wait(kind.name(), patience, || kind.probe(&address)) {
         Ok(answer) => {
-            eprintln!("    {} answers at {}: {answer}", kind.name(), redacted(&address));
+            eprintln!(
+                "    {} answers at {}: {answer}",
+                kind.name(),
+                redacted(&address)
+            );
             Ok(address)
         }
         Err(error) => {
@@ -213,7 +269,9 @@ pub(crate) fn in_ci() -> bool {
 
 /// The address without user and password.
 pub(crate) fn redacted(address: &str) -> String {
-    let Some((scheme, rest)) = address.split_once("://") else { return address.to_owned() };
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_owned();
+    };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     match rest[..end].rfind('@') {
         Some(at) => format!("{scheme}://***{}", &rest[at..]),
@@ -227,14 +285,31 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        assert_eq!(redacted("amqp://user:secret@host:1/%2f"), "amqp://***@host:1/%2f");
+        assert_eq!(
+            redacted("amqp://user:secret@host:1/%2f"),
+            "amqp://***@host:1/%2f"
+        );
         assert_eq!(redacted("amqp://host/a@b"), "amqp://host/a@b");
         assert_eq!(redacted("127.0.0.1:29092"), "127.0.0.1:29092");
     }
 
     fn brokers(kafka: std::result::Result<String, String>) -> Brokers {
-        let rabbitmq = Found { kind: Kind::RabbitMq, address: Ok("amqp://h".into()) };
-        Brokers { found: vec![rabbitmq, Found { kind: Kind::Kafka, address: kafka }], records: "r".into(), required: false, _containers: None }
+        let rabbitmq = Found {
+            kind: Kind::RabbitMq,
+            address: Ok("amqp://h".into()),
+        };
+        Brokers {
+            found: vec![
+                rabbitmq,
+                Found {
+                    kind: Kind::Kafka,
+                    address: kafka,
+                },
+            ],
+            records: "r".into(),
+            required: false,
+            _containers: None,
+        }
     }
 
     fn told(brokers: &Brokers, name: &str) -> Option<Option<String>> {
@@ -247,11 +322,17 @@ mod tests {
     #[test]
     fn names_the_broker_that_is_missing_and_why() {
         let brokers = brokers(Err("h:1 did not answer".into()));
-        assert_eq!(brokers.missing().as_deref(), Some("Kafka is missing: h:1 did not answer"));
+        assert_eq!(
+            brokers.missing().as_deref(),
+            Some("Kafka is missing: h:1 did not answer")
+        );
         assert_eq!(told(&brokers, "MQ_KAFKA_SERVERS"), Some(None));
         assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), None);
         assert!(brokers.require().is_ok());
-        let brokers = Brokers { required: true, ..brokers };
+        let brokers = Brokers {
+            required: true,
+            ..brokers
+        };
         assert!(brokers.require().is_err());
         assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), Some(Some("1".into())));
     }
@@ -259,7 +340,10 @@ mod tests {
     #[test]
     fn tests_may_skip_nothing_once_both_brokers_answered() {
         let brokers = brokers(Ok("h:2".into()));
-        assert_eq!(told(&brokers, "MQ_RABBITMQ_URL"), Some(Some("amqp://h".into())));
+        assert_eq!(
+            told(&brokers, "MQ_RABBITMQ_URL"),
+            Some(Some("amqp://h".into()))
+        );
         assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), Some(Some("1".into())));
     }
 }

@@ -15,14 +15,26 @@ pub(crate) fn run(workspace: &Workspace) -> Result {
     let mut steps = Steps::default();
     steps.run("fmt", || Ok(cmd!(sh, "{cargo} fmt --all --check").run()?));
     steps.run("tidy", || tidy::run(workspace));
-    steps.run("clippy", || Ok(cmd!(sh, "{cargo} clippy --workspace --all-targets --all-features -- -D warnings").run()?));
+    steps.run("clippy", || {
+        Ok(cmd!(
+            sh,
+            "{cargo} clippy --workspace --all-targets --all-features -- -D warnings"
+        )
+        .run()?)
+    });
     steps.run("features", || features::run(workspace));
     steps.run("docs", || docs::run(workspace));
     steps.run("alone", || alone::run(workspace));
-    let wish = Wish { required: true, ..Wish::default() };
+    let wish = Wish {
+        required: true,
+        ..Wish::default()
+    };
     let totals = test::all(workspace, &wish, &mut steps).unwrap_or_else(|error| {
         eprintln!("error: {error}");
-        Totals { failed: 1, ..Totals::default() }
+        Totals {
+            failed: 1,
+            ..Totals::default()
+        }
     });
     println!("\n{}\n", steps.summary());
     println!("{totals}");

@@ -22,13 +22,27 @@ impl Containers {
     ///
     /// # Errors
     /// Says what each engine answered, where neither can run containers.
-    pub(crate) fn new(workspace: &Workspace, variables: Vec<(&'static str, String)>, keep: bool) -> Result<Self> {
+    pub(crate) fn new(
+        workspace: &Workspace,
+        variables: Vec<(&'static str, String)>,
+        keep: bool,
+    ) -> Result<Self> {
         let mut reasons = Vec::new();
         for engine in ["docker", "podman"] {
             match check(engine) {
                 Ok(()) => {
-                    let files = ["rabbitmq", "kafka"].map(|broker| workspace.root.join(format!("compose/{broker}/single/compose.yaml")));
-                    return Ok(Self { engine, files: files.into(), variables, keep, started: false });
+                    let files = ["rabbitmq", "kafka"].map(|broker| {
+                        workspace
+                            .root
+                            .join(format!("compose/{broker}/single/compose.yaml"))
+                    });
+                    return Ok(Self {
+                        engine,
+                        files: files.into(),
+                        variables,
+                        keep,
+                        started: false,
+                    });
                 }
                 Err(reason) => reasons.push(format!("{engine}: {reason}")),
             }
@@ -39,18 +53,35 @@ impl Containers {
     /// Starts one service, without waiting until it is ready.
     pub(crate) fn start(&mut self, service: &str) -> Result {
         self.started = true;
-        let output = self.compose().args(["up", "--detach", service]).stdin(Stdio::null()).output()?;
+        let output = self
+            .compose()
+            .args(["up", "--detach", service])
+            .stdin(Stdio::null())
+            .output()?;
         if output.status.success() {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&output.stderr);
-        let reason = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
-        Err(format!("{} compose could not start {service}: {}", self.engine, reason.trim()).into())
+        let reason = text
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("no reason given");
+        Err(format!(
+            "{} compose could not start {service}: {}",
+            self.engine,
+            reason.trim()
+        )
+        .into())
     }
 
     /// The last lines that a service logged, for the person who has to find out why it does not answer.
     pub(crate) fn logs(&self, service: &str) -> String {
-        match self.compose().args(["logs", "--tail", "15", service]).output() {
+        match self
+            .compose()
+            .args(["logs", "--tail", "15", service])
+            .output()
+        {
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
             Err(error) => error.to_string(),
         }
@@ -73,21 +104,38 @@ impl Drop for Containers {
             return;
         }
         if self.keep {
-            eprintln!("\nThe brokers are left running. To end them: {} compose -p {PROJECT} down -v", self.engine);
+            eprintln!(
+                "\nThe brokers are left running. To end them: {} compose -p {PROJECT} down -v",
+                self.engine
+            );
             return;
         }
         eprintln!("    taking the containers down");
         // Volumes too: the next run starts from nothing.
-        let down = self.compose().args(["down", "--volumes", "--timeout", "5"]).stdin(Stdio::null()).output();
+        let down = self
+            .compose()
+            .args(["down", "--volumes", "--timeout", "5"])
+            .stdin(Stdio::null())
+            .output();
         if !down.is_ok_and(|output| output.status.success()) {
-            eprintln!("warning: could not take them down; try: {} compose -p {PROJECT} down -v", self.engine);
+            eprintln!(
+                "warning: could not take them down; try: {} compose -p {PROJECT} down -v",
+                self.engine
+            );
         }
     }
 }
 
 fn check(engine: &str) -> std::result::Result<(), String> {
-    for (arguments, lacking) in [(&["compose", "version"][..], "no Compose v2"), (&["info"][..], "the engine does not answer")] {
-        match Command::new(engine).args(arguments).stdin(Stdio::null()).output() {
+    for (arguments, lacking) in [
+        (&["compose", "version"][..], "no Compose v2"),
+        (&["info"][..], "the engine does not answer"),
+    ] {
+        match Command::new(engine)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+        {
             Err(_) => return Err("not installed".into()),
             Ok(output) if !output.status.success() => return Err(lacking.into()),
             Ok(_) => {}

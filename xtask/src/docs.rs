@@ -20,13 +20,20 @@ pub(crate) fn run(workspace: &Workspace) -> Result {
     for package in workspace.published() {
         let name = &package.name;
         eprintln!("    {name}");
-        let doc = cmd!(sh, "{cargo} doc --quiet --package {name} --all-features --no-deps")
-            .env("CARGO_TARGET_DIR", &target)
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTDOCFLAGS", "--cfg docsrs -D warnings");
+        let doc = cmd!(
+            sh,
+            "{cargo} doc --quiet --package {name} --all-features --no-deps"
+        )
+        .env("CARGO_TARGET_DIR", &target)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTDOCFLAGS", "--cfg docsrs -D warnings");
         if doc.quiet().run().is_err() {
             failed.push(name.as_str());
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(format!("warnings or errors in {}", failed.join(", ")).into()) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("warnings or errors in {}", failed.join(", ")).into())
+    }
 }

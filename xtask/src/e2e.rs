@@ -13,6 +13,14 @@ use crate::workspace::{Workspace, cargo};
 /// The crates that are brokers: each runs the conformance suite.
 const BACKENDS: [&str; 3] = ["mq-memory", "mq-amqp", "mq-kafka"];
 
+/// What is built: the same for tests and examples, so that the dependencies are built once.
+const PACKAGES: &[&str] = &[
+    "--package=mq-memory",
+    "--package=mq-amqp",
+    "--package=mq-kafka",
+    "--package=mq-examples",
+];
+
 /// Runs the command. A missing broker is a failure that names it.
 pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
     let mut steps = Steps::default();
@@ -21,16 +29,16 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
     let mut totals = Totals::default();
     steps.run("broker tests", || {
         let mut command = Command::new(cargo());
-        command.current_dir(&workspace.root).args(["test", "--all-features", "--no-fail-fast"]);
-        for backend in BACKENDS {
-            command.args(["--package", backend]);
-        }
+        command
+            .current_dir(&workspace.root)
+            .args(["test", "--all-features", "--no-fail-fast"])
+            .args(PACKAGES);
         brokers.tell(&mut command);
         totals += run_tests(command)?;
         totals.verdict()
     });
     steps.run("examples", || {
-        let found = examples::on_brokers(workspace, &brokers)?;
+        let found = examples::on_brokers(workspace, PACKAGES, &brokers)?;
         totals += found;
         found.verdict()
     });
@@ -47,9 +55,17 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
 
 /// A backend whose harness ran nothing must not look like one that passed.
 fn all_took_part(records: &[Record]) -> Result {
-    let absent = |backend: &&&str| !records.iter().any(|record| record.broker == **backend && record.result == "passed");
+    let absent = |backend: &&&str| {
+        !records
+            .iter()
+            .any(|record| record.broker == **backend && record.result == "passed")
+    };
     let absent: Vec<&str> = BACKENDS.iter().filter(absent).copied().collect();
-    if absent.is_empty() { Ok(()) } else { Err(format!("no case passed on {}", absent.join(", ")).into()) }
+    if absent.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("no case passed on {}", absent.join(", ")).into())
+    }
 }
 
 #[cfg(test)]
@@ -59,10 +75,20 @@ mod tests {
     #[test]
     fn a_backend_without_a_passed_case_is_named() {
         let record = |broker: &str, result: &str| -> Record {
-            serde_json::from_str(&format!(r#"{{"suite":"s","broker":"{broker}","case":"c","result":"{result}"}}"#)).unwrap()
+            serde_json::from_str(&format!(
+                r#"{{"suite":"s","broker":"{broker}","case":"c","result":"{result}"}}"#
+            ))
+            .unwrap()
         };
-        let mut records = vec![record("mq-memory", "passed"), record("mq-amqp", "passed"), record("mq-kafka", "ignored")];
-        assert_eq!(all_took_part(&records).unwrap_err().to_string(), "no case passed on mq-kafka");
+        let mut records = vec![
+            record("mq-memory", "passed"),
+            record("mq-amqp", "passed"),
+            record("mq-kafka", "ignored"),
+        ];
+        assert_eq!(
+            all_took_part(&records).unwrap_err().to_string(),
+            "no case passed on mq-kafka"
+        );
         records.push(record("mq-kafka", "passed"));
         assert!(all_took_part(&records).is_ok());
     }

@@ -98,8 +98,18 @@ mod tests {
 
     #[test]
     fn e2e_takes_running_brokers_and_always_requires_them() {
-        let parsed = parse(&["e2e", "--rabbitmq", "amqp://h:1", "--kafka", "h:2,h:3", "--keep"]).unwrap();
-        let XtaskCmd::E2e(flags) = parsed.subcommand else { panic!("not e2e: {parsed:?}") };
+        let parsed = parse(&[
+            "e2e",
+            "--rabbitmq",
+            "amqp://h:1",
+            "--kafka",
+            "h:2,h:3",
+            "--keep",
+        ])
+        .unwrap();
+        let XtaskCmd::E2e(flags) = parsed.subcommand else {
+            panic!("not e2e: {parsed:?}")
+        };
         let wish = Wish::from(flags);
         assert_eq!(wish.rabbitmq.as_deref(), Some("amqp://h:1"));
         assert_eq!(wish.kafka.as_deref(), Some("h:2,h:3"));
@@ -108,9 +118,14 @@ mod tests {
 
     #[test]
     fn test_requires_brokers_only_where_asked() {
-        for (args, required) in [(&["test"][..], false), (&["test", "--require-brokers"][..], true)] {
+        for (args, required) in [
+            (&["test"][..], false),
+            (&["test", "--require-brokers"][..], true),
+        ] {
             let parsed = parse(args).unwrap();
-            let XtaskCmd::Test(flags) = parsed.subcommand else { panic!("not test: {parsed:?}") };
+            let XtaskCmd::Test(flags) = parsed.subcommand else {
+                panic!("not test: {parsed:?}")
+            };
             assert_eq!(Wish::from(flags).required, required);
         }
     }

@@ -16,17 +16,28 @@ use crate::workspace::{Package, Workspace, cargo};
 pub(crate) fn unpack(workspace: &Workspace, folder: &str, members: &[Project]) -> Result<PathBuf> {
     let sh = &workspace.sh;
     let cargo = cargo();
-    let others = workspace.packages.iter().filter(|package| !package.is_published());
+    let others = workspace
+        .packages
+        .iter()
+        .filter(|package| !package.is_published());
     let exclude = others.flat_map(|package| ["--exclude", package.name.as_str()]);
     // Packages what is in the working tree: whether it is committed is not asked here.
-    cmd!(sh, "{cargo} package --workspace {exclude...} --no-verify --allow-dirty --quiet").quiet().run()?;
+    cmd!(
+        sh,
+        "{cargo} package --workspace {exclude...} --no-verify --allow-dirty --quiet"
+    )
+    .quiet()
+    .run()?;
 
     let root = workspace.target.join(folder);
     sh.remove_path(&root)?;
     let crates = root.join("crates");
     sh.create_dir(&crates)?;
     for package in workspace.published() {
-        let archive = workspace.target.join("package").join(format!("{}.crate", folder_name(package)));
+        let archive = workspace
+            .target
+            .join("package")
+            .join(format!("{}.crate", folder_name(package)));
         cmd!(sh, "tar -xzf {archive} -C {crates}").quiet().run()?;
     }
     for project in members {
@@ -34,7 +45,10 @@ pub(crate) fn unpack(workspace: &Workspace, folder: &str, members: &[Project]) -
         sh.write_file(home.join("Cargo.toml"), &project.manifest)?;
         sh.write_file(home.join("src/main.rs"), &project.main)?;
     }
-    sh.write_file(root.join("Cargo.toml"), manifest(workspace, !members.is_empty()))?;
+    sh.write_file(
+        root.join("Cargo.toml"),
+        manifest(workspace, !members.is_empty()),
+    )?;
     // The same versions as the workspace has, so that dependencies checked there are not checked again.
     sh.copy_file(workspace.root.join("Cargo.lock"), root.join("Cargo.lock"))?;
     Ok(root)
@@ -53,12 +67,25 @@ pub(crate) fn folder_name(package: &Package) -> String {
 }
 
 fn manifest(workspace: &Workspace, with_projects: bool) -> String {
-    let projects = if with_projects { ", \"projects/*\"" } else { "" };
-    let mut text = format!("[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"{projects}]\n\n[patch.crates-io]\n");
+    let projects = if with_projects {
+        ", \"projects/*\""
+    } else {
+        ""
+    };
+    let mut text = format!(
+        "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"{projects}]\n\n[patch.crates-io]\n"
+    );
     for package in workspace.published() {
-        let _ = writeln!(text, "{} = {{ path = \"crates/{}\" }}", package.name, folder_name(package));
+        let _ = writeln!(
+            text,
+            "{} = {{ path = \"crates/{}\" }}",
+            package.name,
+            folder_name(package)
+        );
     }
-    text.push_str(&profiles(&std::fs::read_to_string(workspace.root.join("Cargo.toml")).unwrap_or_default()));
+    text.push_str(&profiles(
+        &std::fs::read_to_string(workspace.root.join("Cargo.toml")).unwrap_or_default(),
+    ));
     text
 }
 
@@ -86,6 +113,9 @@ mod tests {
     #[test]
     fn takes_over_the_profiles_and_nothing_else() {
         let manifest = "[workspace]\na = 1\n[profile.dev]\ndebug = 1\n[lints]\nb = 2\n[profile.dev.package.\"*\"]\ndebug = false";
-        assert_eq!(profiles(manifest), "\n[profile.dev]\ndebug = 1\n[profile.dev.package.\"*\"]\ndebug = false\n");
+        assert_eq!(
+            profiles(manifest),
+            "\n[profile.dev]\ndebug = 1\n[profile.dev.package.\"*\"]\ndebug = false\n"
+        );
     }
 }

@@ -10,7 +10,11 @@ use crate::Result;
 pub(crate) type Answer = String;
 
 /// Asks until the broker answers or the time is over; the error then holds the last reason.
-pub(crate) fn wait(name: &str, patience: Duration, mut ask: impl FnMut() -> io::Result<Answer>) -> Result<Answer> {
+pub(crate) fn wait(
+    name: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> io::Result<Answer>,
+) -> Result<Answer> {
     let start = Instant::now();
     let mut shown = start;
     loop {
@@ -22,7 +26,10 @@ pub(crate) fn wait(name: &str, patience: Duration, mut ask: impl FnMut() -> io::
             return Err(format!("did not answer within {} s: {error}", patience.as_secs()).into());
         }
         if shown.elapsed() >= Duration::from_secs(5) {
-            eprintln!("    waiting for {name}, {} s: {error}", start.elapsed().as_secs());
+            eprintln!(
+                "    waiting for {name}, {} s: {error}",
+                start.elapsed().as_secs()
+            );
             shown = Instant::now();
         }
         std::thread::sleep(Duration::from_millis(250));
@@ -58,7 +65,10 @@ fn start_frame(payload: &[u8]) -> io::Result<Answer> {
 
 /// A long string of the server's properties: short-string name, `S`, length, bytes.
 fn property(payload: &[u8], name: &[u8]) -> Option<String> {
-    let at = payload.windows(name.len()).position(|window| window == name)? + name.len();
+    let at = payload
+        .windows(name.len())
+        .position(|window| window == name)?
+        + name.len();
     let (length, rest) = payload.get(at..)?.split_first_chunk::<4>()?;
     let value = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
     Some(String::from_utf8_lossy(value).into_owned())
@@ -67,7 +77,12 @@ fn property(payload: &[u8], name: &[u8]) -> Option<String> {
 /// Kafka: `ApiVersions` in version 0, the one request that every broker answers whatever it speaks.
 pub(crate) fn kafka(servers: &str) -> io::Result<Answer> {
     let mut last = invalid("no server is named");
-    for server in servers.trim_start_matches("kafka://").split(',').map(str::trim).filter(|server| !server.is_empty()) {
+    for server in servers
+        .trim_start_matches("kafka://")
+        .split(',')
+        .map(str::trim)
+        .filter(|server| !server.is_empty())
+    {
         match kafka_server(server) {
             Ok(answer) => return Ok(answer),
             Err(error) => last = error,
@@ -86,18 +101,27 @@ fn kafka_server(server: &str) -> io::Result<Answer> {
     stream.write_all(&request)?;
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
-    api_versions(&exactly(&mut stream, u32::from_be_bytes(length))?, CORRELATION)
+    api_versions(
+        &exactly(&mut stream, u32::from_be_bytes(length))?,
+        CORRELATION,
+    )
 }
 
 fn api_versions(answer: &[u8], correlation: [u8; 4]) -> io::Result<Answer> {
     match answer {
-        [a, b, c, d, 0, 0, count @ ..] if [*a, *b, *c, *d] == correlation => match count.first_chunk::<4>() {
-            Some(count) => Ok(format!("Kafka protocol, {} requests", u32::from_be_bytes(*count))),
-            None => Err(invalid("the answer ends early")),
-        },
-        [_, _, _, _, high, low, ..] => {
-            Err(invalid(&format!("ApiVersions was refused with error {}", i16::from_be_bytes([*high, *low]))))
+        [a, b, c, d, 0, 0, count @ ..] if [*a, *b, *c, *d] == correlation => {
+            match count.first_chunk::<4>() {
+                Some(count) => Ok(format!(
+                    "Kafka protocol, {} requests",
+                    u32::from_be_bytes(*count)
+                )),
+                None => Err(invalid("the answer ends early")),
+            }
         }
+        [_, _, _, _, high, low, ..] => Err(invalid(&format!(
+            "ApiVersions was refused with error {}",
+            i16::from_be_bytes([*high, *low])
+        ))),
         _ => Err(invalid("the answer is no Kafka response")),
     }
 }
@@ -134,13 +158,19 @@ fn amqp_address(url: &str) -> (bool, String) {
         None => (false, url),
     };
     let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     (tls, with_port(host, if tls { 5671 } else { 5672 }))
 }
 
 fn with_port(host: &str, port: u16) -> String {
     let after_brackets = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
-    if after_brackets.contains(':') { host.to_owned() } else { format!("{host}:{port}") }
+    if after_brackets.contains(':') {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 fn invalid(text: &str) -> io::Error {
@@ -190,8 +220,16 @@ mod tests {
     #[test]
     fn kafka_is_there_when_it_answers_api_versions_without_error() {
         let answer = |error: u8| [&[0, 0, 0, 10][..], b"mq-x", &[0, error, 0, 0, 0, 61]].concat();
-        assert_eq!(kafka(&answering(answer(0))).unwrap(), "Kafka protocol, 61 requests");
-        assert!(kafka(&answering(answer(35))).unwrap_err().to_string().contains("error 35"));
+        assert_eq!(
+            kafka(&answering(answer(0))).unwrap(),
+            "Kafka protocol, 61 requests"
+        );
+        assert!(
+            kafka(&answering(answer(35)))
+                .unwrap_err()
+                .to_string()
+                .contains("error 35")
+        );
     }
 
     #[test]
@@ -203,12 +241,22 @@ mod tests {
     #[test]
     fn finds_the_address_in_an_amqp_url() {
         for (url, expected) in [
-            ("amqp://guest:guest@127.0.0.1:25672/%2f", (false, "127.0.0.1:25672")),
-            ("amqps://u:p%40@broker.example/v", (true, "broker.example:5671")),
+            (
+                "amqp://guest:guest@127.0.0.1:25672/%2f",
+                (false, "127.0.0.1:25672"),
+            ),
+            (
+                "amqps://u:p%40@broker.example/v",
+                (true, "broker.example:5671"),
+            ),
             ("amqp://[::1]?heartbeat=5", (false, "[::1]:5672")),
             ("amqp://u:a@b@[::1]:7", (false, "[::1]:7")),
         ] {
-            assert_eq!(amqp_address(url), (expected.0, expected.1.to_owned()), "{url}");
+            assert_eq!(
+                amqp_address(url),
+                (expected.0, expected.1.to_owned()),
+                "{url}"
+            );
         }
     }
 }

@@ -14,8 +14,13 @@ pub(crate) fn added(readme: &str) -> BTreeMap<String, Added> {
     let mut added: BTreeMap<String, Added> = BTreeMap::new();
     for line in readme.lines() {
         let line = line.trim().trim_matches('`').trim_start_matches("$ ");
-        let Some(arguments) = line.strip_prefix("cargo add ") else { continue };
-        let arguments = arguments.split(['#', '`', '&', ';']).next().unwrap_or_default();
+        let Some(arguments) = line.strip_prefix("cargo add ") else {
+            continue;
+        };
+        let arguments = arguments
+            .split(['#', '`', '&', ';'])
+            .next()
+            .unwrap_or_default();
         let mut names = Vec::new();
         let mut last = Added::default();
         let mut words = arguments.split_whitespace();
@@ -26,9 +31,13 @@ pub(crate) fn added(readme: &str) -> BTreeMap<String, Added> {
                 _ => None,
             };
             match features {
-                Some(list) => last.features.extend(list.trim_matches(['"', '\'']).split(',').map(str::to_owned)),
+                Some(list) => last
+                    .features
+                    .extend(list.trim_matches(['"', '\'']).split(',').map(str::to_owned)),
                 None if word == "--no-default-features" => last.no_default_features = true,
-                None if !word.starts_with('-') => names.push(word.split('@').next().unwrap_or(word).to_owned()),
+                None if !word.starts_with('-') => {
+                    names.push(word.split('@').next().unwrap_or(word).to_owned())
+                }
                 None => {}
             }
         }
@@ -71,17 +80,29 @@ mod tests {
     fn reads_crates_and_features_from_the_add_lines() {
         let readme = "Text.\n```sh\ncargo add mq-amqp\ncargo add tokio --features full\n$ cargo add serde -F derive,rc  # why\ncargo add a b@1 --no-default-features --features=x\n```\n";
         let added = added(readme);
-        assert_eq!(added.keys().collect::<Vec<_>>(), ["a", "b", "mq-amqp", "serde", "tokio"]);
+        assert_eq!(
+            added.keys().collect::<Vec<_>>(),
+            ["a", "b", "mq-amqp", "serde", "tokio"]
+        );
         assert_eq!(added["tokio"].features, ["full"]);
         assert_eq!(added["serde"].features, ["derive", "rc"]);
-        assert_eq!(added["b"], Added { features: vec!["x".into()], no_default_features: true });
+        assert_eq!(
+            added["b"],
+            Added {
+                features: vec!["x".into()],
+                no_default_features: true
+            }
+        );
         assert_eq!(added["a"], Added::default());
     }
 
     #[test]
     fn takes_the_first_block_that_is_a_whole_program() {
         let readme = "```rust\nlet x = 1;\n```\n```text\nfn main() {}\n```\n```rust,no_run\n# use a::B;\n#\n#[tokio::main]\nasync fn main() {}\n```\n```rust\nfn main() { second() }\n```\n";
-        assert_eq!(program(readme).unwrap(), "use a::B;\n\n#[tokio::main]\nasync fn main() {}\n");
+        assert_eq!(
+            program(readme).unwrap(),
+            "use a::B;\n\n#[tokio::main]\nasync fn main() {}\n"
+        );
         assert_eq!(program("```rust\nlet x = 1;\n```\n"), None);
     }
 }

@@ -28,8 +28,14 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "jsonl") {
-            records.extend(parse(&std::fs::read_to_string(&path)?).map_err(|error| format!("{}: {error}", path.display()))?);
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "jsonl")
+        {
+            records.extend(
+                parse(&std::fs::read_to_string(&path)?)
+                    .map_err(|error| format!("{}: {error}", path.display()))?,
+            );
         }
     }
     Ok(records)
@@ -37,15 +43,24 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Record>> {
 
 fn parse(text: &str) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        records.push(serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?);
+    for (number, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
+        records.push(
+            serde_json::from_str(line).map_err(|error| format!("line {}: {error}", number + 1))?,
+        );
     }
     Ok(records)
 }
 
 /// The table, with a column for each broker; then the details of what failed.
 pub(crate) fn table(records: &[Record]) -> String {
-    let brokers: BTreeSet<(u8, &str)> = records.iter().map(|record| (rank(&record.broker), record.broker.as_str())).collect();
+    let brokers: BTreeSet<(u8, &str)> = records
+        .iter()
+        .map(|record| (rank(&record.broker), record.broker.as_str()))
+        .collect();
     let mut rows: BTreeMap<(&str, &str), BTreeMap<&str, &Record>> = BTreeMap::new();
     for record in records {
         let cells = rows.entry((&record.suite, &record.case)).or_default();
@@ -58,9 +73,15 @@ pub(crate) fn table(records: &[Record]) -> String {
 
     let mut lines = vec![vec!["case".to_owned()], vec![String::new()]];
     for (_, broker) in &brokers {
-        let version = records.iter().find(|record| record.broker == *broker && !record.version.is_empty());
+        let version = records
+            .iter()
+            .find(|record| record.broker == *broker && !record.version.is_empty());
         lines[0].push((*broker).to_owned());
-        lines[1].push(version.map(|record| record.version.clone()).unwrap_or_default());
+        lines[1].push(
+            version
+                .map(|record| record.version.clone())
+                .unwrap_or_default(),
+        );
     }
     let mut suite_before = "";
     for ((suite, case), cells) in &rows {
@@ -69,13 +90,23 @@ pub(crate) fn table(records: &[Record]) -> String {
             suite_before = suite;
         }
         let mut line = vec![format!("  {case}")];
-        line.extend(brokers.iter().map(|(_, broker)| cells.get(broker).map_or_else(|| "no record".to_owned(), |record| cell(record))));
+        line.extend(brokers.iter().map(|(_, broker)| {
+            cells
+                .get(broker)
+                .map_or_else(|| "no record".to_owned(), |record| cell(record))
+        }));
         lines.push(line);
     }
 
     let mut text = aligned(&lines);
     for record in records.iter().filter(|record| record.result == "failed") {
-        let _ = writeln!(text, "FAILED {} on {}: {}", record.case, record.broker, record.detail.trim());
+        let _ = writeln!(
+            text,
+            "FAILED {} on {}: {}",
+            record.case,
+            record.broker,
+            record.detail.trim()
+        );
     }
     text
 }
@@ -97,11 +128,22 @@ fn rank(broker: &str) -> u8 {
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            lines
+                .iter()
+                .filter_map(|line| line.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for line in lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
@@ -121,11 +163,11 @@ mod tests {
     fn prints_a_row_for_each_case_and_a_column_for_each_broker() {
         let table = table(&parse(LINES).unwrap());
         let expected = "\
-case            mq-memory         mq-amqp
-                                  RabbitMQ 4.3.6
+case           mq-memory         mq-amqp
+                                 RabbitMQ 4.3.6
 [conformance]
-  priority      not declared      no record
-  unroutable    FAILED    1.50 s  passed    0.12 s
+  priority     not declared      no record
+  unroutable   FAILED    1.50 s  passed    0.12 s
 FAILED unroutable on mq-memory: confirmed instead
 ";
         assert_eq!(table, expected);

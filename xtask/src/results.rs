@@ -23,7 +23,9 @@ impl Totals {
         let mut totals = Self::default();
         let mut seen = false;
         for part in counts.split(';') {
-            let Some((number, word)) = part.trim().split_once(' ') else { continue };
+            let Some((number, word)) = part.trim().split_once(' ') else {
+                continue;
+            };
             let Ok(number) = number.parse() else { continue };
             match word {
                 "passed" => (totals.passed, seen) = (number, true),
@@ -37,7 +39,11 @@ impl Totals {
 
     /// An error if a test failed.
     pub(crate) fn verdict(&self) -> Result {
-        if self.failed == 0 { Ok(()) } else { Err(format!("{} tests failed", self.failed).into()) }
+        if self.failed == 0 {
+            Ok(())
+        } else {
+            Err(format!("{} tests failed", self.failed).into())
+        }
     }
 }
 
@@ -51,7 +57,11 @@ impl AddAssign for Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
     }
 }
 
@@ -89,22 +99,50 @@ mod tests {
     #[test]
     fn reads_the_closing_line_of_libtest_and_of_libtest_mimic() {
         let libtest = "test result: FAILED. 12 passed; 1 failed; 3 ignored; 0 measured; 2 filtered out; finished in 0.52s\n";
-        assert_eq!(Totals::parse(libtest), Some(Totals { passed: 12, failed: 1, skipped: 3 }));
+        assert_eq!(
+            Totals::parse(libtest),
+            Some(Totals {
+                passed: 12,
+                failed: 1,
+                skipped: 3
+            })
+        );
         let mimic = "test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
-        assert_eq!(Totals::parse(mimic), Some(Totals { passed: 4, failed: 0, skipped: 1 }));
+        assert_eq!(
+            Totals::parse(mimic),
+            Some(Totals {
+                passed: 4,
+                failed: 0,
+                skipped: 1
+            })
+        );
     }
 
     #[test]
     fn takes_no_other_line_for_a_result() {
-        for line in ["test result_is_kept ... ok", "running 3 tests", "test result: ok", "", "3 passed; 0 failed"] {
+        for line in [
+            "test result_is_kept ... ok",
+            "running 3 tests",
+            "test result: ok",
+            "",
+            "3 passed; 0 failed",
+        ] {
             assert_eq!(Totals::parse(line), None, "{line}");
         }
     }
 
     #[test]
     fn sums_and_prints_as_one_line() {
-        let mut sum = Totals { passed: 1, failed: 0, skipped: 2 };
-        sum += Totals { passed: 4, failed: 1, skipped: 0 };
+        let mut sum = Totals {
+            passed: 1,
+            failed: 0,
+            skipped: 2,
+        };
+        sum += Totals {
+            passed: 4,
+            failed: 1,
+            skipped: 0,
+        };
         assert_eq!(sum.to_string(), "5 passed, 1 failed, 2 skipped");
         assert!(sum.verdict().is_err());
     }
@@ -113,6 +151,13 @@ mod tests {
     fn a_program_that_ends_without_a_result_is_a_failure() {
         let mut command = Command::new(crate::workspace::cargo());
         command.arg("no-such-command").stderr(Stdio::null());
-        assert_eq!(run_tests(command).unwrap(), Totals { passed: 0, failed: 1, skipped: 0 });
+        assert_eq!(
+            run_tests(command).unwrap(),
+            Totals {
+                passed: 0,
+                failed: 1,
+                skipped: 0
+            }
+        );
     }
 }

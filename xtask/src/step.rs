@@ -29,8 +29,16 @@ impl Steps {
         if let Err(error) = &result {
             eprintln!("error in {name}: {error}");
         }
-        eprintln!("    {name}: {} in {}", if result.is_ok() { "ok" } else { "FAILED" }, clock(took));
-        self.0.push(Step { name: name.into(), took, failed: result.is_err() });
+        eprintln!(
+            "    {name}: {} in {}",
+            if result.is_ok() { "ok" } else { "FAILED" },
+            clock(took)
+        );
+        self.0.push(Step {
+            name: name.into(),
+            took,
+            failed: result.is_err(),
+        });
         result.ok()
     }
 
@@ -41,7 +49,12 @@ impl Steps {
             .0
             .iter()
             .map(|step| {
-                format!("{:>7}  {}{}", clock(step.took), step.name, if step.failed { "  FAILED" } else { "" })
+                format!(
+                    "{:>7}  {}{}",
+                    clock(step.took),
+                    step.name,
+                    if step.failed { "  FAILED" } else { "" }
+                )
             })
             .collect();
         lines.push(format!("{:>7}  in all", clock(total)));
@@ -50,8 +63,17 @@ impl Steps {
 
     /// The names of the failed steps, as an error if there is one.
     pub(crate) fn verdict(&self) -> Result {
-        let failed: Vec<&str> = self.0.iter().filter(|step| step.failed).map(|step| step.name.as_str()).collect();
-        if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
+        let failed: Vec<&str> = self
+            .0
+            .iter()
+            .filter(|step| step.failed)
+            .map(|step| step.name.as_str())
+            .collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("failed: {}", failed.join(", ")).into())
+        }
     }
 }
 
@@ -68,7 +90,11 @@ mod tests {
     #[test]
     fn a_failed_step_is_named_and_later_ones_still_run() {
         let mut steps = Steps::default();
-        assert!(steps.run("first", || -> Result { Err("broken".into()) }).is_none());
+        assert!(
+            steps
+                .run("first", || -> Result { Err("broken".into()) })
+                .is_none()
+        );
         assert_eq!(steps.run("second", || Ok(7)), Some(7));
         assert_eq!(steps.verdict().unwrap_err().to_string(), "failed: first");
         assert!(steps.summary().contains("first  FAILED"));

@@ -8,7 +8,7 @@ use crate::examples;
 use crate::records;
 use crate::results::{Totals, run_tests};
 use crate::step::{Steps, heading};
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::{ALL_CRATES, Workspace, cargo};
 
 /// Runs all tests and prints the count as the last line.
 pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
@@ -26,22 +26,29 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Resu
     let brokers = Brokers::provide(workspace, wish)?;
     steps.run("brokers answer", || brokers.require());
     let warning = brokers.missing().map(|missing| {
-        format!("\n{BAR}\nWITHOUT BROKERS, so their tests and examples are SKIPPED:\n{missing}\n{BAR}")
+        let verb = if brokers.required {
+            "FAIL"
+        } else {
+            "are SKIPPED"
+        };
+        format!("\n{BAR}\nThe tests and examples that need these brokers {verb}:\n{missing}\n{BAR}")
     });
     if let Some(warning) = &warning {
         eprintln!("{warning}");
     }
 
     let mut totals = Totals::default();
-    // All features, and all crates in one command: so each dependency is built once. The tool has a command of its own, as its
-    // program runs right now and would be built again with other features.
+    // All features, and all crates in one command: so each dependency is built once.
     for (name, packages) in [
-        ("test: libraries, brokers, documentation", &["--workspace", "--exclude", "xtask"][..]),
-        ("test: xtask", &["--package", "xtask"]),
+        ("test: libraries, brokers, documentation", ALL_CRATES),
+        ("test: xtask", &["--package", "xtask"][..]),
     ] {
         steps.run(name, || {
             let mut command = Command::new(cargo());
-            command.current_dir(&workspace.root).args(["test", "--all-features", "--no-fail-fast"]).args(packages);
+            command
+                .current_dir(&workspace.root)
+                .args(["test", "--all-features", "--no-fail-fast"])
+                .args(packages);
             brokers.tell(&mut command);
             let found = run_tests(command)?;
             totals += found;
@@ -49,7 +56,7 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Resu
         });
     }
     steps.run("examples", || {
-        let found = examples::on_brokers(workspace, &brokers)?;
+        let found = examples::on_brokers(workspace, ALL_CRATES, &brokers)?;
         totals += found;
         found.verdict()
     });

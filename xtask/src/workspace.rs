@@ -8,6 +8,9 @@ use xshell::Shell;
 
 use crate::Result;
 
+/// Every package but this tool, whose program runs right now and would be built again with other features.
+pub(crate) const ALL_CRATES: &[&str] = &["--workspace", "--exclude", "xtask"];
+
 /// The workspace, and a shell that stands in its root.
 pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
@@ -53,7 +56,9 @@ pub(crate) struct Target {
 
 impl Package {
     pub(crate) fn is_published(&self) -> bool {
-        self.publish.as_ref().is_none_or(|registries| !registries.is_empty())
+        self.publish
+            .as_ref()
+            .is_none_or(|registries| !registries.is_empty())
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -69,7 +74,11 @@ impl Workspace {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()?;
         if !output.status.success() {
-            return Err(format!("cargo metadata failed:\n{}", String::from_utf8_lossy(&output.stderr)).into());
+            return Err(format!(
+                "cargo metadata failed:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+            .into());
         }
         let mut metadata: Metadata = serde_json::from_slice(&output.stdout)?;
         metadata.packages.sort_by(|a, b| a.name.cmp(&b.name));
@@ -85,7 +94,9 @@ impl Workspace {
 
     /// The crates that go to the registry.
     pub(crate) fn published(&self) -> impl Iterator<Item = &Package> {
-        self.packages.iter().filter(|package| package.is_published())
+        self.packages
+            .iter()
+            .filter(|package| package.is_published())
     }
 
     pub(crate) fn package(&self, name: &str) -> Option<&Package> {

@@ -2,7 +2,9 @@
 
 use std::{fmt, mem, ops::Deref, sync::Arc, time::Duration};
 
-use crate::{Error, ErrorKind, Message, Position, Result, rejection::Rejection};
+use serde::de::DeserializeOwned;
+
+use crate::{Error, ErrorKind, Message, Position, Result, codec::Codec, rejection::Rejection};
 
 /// A message as a consumer got it. Cheap to clone.
 ///
@@ -92,6 +94,21 @@ impl Received {
     /// Where in a log it lies.
     pub fn position(&self) -> Option<Position> {
         self.position
+    }
+
+    /// The payload read by a codec; a tombstone cannot be read.
+    ///
+    /// # Errors
+    /// [`Codec`](ErrorKind::Codec) if there is no payload or it is not one value of this type.
+    pub fn decode<C: Codec, T: DeserializeOwned>(&self) -> Result<T> {
+        match self.payload() {
+            Some(payload) => C::decode(payload),
+            None => Err(Error::new(
+                ErrorKind::Codec,
+                "decode",
+                "a tombstone has no payload",
+            )),
+        }
     }
 }
 

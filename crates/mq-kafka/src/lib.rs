@@ -1,1 +1,18 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod capabilities;
+mod config;
+mod connection;
+mod consumer;
+mod error;
+mod headers;
+mod publisher;
+mod settle;
+mod topology;
+
+pub use config::{KafkaBuilder, Sasl, Tls};
+pub use connection::Kafka;
+pub use consumer::KafkaConsumer;
+pub use mq_core as core;
+pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};

@@ -1,1 +1,17 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod address;
+mod cases;
+mod failure;
+mod fixture;
+mod record;
+mod scene;
+mod suite;
+mod trial;
+
+pub use address::{Address, broker_address};
+pub use cases::{Case, cases};
+pub use failure::{Check, Failure};
+pub use fixture::Fixture;
+pub use suite::{Suite, run};

@@ -13,13 +13,19 @@ fn murmur2(data: &[u8]) -> u32 {
     let mut hash = 0x9747_b28c ^ (data.len() as u32);
     let mut chunks = data.chunks_exact(4);
     for chunk in &mut chunks {
-        let word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        let word = chunk
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u32::from(*byte));
         let word = word.wrapping_mul(M);
         hash = hash.wrapping_mul(M) ^ (word ^ word >> 24).wrapping_mul(M);
     }
     let rest = chunks.remainder();
     if !rest.is_empty() {
-        hash ^= rest.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        hash ^= rest
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u32::from(*byte));
         hash = hash.wrapping_mul(M);
     }
     hash = (hash ^ hash >> 13).wrapping_mul(M);
@@ -38,7 +44,10 @@ mod tests {
             (b"foobar", -790_332_482),
             (b"a-little-bit-long-string", -985_981_536),
             (b"a-little-bit-longer-string", -1_486_304_829),
-            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (
+                b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
             (b"abc", 479_470_107),
         ];
         for (key, hash) in vectors {

@@ -3,19 +3,19 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BinaryHeap, VecDeque},
-    sync::Arc,
 };
 
-use mq_core::Message;
+use mq_core::Received;
 use tokio::time::Instant;
 
 /// A message in a queue or in the hands of a consumer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) message: Arc<Message>,
+    /// The message, with the attempt that it carries.
+    pub(crate) received: Received,
     /// Its place: a message that comes back takes the place it had.
     pub(crate) seq: u64,
-    /// Deliveries that failed, apart from those a retry copy has behind it.
+    /// Deliveries that failed, apart from the attempts that the message carries.
     pub(crate) failures: u32,
     pub(crate) redelivered: bool,
     pub(crate) expires: Option<Instant>,
@@ -53,15 +53,32 @@ impl Ready {
     }
 
     /// Puts a new message behind all others of its priority.
-    pub(crate) fn push(&mut self, message: Arc<Message>, expires: Option<Instant>) {
+    pub(crate) fn push(&mut self, received: Received, expires: Option<Instant>) {
         let seq = self.seq();
-        self.insert(Entry { message, seq, failures: 0, redelivered: false, expires });
+        self.insert(Entry {
+            received,
+            seq,
+            failures: 0,
+            redelivered: false,
+            expires,
+        });
     }
 
     /// Keeps a message back until `due`; then it is the newest one.
-    pub(crate) fn push_later(&mut self, message: Arc<Message>, due: Instant) {
+    pub(crate) fn push_later(
+        &mut self,
+        received: Received,
+        expires: Option<Instant>,
+        due: Instant,
+    ) {
         let seq = self.seq();
-        let entry = Entry { message, seq, failures: 0, redelivered: false, expires: None };
+        let entry = Entry {
+            received,
+            seq,
+            failures: 0,
+            redelivered: false,
+            expires,
+        };
         self.later.push(Reverse(Deferred { due, entry }));
     }
 
@@ -96,13 +113,20 @@ impl Ready {
         }
         let now = Instant::now();
         while self.next_due().is_some_and(|due| due <= now) {
-            let Some(Reverse(Deferred { mut entry, .. })) = self.later.pop() else { break };
+            let Some(Reverse(Deferred { mut entry, .. })) = self.later.pop() else {
+                break;
+            };
             entry.seq = self.seq();
             self.insert(entry);
         }
-        let Self { lines, len, mortal, .. } = self;
+        let Self {
+            lines, len, mortal, ..
+        } = self;
         for (_, line) in lines {
-            while line.front().is_some_and(|entry| entry.expires.is_some_and(|at| at <= now)) {
+            while line
+                .front()
+                .is_some_and(|entry| entry.expires.is_some_and(|at| at <= now))
+            {
                 line.pop_front();
                 *len -= 1;
                 *mortal -= 1;
@@ -113,7 +137,7 @@ impl Ready {
     fn insert(&mut self, entry: Entry) {
         self.len += 1;
         self.mortal += usize::from(entry.expires.is_some());
-        let priority = entry.message.priority().unwrap_or_default();
+        let priority = entry.received.priority().unwrap_or_default();
         let at = match self.lines.binary_search_by(|(p, _)| priority.cmp(p)) {
             Ok(at) => at,
             Err(at) => {
@@ -160,19 +184,27 @@ impl Eq for Deferred {}
 mod tests {
     use std::time::Duration;
 
+    use mq_core::Message;
+
     use super::*;
 
+    fn received(message: impl Into<Message>) -> Received {
+        Received::new(message.into(), "q".into(), None)
+    }
+
     fn text(entry: &Entry) -> String {
-        String::from_utf8_lossy(entry.message.payload().expect("a payload")).into_owned()
+        String::from_utf8_lossy(entry.received.payload().expect("a payload")).into_owned()
     }
 
     fn push(ready: &mut Ready, payload: &str, priority: u8) {
-        let message = Message::new(payload.to_owned()).priority(priority).build();
-        ready.push(Arc::new(message), None);
+        let message = Message::new(payload.to_owned()).priority(priority);
+        ready.push(received(message), None);
     }
 
     fn drain(ready: &mut Ready) -> Vec<String> {
-        std::iter::from_fn(|| ready.take()).map(|entry| text(&entry)).collect()
+        std::iter::from_fn(|| ready.take())
+            .map(|entry| text(&entry))
+            .collect()
     }
 
     #[test]
@@ -198,11 +230,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_deferred_message_is_not_there_before_it_is_due_and_the_newest_one_then() {
+        let mut ready = Ready::default();
+        let due = Instant::now() + Duration::from_secs(1);
+        ready.push_later(received(Message::new("deferred")), None, due);
+        push(&mut ready, "a", 0);
+        tokio::time::advance(Duration::from_millis(999)).await;
+        assert_eq!(drain(&mut ready), ["a"]);
+        push(&mut ready, "b", 0);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(drain(&mut ready), ["b", "deferred"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_expired_message_is_never_taken_even_behind_a_living_one() {
         let mut ready = Ready::default();
         let second = Duration::from_secs(1);
         push(&mut ready, "lives", 0);
-        ready.push(Arc::new(Message::new("expires").build()), Some(Instant::now() + second));
+        ready.push(
+            received(Message::new("expires")),
+            Some(Instant::now() + second),
+        );
         tokio::time::advance(second).await;
         assert_eq!(drain(&mut ready), ["lives"]);
         assert_eq!(ready.len(), 0);

@@ -1,0 +1,365 @@
+//! Settings of a connection, by URL or one by one.
+
+use std::{fmt, time::Duration};
+
+use lapin::{
+    tcp::OwnedTLSConfig,
+    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
+};
+use mq_core::{Error, ErrorKind, Result};
+use url::{Host, Url};
+
+use crate::{Amqp, error::CONNECT};
+
+/// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
+///
+/// `Debug` shows no password.
+#[derive(Clone)]
+#[must_use = "nothing is connected before `connect`"]
+pub struct AmqpBuilder(Settings);
+
+/// TLS settings: which authorities are trusted.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    ca: Option<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    tls: Option<Tls>,
+    host: String,
+    port: Option<u16>,
+    user: String,
+    password: String,
+    virtual_host: String,
+    pub(crate) name: Option<String>,
+    heartbeat: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) operation_timeout: Duration,
+    pub(crate) publish_timeout: Duration,
+    pub(crate) publish_window: usize,
+    pub(crate) max_message_size: usize,
+}
+
+impl AmqpBuilder {
+    pub(crate) fn new() -> Self {
+        Self(Settings {
+            tls: None,
+            host: "localhost".into(),
+            port: None,
+            user: "guest".into(),
+            password: "guest".into(),
+            virtual_host: "/".into(),
+            name: None,
+            heartbeat: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(10),
+            publish_timeout: Duration::from_secs(30),
+            publish_window: 1000,
+            max_message_size: 16 * 1024 * 1024,
+        })
+    }
+
+    /// Takes scheme, host, port, user, password and virtual host from a URL such as
+    /// `amqp://user:password@host:5672/vhost`, as the [RabbitMQ URI specification] has them.
+    ///
+    /// `amqps` turns TLS on. Without a path the virtual host is `/`, which a path writes as `/%2f`.
+    /// The queries `heartbeat` (seconds) and `connection_timeout` (milliseconds) are known.
+    ///
+    /// [RabbitMQ URI specification]: https://www.rabbitmq.com/docs/uri-spec
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) says what is wrong, without the URL, which may hold a password.
+    pub fn url(mut self, url: &str) -> Result<Self> {
+        let wrong = |text: String| config(text).help("write amqp://user:password@host:5672/vhost");
+        let parsed = Url::parse(url).map_err(|e| wrong(format!("this is no URL: {e}")))?;
+        if !matches!(parsed.scheme(), "amqp" | "amqps") {
+            return Err(wrong("the scheme of the URL is neither amqp nor amqps".into()));
+        }
+        let host = match parsed.host() {
+            // The client would take `localhost` for an IPv6 address.
+            Some(Host::Ipv6(address)) => Some(address.to_string()),
+            Some(Host::Ipv4(address)) => Some(address.to_string()),
+            Some(Host::Domain(_)) => None,
+            None => return Err(wrong("the URL has no host".into())),
+        };
+        let known = |(name, _): &(_, _)| *name != "heartbeat" && *name != "connection_timeout";
+        if let Some((name, _)) = parsed.query_pairs().find(known) {
+            return Err(wrong("the URL has a query that is not known".into()).with("query", name));
+        }
+        // Its error repeats the URL, so it is not told.
+        let uri: AMQPUri = url.parse().map_err(|_| wrong("a part of the URL cannot be read".into()))?;
+        self.0.tls = (uri.scheme == AMQPScheme::AMQPS).then(|| self.0.tls.unwrap_or_default());
+        self.0.host = host.unwrap_or(uri.authority.host);
+        self.0.port = Some(uri.authority.port);
+        self.0.user = uri.authority.userinfo.username;
+        self.0.password = uri.authority.userinfo.password;
+        self.0.virtual_host = uri.vhost;
+        if let Some(seconds) = uri.query.heartbeat {
+            self.0.heartbeat = Duration::from_secs(seconds.into());
+        }
+        if let Some(millis) = uri.query.connection_timeout {
+            self.0.connect_timeout = Duration::from_millis(millis);
+        }
+        Ok(self)
+    }
+
+    /// Host name or address. Default `localhost`.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.0.host = host.into();
+        self
+    }
+
+    /// Port. Default 5672, with TLS 5671.
+    pub fn port(mut self, port: u16) -> Self {
+        self.0.port = Some(port);
+        self
+    }
+
+    /// User name. Default `guest`, which RabbitMQ lets in from its own host alone.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.0.user = user.into();
+        self
+    }
+
+    /// Password. Default `guest`. It is never printed.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.0.password = password.into();
+        self
+    }
+
+    /// Virtual host. Default `/`.
+    pub fn virtual_host(mut self, virtual_host: impl Into<String>) -> Self {
+        self.0.virtual_host = virtual_host.into();
+        self
+    }
+
+    /// Turns TLS on. Needs the feature `tls`, which is on by default.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.0.tls = Some(tls);
+        self
+    }
+
+    /// The name that the broker shows for the connections, followed by what each is for.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.0.name = Some(name.into());
+        self
+    }
+
+    /// A peer that is silent for about two of these is lost. 5 to 600 s, default 20 s: below 5 s a
+    /// busy broker is taken for a dead one.
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.0.heartbeat = heartbeat;
+        self
+    }
+
+    /// The most time for each of the two connections to be up. Default 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.0.connect_timeout = timeout;
+        self
+    }
+
+    /// The most time for the answer to a declaration, an opening, a closing or `settled`.
+    /// Default 10 s.
+    pub fn operation_timeout(mut self, timeout: Duration) -> Self {
+        self.0.operation_timeout = timeout;
+        self
+    }
+
+    /// The most time for room in the window, and then for the outcome of a publish. Default 30 s.
+    /// After it the outcome is [`Unknown`](ErrorKind::Unknown).
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.0.publish_timeout = timeout;
+        self
+    }
+
+    /// The most publishes whose outcome is missing. 1 to 10,000, default 1000. A fault leaves at
+    /// most this many outcomes unknown.
+    pub fn publish_window(mut self, publishes: usize) -> Self {
+        self.0.publish_window = publishes;
+        self
+    }
+
+    /// The largest payload in bytes. Default 16 MiB, as RabbitMQ's own `max_message_size`.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.0.max_message_size = bytes;
+        self
+    }
+
+    /// Connects, publishing and consuming apart.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) for a setting out of range,
+    /// [`Unsupported`](ErrorKind::Unsupported) for TLS in a build without it,
+    /// [`Connect`](ErrorKind::Connect) or [`Timeout`](ErrorKind::Timeout) if the broker cannot be
+    /// reached, [`Auth`](ErrorKind::Auth), [`NotFound`](ErrorKind::NotFound) for the virtual host
+    /// and [`Permission`](ErrorKind::Permission).
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays connected.
+    pub async fn connect(self) -> Result<Amqp> {
+        self.0.check()?;
+        Amqp::open(self.0).await
+    }
+}
+
+impl Tls {
+    /// Trusts the Mozilla roots.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the authorities in this PEM text too, such as a company's own.
+    #[must_use]
+    pub fn ca(mut self, pem: impl Into<String>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<()> {
+        let range = |what, ok: bool, range| match ok {
+            true => Ok(()),
+            false => Err(config("a setting is out of range").with(what, range)),
+        };
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        range("heartbeat", (5 * second..=600 * second).contains(&self.heartbeat), "5 to 600 s")?;
+        range("publish_window", (1..=10_000).contains(&self.publish_window), "1 to 10,000")?;
+        for (what, timeout) in [
+            ("connect_timeout", self.connect_timeout),
+            ("operation_timeout", self.operation_timeout),
+            ("publish_timeout", self.publish_timeout),
+        ] {
+            range(what, !timeout.is_zero() && timeout <= hour, "above 0, at most 1 h")?;
+        }
+        range("virtual_host", self.virtual_host.len() <= 255, "at most 255 bytes")?;
+        if self.tls.is_some() && !cfg!(feature = "tls") {
+            // The client would speak plain text to the TLS port.
+            return Err(Error::new(ErrorKind::Unsupported, CONNECT, "this build has no TLS")
+                .help("turn on the feature `tls` of mq-amqp"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn uri(&self) -> AMQPUri {
+        let scheme = if self.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
+        let heartbeat = u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX);
+        AMQPUri {
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: self.user.clone(),
+                    password: self.password.clone(),
+                },
+                host: self.host.clone(),
+                port: self.port.unwrap_or_else(|| scheme.default_port()),
+            },
+            scheme,
+            vhost: self.virtual_host.clone(),
+            query: AMQPQueryString { heartbeat: Some(heartbeat), ..AMQPQueryString::default() },
+        }
+    }
+
+    pub(crate) fn tls_config(&self) -> OwnedTLSConfig {
+        let cert_chain = self.tls.as_ref().and_then(|tls| tls.ca.clone());
+        OwnedTLSConfig { identity: None, cert_chain }
+    }
+
+    /// Host and port, which may be told.
+    pub(crate) fn address(&self) -> String {
+        let authority = self.uri().authority;
+        format!("{}:{}", authority.host, authority.port)
+    }
+
+    pub(crate) fn virtual_host(&self) -> &str {
+        &self.virtual_host
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+}
+
+impl fmt::Debug for AmqpBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpBuilder")
+            .field("tls", &self.tls.is_some())
+            .field("address", &self.address())
+            .field("user", &self.user)
+            .field("password", &"…")
+            .field("virtual_host", &self.virtual_host)
+            .field("heartbeat", &self.heartbeat)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("operation_timeout", &self.operation_timeout)
+            .field("publish_timeout", &self.publish_timeout)
+            .field("publish_window", &self.publish_window)
+            .field("max_message_size", &self.max_message_size)
+            .finish_non_exhaustive()
+    }
+}
+
+fn config(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Config, CONNECT, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> Settings {
+        AmqpBuilder::new().url(url).expect("a URL").0
+    }
+
+    #[test]
+    fn takes_every_part_from_a_url() {
+        let settings = parsed("amqps://al%69ce:p%40ss@[::1]:1234/a%2fb?heartbeat=30&connection_timeout=500");
+        let uri = settings.uri();
+        assert_eq!((uri.scheme, uri.authority.host.as_str()), (AMQPScheme::AMQPS, "::1"));
+        assert_eq!((uri.authority.port, uri.vhost.as_str()), (1234, "a/b"));
+        assert_eq!(uri.authority.userinfo.username, "alice");
+        assert_eq!(uri.authority.userinfo.password, "p@ss");
+        assert_eq!(uri.query.heartbeat, Some(30));
+        assert_eq!(settings.connect_timeout, Duration::from_millis(500));
+        let uri = parsed("amqp://127.0.0.1").uri();
+        assert_eq!((uri.authority.host.as_str(), uri.authority.port), ("127.0.0.1", 5672));
+        assert_eq!((uri.vhost.as_str(), parsed("amqps://h").uri().authority.port), ("/", 5671));
+    }
+
+    #[test]
+    fn no_password_in_debug_or_errors() {
+        let builder = AmqpBuilder::new().url("amqp://u:canary@h").expect("a URL").password("canary");
+        assert!(!format!("{builder:?}").contains("canary"));
+        let bad = ["canary:x", "amqp:canary", "http://u:canary@h", "amqp://u:canary@h:x",
+            "amqp://u:canary@", "amqp://u:canary@h?verify=canary&x=1", "amqp://u:canary%ff@h", "", "amqp://u:canary@h?heartbeat=99999999"];
+        for url in bad {
+            let error = AmqpBuilder::new().url(url).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(!format!("{error} {error:?}").contains("canary"), "{url}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_settings_out_of_range() {
+        let refused = |builder: AmqpBuilder| builder.0.check().expect_err("refused").kind();
+        let new = AmqpBuilder::new;
+        assert_eq!(refused(new().heartbeat(Duration::from_secs(4))), ErrorKind::Config);
+        assert_eq!(refused(new().publish_window(0)), ErrorKind::Config);
+        assert_eq!(refused(new().connect_timeout(Duration::ZERO)), ErrorKind::Config);
+        assert_eq!(refused(new().virtual_host("v".repeat(256))), ErrorKind::Config);
+        assert!(new().0.check().is_ok());
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn a_build_without_tls_refuses_it() {
+        let error = AmqpBuilder::new().tls(Tls::new()).0.check().expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(parsed("amqps://h").check().is_err());
+    }
+}

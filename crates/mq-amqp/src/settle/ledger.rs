@@ -1,0 +1,257 @@
+//! The marks of one channel, by delivery tag, and what has to be sent for them.
+
+use std::collections::VecDeque;
+
+use super::Copy;
+
+/// What is known of each delivery that may still be settled.
+///
+/// Delivery tags of a channel count up from 1 (AMQP 0-9-1, section 1.8.3.13), so a queue by tag
+/// needs no search.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    /// The tag of the first mark.
+    first: u64,
+    marks: VecDeque<Mark>,
+    /// Acknowledgements that are not sent.
+    acks: usize,
+    /// Something is marked that must not wait.
+    urgent: bool,
+}
+
+/// The state of one delivery.
+#[derive(Debug)]
+pub(crate) enum Mark {
+    /// Handed out.
+    Open,
+    Ack,
+    Requeue,
+    Release,
+    /// A copy is to be sent first.
+    Copy(Box<Copy>),
+    /// The copy is on its way.
+    Copying,
+    /// Nothing is left to be done.
+    Sent,
+}
+
+/// One frame to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frame {
+    /// `basic.ack` with `multiple`.
+    AckUpTo(u64),
+    /// `basic.ack`.
+    Ack(u64),
+    /// `basic.reject` with `requeue`, which a quorum queue counts.
+    Requeue(u64),
+    /// `basic.nack` with `requeue`, which from 4.3 on it does not count.
+    Release(u64),
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        Self { first: 1, marks: VecDeque::new(), acks: 0, urgent: false }
+    }
+
+    /// Takes note of a delivery. Tags come in order.
+    pub(crate) fn open(&mut self, tag: u64) {
+        let next = self.first + self.marks.len() as u64;
+        // A tag that was skipped would be one that the client dropped: not ours to settle.
+        self.marks.extend((next..tag).map(|_| Mark::Open));
+        if tag >= next {
+            self.marks.push_back(Mark::Open);
+        }
+    }
+
+    /// Marks a delivery; false if it is not open.
+    pub(crate) fn mark(&mut self, tag: u64, mark: Mark) -> bool {
+        let Some(slot) = self.slot(tag).filter(|slot| matches!(slot, Mark::Open)) else {
+            return false;
+        };
+        let ack = matches!(mark, Mark::Ack);
+        *slot = mark;
+        if ack {
+            self.acks += 1;
+        } else {
+            self.urgent = true;
+        }
+        true
+    }
+
+    /// The copy of this delivery is confirmed: its settlement must not wait.
+    pub(crate) fn copied(&mut self, tag: u64) {
+        if let Some(slot @ Mark::Copying) = self.slot(tag) {
+            *slot = Mark::Ack;
+            self.acks += 1;
+            self.urgent = true;
+        }
+    }
+
+    /// Acknowledgements that are not sent.
+    pub(crate) fn acks(&self) -> usize {
+        self.acks
+    }
+
+    /// True if something must not wait.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// True if anything is to be sent.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.urgent || self.acks > 0
+    }
+
+    /// What has to be sent, in this order: acknowledgements together as far as there is no gap, and
+    /// never across a negative one. Behind a gap, each negative one by itself; acknowledgements
+    /// there only if `all`, since the gap may close soon.
+    ///
+    /// Copies to be made are appended to `copies`.
+    pub(crate) fn take(&mut self, all: bool, copies: &mut Vec<(u64, Copy)>) -> Vec<Frame> {
+        let all = all || self.urgent;
+        let mut frames = Vec::new();
+        let mut run = None;
+        while let Some(mark) = self.marks.front() {
+            let tag = self.first;
+            match mark {
+                Mark::Open | Mark::Copying | Mark::Copy(_) => break,
+                Mark::Sent => {}
+                Mark::Ack => {
+                    run = Some(tag);
+                    self.acks -= 1;
+                }
+                Mark::Requeue | Mark::Release => {
+                    frames.extend(run.take().map(Frame::AckUpTo));
+                    frames.push(negative(mark, tag));
+                }
+            }
+            self.marks.pop_front();
+            self.first += 1;
+        }
+        frames.extend(run.map(Frame::AckUpTo));
+        for (tag, slot) in (self.first..).zip(&mut self.marks) {
+            match slot {
+                Mark::Ack if all => {
+                    frames.push(Frame::Ack(tag));
+                    self.acks -= 1;
+                    *slot = Mark::Sent;
+                }
+                Mark::Requeue | Mark::Release => {
+                    frames.push(negative(slot, tag));
+                    *slot = Mark::Sent;
+                }
+                Mark::Copy(_) => {
+                    if let Mark::Copy(copy) = std::mem::replace(slot, Mark::Copying) {
+                        copies.push((tag, *copy));
+                    }
+                }
+                Mark::Open | Mark::Ack | Mark::Copying | Mark::Sent => {}
+            }
+        }
+        self.urgent = false;
+        frames
+    }
+
+    fn slot(&mut self, tag: u64) -> Option<&mut Mark> {
+        self.marks.get_mut(usize::try_from(tag.checked_sub(self.first)?).ok()?)
+    }
+}
+
+fn negative(mark: &Mark, tag: u64) -> Frame {
+    match mark {
+        Mark::Release => Frame::Release(tag),
+        _ => Frame::Requeue(tag),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ledger(open: u64) -> Ledger {
+        let mut ledger = Ledger::new();
+        (1..=open).for_each(|tag| ledger.open(tag));
+        ledger
+    }
+
+    #[test]
+    fn acks_are_sent_together_but_never_across_a_requeue() {
+        let mut ledger = ledger(6);
+        for tag in [1, 2, 4, 5, 6] {
+            assert!(ledger.mark(tag, Mark::Ack));
+        }
+        assert!(ledger.mark(3, Mark::Requeue));
+        let frames = ledger.take(false, &mut Vec::new());
+        assert_eq!(frames, [Frame::AckUpTo(2), Frame::Requeue(3), Frame::AckUpTo(6)]);
+        assert!(!ledger.is_dirty());
+    }
+
+    #[test]
+    fn a_slow_delivery_does_not_hold_up_the_acks_behind_it() {
+        let mut ledger = ledger(4);
+        for tag in [1, 3, 4] {
+            ledger.mark(tag, Mark::Ack);
+        }
+        assert_eq!(ledger.take(false, &mut Vec::new()), [Frame::AckUpTo(1)]);
+        assert_eq!(ledger.take(true, &mut Vec::new()), [Frame::Ack(3), Frame::Ack(4)]);
+        ledger.mark(2, Mark::Ack);
+        // 3 and 4 are settled; the multiple one covers just what is left.
+        assert_eq!(ledger.take(true, &mut Vec::new()), [Frame::AckUpTo(2)]);
+    }
+
+    #[test]
+    fn settles_a_delivery_once() {
+        let mut ledger = ledger(1);
+        assert!(ledger.mark(1, Mark::Ack) && !ledger.mark(1, Mark::Requeue));
+        ledger.take(true, &mut Vec::new());
+        assert!(!ledger.mark(1, Mark::Ack) && !ledger.mark(2, Mark::Ack));
+    }
+
+    proptest! {
+        /// A broker that follows section 1.8.3.13: `multiple` takes all that is outstanding up to
+        /// the tag, and a tag that is not outstanding ends the channel.
+        #[test]
+        fn the_broker_hears_every_verdict_once_and_as_given(
+            verdicts in proptest::collection::vec(0u8..3, 1..80),
+            order in proptest::collection::vec(any::<u16>(), 80),
+            all in proptest::collection::vec(any::<bool>(), 80),
+        ) {
+            let count = verdicts.len() as u64;
+            let mut ledger = ledger(count);
+            let mut outstanding: BTreeMap<u64, u8> = BTreeMap::new();
+            (1..=count).for_each(|tag| drop(outstanding.insert(tag, verdicts[tag as usize - 1])));
+            let mut heard: BTreeMap<u64, u8> = BTreeMap::new();
+            let mut left: Vec<u64> = (1..=count).collect();
+            let mut step = 0;
+            while !left.is_empty() {
+                let tag = left.remove(order[step] as usize % left.len());
+                let mark = match verdicts[tag as usize - 1] { 0 => Mark::Ack, 1 => Mark::Requeue, _ => Mark::Release };
+                prop_assert!(ledger.mark(tag, mark));
+                let now = all[step] || left.is_empty();
+                step += 1;
+                for frame in ledger.take(now, &mut Vec::new()) {
+                    let (tag, verdict) = match frame {
+                        Frame::AckUpTo(tag) | Frame::Ack(tag) => (tag, 0),
+                        Frame::Requeue(tag) => (tag, 1),
+                        Frame::Release(tag) => (tag, 2),
+                    };
+                    prop_assert!(outstanding.contains_key(&tag), "the channel would end");
+                    let from = if matches!(frame, Frame::AckUpTo(_)) { 1 } else { tag };
+                    let taken: Vec<u64> = outstanding.range(from..=tag).map(|(t, _)| *t).collect();
+                    for taken in taken {
+                        outstanding.remove(&taken);
+                        prop_assert!(heard.insert(taken, verdict).is_none());
+                    }
+                }
+            }
+            prop_assert!(outstanding.is_empty());
+            for (tag, verdict) in heard {
+                prop_assert_eq!(verdict, verdicts[tag as usize - 1]);
+            }
+        }
+    }
+}

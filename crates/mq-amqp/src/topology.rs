@@ -1,0 +1,385 @@
+//! Queues, exchanges and bindings: what is declared, and how it is checked.
+
+use std::time::Duration;
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{
+        ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use mq_core::{
+    Declaration, Destination, Error, ErrorKind, Filter, Result, Subscription, SubscriptionKind,
+    check_name,
+};
+
+use crate::{
+    connection::Link,
+    error::{invalid_name, within},
+};
+
+/// How often a quorum queue delivers a failed message before the broker itself dead-letters it.
+pub(crate) const DELIVERY_LIMIT: u32 = 20;
+
+/// Something that has to be there.
+#[derive(Debug, Clone, PartialEq)]
+enum Part {
+    Queue { name: String, home: Option<String> },
+    Exchange { name: String, kind: ExchangeKind },
+    /// The headers exchange of a topic hangs on it, for all routing keys.
+    Hang { topic: String, headers: String },
+    Bind { queue: String, exchange: String, key: String, arguments: FieldTable },
+}
+
+/// Creates what is missing, and compares what is there.
+pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
+    const OPERATION: &str = "declare";
+    topic_exists(link, OPERATION, &what).await?;
+    let mut created = false;
+    for part in parts(OPERATION, &what)? {
+        let there = part.is_there(link, OPERATION).await?;
+        let channel = link.channel(OPERATION).await?;
+        within(link.limit(), OPERATION, part.declare(&channel)).await.map_err(|e| part.name(e))?;
+        created |= !there && matches!(part, Part::Queue { .. });
+        close(link, OPERATION, channel).await;
+    }
+    if created {
+        // A younger quorum queue can lose confirmed messages when its whole cluster is killed.
+        tokio::time::sleep(SETTLE).await;
+    }
+    Ok(())
+}
+
+/// Compares what is there, and names what is missing.
+pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
+    const OPERATION: &str = "verify";
+    topic_exists(link, OPERATION, &what).await?;
+    for part in parts(OPERATION, &what)? {
+        if matches!(part, Part::Bind { .. } | Part::Hang { .. }) {
+            continue;
+        }
+        if !part.is_there(link, OPERATION).await? {
+            let error = Error::new(ErrorKind::NotFound, OPERATION, "it is not there");
+            return Err(part.name(error).help("declare it first"));
+        }
+        // Declaring what is there changes nothing, and is the only way to compare.
+        let channel = link.channel(OPERATION).await?;
+        within(link.limit(), OPERATION, part.declare(&channel)).await.map_err(|e| part.name(e))?;
+        close(link, OPERATION, channel).await;
+    }
+    Ok(())
+}
+
+/// Fails with `NotFound` unless the queue or topic is there.
+pub(crate) async fn exists(link: &Link, operation: &'static str, what: &Destination) -> Result<()> {
+    check_name(operation, what.name())?;
+    let name = what.name().to_string();
+    let part = if what.is_queue() {
+        Part::Queue { name, home: None }
+    } else {
+        Part::Exchange { name, kind: ExchangeKind::Topic }
+    };
+    if part.is_there(link, operation).await? {
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::NotFound, operation, "it is not there");
+    Err(part.name(error).help("declare it first"))
+}
+
+/// A subscription does not create its topic: a name with a slip of the pen would hear nothing.
+async fn topic_exists(link: &Link, operation: &'static str, what: &Declaration) -> Result<()> {
+    if let Declaration::Subscription(subscription) = what
+        && let SubscriptionKind::Durable { topic, .. } = subscription.kind()
+    {
+        exists(link, operation, &Destination::topic(topic.clone())).await?;
+    }
+    Ok(())
+}
+
+/// The queue that a subscription reads; an ephemeral one has none before it is opened.
+///
+/// # Errors
+/// `InvalidName` for a name that no declaration would take.
+pub(crate) fn queue_of(operation: &'static str, subscription: &Subscription) -> Result<ShortString> {
+    match subscription.kind() {
+        SubscriptionKind::Queue { queue } => check_name(operation, queue)?,
+        SubscriptionKind::Durable { topic, name } => {
+            check_name(operation, topic)?;
+            check_name(operation, name)?;
+        }
+        SubscriptionKind::Ephemeral { topic } => {
+            check_name(operation, topic)?;
+            return Ok(ShortString::default());
+        }
+    }
+    short(operation, subscription.name())
+}
+
+/// A queue for an ephemeral subscription, named by the broker and gone with its connection.
+pub(crate) async fn ephemeral(
+    link: &Link,
+    channel: &Channel,
+    topic: &str,
+    filter: &Filter,
+) -> Result<ShortString> {
+    const OPERATION: &str = "consume";
+    // Looked up apart, since a missing exchange would end this channel.
+    exists(link, OPERATION, &Destination::topic(topic)).await?;
+    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(ShortString::default(), options, FieldTable::default());
+    let queue = within(link.limit(), OPERATION, declared).await?.name().clone();
+    for part in bindings(OPERATION, topic, queue.as_str(), filter)? {
+        within(link.limit(), OPERATION, part.declare(channel)).await.map_err(|e| part.name(e))?;
+    }
+    Ok(queue)
+}
+
+fn parts(operation: &'static str, what: &Declaration) -> Result<Vec<Part>> {
+    match what {
+        Declaration::Destination(to) if to.is_queue() => queue(operation, to.name(), to.dead_letter_home()),
+        Declaration::Destination(to) => {
+            let name = own_name(operation, to.name())?;
+            Ok(vec![Part::Exchange { name, kind: ExchangeKind::Topic }])
+        }
+        Declaration::Subscription(subscription) => match subscription.kind() {
+            SubscriptionKind::Queue { queue: name } => {
+                queue(operation, name, subscription.dead_letter_home())
+            }
+            SubscriptionKind::Durable { topic, .. } => {
+                let name = queue_of(operation, subscription)?;
+                let name = name.as_str();
+                let mut parts = queue(operation, name, subscription.dead_letter_home())?;
+                parts.extend(bindings(operation, topic, name, subscription.filter_by())?);
+                Ok(parts)
+            }
+            SubscriptionKind::Ephemeral { .. } => Err(Error::new(
+                ErrorKind::Unsupported,
+                operation,
+                "an ephemeral subscription lives with its consumer: open one instead",
+            )
+            .with("subscription", subscription)),
+        },
+    }
+}
+
+/// A queue, after its dead-letter home, so that the home is there when the first letter comes.
+fn queue(operation: &'static str, name: &str, home: Option<Destination>) -> Result<Vec<Part>> {
+    let name = own_name(operation, name)?;
+    let home = home.map(|home| own_name(operation, home.name())).transpose()?;
+    let first = home.clone().map(|name| Part::Queue { name, home: None });
+    Ok(first.into_iter().chain([Part::Queue { name, home }]).collect())
+}
+
+fn bindings(
+    operation: &'static str,
+    topic: &str,
+    queue: &str,
+    filter: &Filter,
+) -> Result<Vec<Part>> {
+    let refused = |text: &'static str, key: &str| {
+        let key = key.escape_debug();
+        Err(Error::new(ErrorKind::Config, operation, text).with("filter", key))
+    };
+    let bind = |exchange: String, key: &str, arguments| Part::Bind {
+        queue: queue.to_owned(),
+        exchange,
+        key: key.to_owned(),
+        arguments,
+    };
+    let key = match filter {
+        Filter::All => "#",
+        Filter::Exact(key) if key.split('.').any(|word| word == "*" || word == "#") => {
+            return refused("an exact key with the words `*` or `#` would be a pattern here", key);
+        }
+        Filter::Pattern(pattern) if pattern.split('.').filter(|word| *word == "#").count() > 2 => {
+            return refused("RabbitMQ allows at most two `#` in a pattern", pattern);
+        }
+        Filter::Exact(key) | Filter::Pattern(key) => {
+            if key.len() > SHORT {
+                return refused("a routing key has at most 255 bytes", key);
+            }
+            key
+        }
+        Filter::AllHeaders(pairs) | Filter::AnyHeader(pairs) => {
+            if pairs.is_empty() {
+                return refused("a filter by headers names at least one header", "");
+            }
+            let all = matches!(filter, Filter::AllHeaders(_));
+            let mut arguments = FieldTable::default();
+            for (name, value) in pairs {
+                let wanted = AMQPValue::LongString(value.as_str().into());
+                arguments.insert(short(operation, name)?, wanted);
+            }
+            // The plain words would leave out headers that begin with `x-`.
+            let matching = if all { "all-with-x" } else { "any-with-x" };
+            arguments.insert("x-match".into(), AMQPValue::LongString(matching.into()));
+            let headers = own_name(operation, &format!("{topic}.headers"))?;
+            return Ok(vec![
+                Part::Exchange { name: headers.clone(), kind: ExchangeKind::Headers },
+                Part::Hang { topic: topic.to_owned(), headers: headers.clone() },
+                bind(headers, "", arguments),
+            ]);
+        }
+    };
+    Ok(vec![bind(topic.to_owned(), key, FieldTable::default())])
+}
+
+impl Part {
+    /// Looks without touching: a missing part ends the channel, so each look has its own.
+    async fn is_there(&self, link: &Link, operation: &'static str) -> Result<bool> {
+        let channel = link.channel(operation).await?;
+        let none = FieldTable::default;
+        let looked = match self {
+            Self::Queue { name, .. } => {
+                let options = QueueDeclareOptions { passive: true, ..Default::default() };
+                let look = channel.queue_declare(short(operation, name)?, options, none());
+                within(link.limit(), operation, look).await.map(drop)
+            }
+            Self::Exchange { name, kind } => {
+                let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+                let name = short(operation, name)?;
+                let look = channel.exchange_declare(name, kind.clone(), options, none());
+                within(link.limit(), operation, look).await
+            }
+            Self::Hang { .. } | Self::Bind { .. } => Ok(()),
+        };
+        match looked {
+            Ok(()) => {
+                close(link, operation, channel).await;
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.name(error)),
+        }
+    }
+
+    /// Every name in a part is short: [`parts`] and [`bindings`] made sure of it.
+    async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
+        let name = |name: &str| ShortString::try_new(name).unwrap_or_default();
+        match self {
+            Self::Queue { name: queue, home } => {
+                let arguments = arguments(home.as_deref());
+                let options = QueueDeclareOptions::durable();
+                channel.queue_declare(name(queue), options, arguments).await.map(drop)
+            }
+            Self::Exchange { name: exchange, kind } => {
+                let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+                let none = FieldTable::default();
+                channel.exchange_declare(name(exchange), kind.clone(), options, none).await
+            }
+            Self::Hang { topic, headers } => {
+                let (options, none) = (ExchangeBindOptions::default(), FieldTable::default());
+                channel.exchange_bind(name(headers), name(topic), "#".into(), options, none).await
+            }
+            Self::Bind { queue, exchange, key, arguments } => {
+                let options = QueueBindOptions::default();
+                let arguments = arguments.clone();
+                channel.queue_bind(name(queue), name(exchange), name(key), options, arguments).await
+            }
+        }
+    }
+
+    /// Says in an error which part it is about.
+    fn name(&self, error: Error) -> Error {
+        match self {
+            Self::Queue { name, .. } => error.with("queue", name),
+            Self::Exchange { name, .. } => error.with("topic", name),
+            Self::Hang { headers, .. } => error.with("topic", headers),
+            Self::Bind { queue, exchange, .. } => error.with("queue", queue).with("topic", exchange),
+        }
+    }
+}
+
+/// A quorum queue with a bounded number of deliveries. The broker's own dead-lettering is the
+/// safety net behind the copies that this crate makes: it confirms, so it loses nothing, and the
+/// queue refuses what it could not keep.
+fn arguments(home: Option<&str>) -> FieldTable {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT.into()));
+    if let Some(home) = home {
+        arguments.insert("x-dead-letter-exchange".into(), text(""));
+        arguments.insert("x-dead-letter-routing-key".into(), text(home));
+        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
+    }
+    arguments
+}
+
+/// A name that may be created: `amq.` belongs to the broker.
+fn own_name(operation: &'static str, name: &str) -> Result<String> {
+    check_name(operation, name)?;
+    if name.starts_with("amq.") {
+        return Err(invalid_name(operation, "names that begin with `amq.` are the broker's", name));
+    }
+    Ok(name.to_owned())
+}
+
+fn short(operation: &'static str, name: &str) -> Result<ShortString> {
+    ShortString::try_new(name)
+        .map_err(|_| invalid_name(operation, "AMQP allows at most 255 bytes here", name))
+}
+
+/// A channel that was used for a look; if it does not close, the connection's end will.
+async fn close(link: &Link, operation: &'static str, channel: Channel) {
+    if let Err(error) = within(link.limit(), operation, channel.close(200, "done".into())).await {
+        tracing::debug!(%error, "a channel did not close");
+    }
+}
+
+const SETTLE: Duration = Duration::from_secs(2);
+const SHORT: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
+        let show = |part: Part| match part {
+            Part::Queue { name, home } => format!("queue {name} -> {}", home.unwrap_or_default()),
+            Part::Exchange { name, kind } => format!("{kind:?} {name}"),
+            Part::Hang { topic, headers } => format!("{topic} -> {headers}"),
+            Part::Bind { queue, exchange, key, .. } => format!("{exchange} -{key}-> {queue}"),
+        };
+        Ok(parts("declare", &what.into())?.into_iter().map(show).collect())
+    }
+
+    #[test]
+    fn declares_the_home_before_its_queue() {
+        assert_eq!(
+            names(Destination::queue("orders")).expect("parts"),
+            ["queue orders.dead -> ", "queue orders -> orders.dead"]
+        );
+        assert_eq!(names(Destination::queue("orders.dead")).expect("parts"), ["queue orders.dead -> "]);
+    }
+
+    #[test]
+    fn binds_a_subscription_by_its_filter() {
+        let all = Subscription::durable("events", "billing");
+        let queues = ["queue events.billing.dead -> ", "queue billing@events -> events.billing.dead"];
+        let with = |rest: &[&str]| queues.iter().chain(rest).map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&all).expect("parts"), with(&["events -#-> billing@events"]));
+        let pattern = all.clone().filter(Filter::pattern("eu.*"));
+        assert_eq!(names(pattern).expect("parts"), with(&["events -eu.*-> billing@events"]));
+        let headers = all.filter(Filter::AllHeaders(vec![("a".into(), "b".into())]));
+        assert_eq!(
+            names(headers).expect("parts"),
+            with(&["Headers events.headers", "events -> events.headers", "events.headers --> billing@events"])
+        );
+    }
+
+    #[test]
+    fn refuses_filters_and_names_that_mean_something_else_to_the_broker() {
+        let refused = |what: Declaration| names(what).expect_err("refused").kind();
+        let durable = |filter| Subscription::durable("events", "b").filter(filter).into();
+        assert_eq!(refused(durable(Filter::exact("eu.*"))), ErrorKind::Config);
+        assert_eq!(refused(durable(Filter::pattern("#.a.#.b.#"))), ErrorKind::Config);
+        assert_eq!(refused(durable(Filter::AnyHeader(vec![]))), ErrorKind::Config);
+        assert_eq!(refused(durable(Filter::exact("k".repeat(256)))), ErrorKind::Config);
+        assert_eq!(refused(Destination::queue("amq.mine").into()), ErrorKind::InvalidName);
+        assert_eq!(refused(Destination::queue("q".repeat(300)).into()), ErrorKind::InvalidName);
+        assert_eq!(refused(Subscription::ephemeral("events").into()), ErrorKind::Unsupported);
+    }
+}

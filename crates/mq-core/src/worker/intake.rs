@@ -1,0 +1,164 @@
+//! The consuming loop: opens the consumer, feeds the lanes, and shuts down in order.
+
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+
+use tokio::task::{JoinError, JoinSet};
+
+use super::{
+    lanes::Lanes,
+    runner::{Fault, Runner, Shared},
+};
+use crate::{
+    Acknowledge, Broker, ConsumePlan, Consumer, Delivery, Error, ErrorKind, Guarantee, Result,
+    Settlement, Subscription, guarantee::settle_logged,
+};
+
+/// What a worker is made of, apart from its handler.
+#[derive(Debug)]
+pub(super) struct Parts<B, G> {
+    pub(super) broker: B,
+    pub(super) subscription: Subscription,
+    pub(super) guarantee: G,
+    pub(super) plan: ConsumePlan,
+    pub(super) concurrency: usize,
+    pub(super) ordered: bool,
+    pub(super) deadline: Duration,
+}
+
+/// Runs a worker from its checks to its close.
+pub(super) async fn drive<B, G, R>(
+    parts: Parts<B, G>,
+    runner: R,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<()>
+where
+    B: Broker,
+    G: Guarantee<B>,
+    R: Runner<B, G>,
+{
+    let plan = parts.finished_plan()?;
+    let mut consumer = parts
+        .broker
+        .consumer(&parts.subscription, plan.clone())
+        .await?;
+    let session = parts.guarantee.start(&parts.broker, &mut consumer).await?;
+    let shared = Arc::new(Shared {
+        lanes: Lanes::new(parts.ordered),
+        guarantee: parts.guarantee,
+        session,
+        max_attempts: plan.max_attempts,
+        ordered: parts.ordered,
+        fault: Fault::default(),
+    });
+    // Dropping the set aborts the runners, so dropping this future leaves no task behind.
+    let mut runners = JoinSet::new();
+    for _ in 0..parts.concurrency {
+        runners.spawn(runner.start(Arc::clone(&shared)));
+    }
+    tracing::debug!(subscription = %parts.subscription, "the worker has started");
+
+    let before = plan.acknowledge == Acknowledge::BeforeHandling;
+    let mut intake = Intake {
+        consumer: &mut consumer,
+        lanes: &shared.lanes,
+        limit: usize::from(plan.prefetch),
+        acknowledge_first: before,
+    };
+    let mut stop = pin!(stop);
+    let fed = loop {
+        // What is interrupted here is the waiting alone, never a batch that is on its way in.
+        let mut batch = Vec::new();
+        tokio::select! {
+            biased;
+            () = &mut stop => break Ok(()),
+            error = shared.fault.wait() => break Err(error),
+            Some(ended) = runners.join_next() => break Err(broken(ended)),
+            received = intake.receive(&mut batch) => match received {
+                Ok(0) => break Ok(()),
+                Ok(_) => if let Err(error) = intake.take(batch).await { break Err(error) },
+                Err(error) => break Err(error),
+            },
+        }
+    };
+
+    if !before {
+        // Not attempted yet, so not held against them. What is acknowledged already has no way
+        // back and is handled instead.
+        for settlement in shared.lanes.take_waiting() {
+            settle_logged(settlement, Settlement::release);
+        }
+    }
+    shared.lanes.close();
+    let finished = async { while runners.join_next().await.is_some() {} };
+    if tokio::time::timeout(parts.deadline, finished)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            subscription = %parts.subscription,
+            "handlers were dropped at the shutdown deadline; their messages go back"
+        );
+        runners.shutdown().await;
+    }
+    let closed = consumer.close().await;
+    // The first error is the cause; those after it are what it led to.
+    fed.and(shared.fault.take().map_or(Ok(()), Err)).and(closed)
+}
+
+/// The way from the consumer into the lanes.
+struct Intake<'a, C> {
+    consumer: &'a mut C,
+    lanes: &'a Lanes,
+    limit: usize,
+    acknowledge_first: bool,
+}
+
+impl<C: Consumer> Intake<'_, C> {
+    /// Waits for room, then for deliveries. Can be dropped at any time.
+    async fn receive(&mut self, batch: &mut Vec<Delivery>) -> Result<usize> {
+        let room = self.lanes.room(self.limit).await;
+        self.consumer.receive_many(batch, room).await
+    }
+
+    /// Moves a batch into the lanes. Must run to its end.
+    async fn take(&mut self, batch: Vec<Delivery>) -> Result<()> {
+        if self.acknowledge_first {
+            let acknowledged = acknowledge(self.consumer, batch).await?;
+            self.lanes.push(acknowledged.into_iter());
+        } else {
+            self.lanes
+                .push(batch.into_iter().map(Delivery::into_settlement));
+        }
+        Ok(())
+    }
+}
+
+/// A runner that ended by itself: a guarantee or a layer's clone panicked outside of a call.
+fn broken(ended: std::result::Result<(), JoinError>) -> Error {
+    let error = Error::new(ErrorKind::Bug, "worker", "a runner ended before its worker");
+    match ended {
+        Ok(()) => error,
+        Err(join) => error.caused_by(join),
+    }
+}
+
+/// Acknowledges a batch and waits until the broker has it.
+///
+/// What it may not have is not handled: it is delivered again, or lost.
+async fn acknowledge<C: Consumer>(
+    consumer: &mut C,
+    batch: Vec<Delivery>,
+) -> Result<Vec<Settlement>> {
+    let mut acknowledged = Vec::with_capacity(batch.len());
+    for delivery in batch {
+        let (received, settlement) = delivery.into_parts();
+        if settlement.ack().is_ok() {
+            acknowledged.push(Settlement::already_settled(received));
+        }
+    }
+    match consumer.settled().await {
+        Ok(()) => Ok(acknowledged),
+        Err(error) if error.kind() == ErrorKind::Stale => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

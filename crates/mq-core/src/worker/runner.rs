@@ -1,0 +1,253 @@
+//! One runner: takes a delivery, calls the service, settles; and the rules for failed attempts.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tower_service::Service;
+
+use super::lanes::Lanes;
+use crate::{
+    BoxError, Broker, Decision, Error, ErrorKind, FailureClass, Guarantee, Outcome, Reason,
+    Received, Rejection, Settlement,
+    guarantee::settle_logged,
+    handler::{panicked, ready_call},
+};
+
+/// What the runners of one worker share.
+#[derive(Debug)]
+pub(super) struct Shared<G, Session> {
+    pub(super) lanes: Lanes,
+    pub(super) guarantee: G,
+    pub(super) session: Session,
+    pub(super) max_attempts: u32,
+    pub(super) ordered: bool,
+    pub(super) fault: Fault,
+}
+
+/// The error that ends a worker, from whichever runner met it first.
+#[derive(Debug, Default)]
+pub(super) struct Fault {
+    error: Mutex<Option<Error>>,
+    set: Notify,
+}
+
+/// A kind of runner: one message a call, or many.
+pub(super) trait Runner<B: Broker, G: Guarantee<B>>: Send + 'static {
+    /// The future of one more runner.
+    fn start(
+        &self,
+        shared: Arc<Shared<G, G::Session>>,
+    ) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// Handles one message at a time.
+#[derive(Debug)]
+pub(super) struct SingleRunner<T> {
+    service: T,
+}
+
+impl<T> SingleRunner<T> {
+    pub(super) fn new(service: T) -> Self {
+        Self { service }
+    }
+}
+
+impl<B, G, T> Runner<B, G> for SingleRunner<T>
+where
+    B: Broker,
+    G: Guarantee<B>,
+    T: Service<Received, Response = Outcome, Error: Into<BoxError> + Send, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    fn start(
+        &self,
+        shared: Arc<Shared<G, G::Session>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let fresh = self.service.clone();
+        async move {
+            let mut service = fresh.clone();
+            while let Some(settlement) = shared.lanes.next().await {
+                let key = settlement
+                    .received()
+                    .key()
+                    .filter(|_| shared.ordered)
+                    .cloned();
+                let outcome = shared
+                    .attempts(&mut service, &fresh, settlement.received())
+                    .await;
+                shared.finish::<B>(settlement, outcome).await;
+                shared.lanes.done(1, key.as_slice());
+            }
+        }
+    }
+}
+
+impl<G, Session> Shared<G, Session> {
+    /// Calls the service; with order by key again in place until it is done or the ceiling.
+    async fn attempts<T>(&self, service: &mut T, fresh: &T, received: &Received) -> Outcome
+    where
+        T: Service<Received, Response = Outcome, Error: Into<BoxError>> + Clone,
+    {
+        let mut received = received.clone();
+        if let Some(over) = self.used_up(&received) {
+            return over;
+        }
+        loop {
+            let call = AssertUnwindSafe(ready_call(service, received.clone()));
+            let outcome = match call.catch_unwind().await {
+                Ok(outcome) => outcome,
+                Err(panic) => {
+                    // A layer panicked: what it left of itself is not used again.
+                    *service = fresh.clone();
+                    panicked(panic)
+                }
+            };
+            let outcome = self.ceiling(outcome, received.attempt());
+            let again = match outcome.decision() {
+                Decision::Retry(failure) => failure.class() != FailureClass::Infrastructure,
+                _ => false,
+            };
+            if !self.ordered || !again {
+                return outcome;
+            }
+            // Requeueing would let later messages of the key overtake this one.
+            received = received.clone().with_attempt(received.attempt() + 1);
+        }
+    }
+
+    /// The outcome of a message that was delivered too often without ever being settled: it may be
+    /// what crashed those who had it.
+    pub(super) fn used_up(&self, received: &Received) -> Option<Outcome> {
+        let made = received.attempt() - 1;
+        (made >= self.max_attempts).then(|| {
+            let text = format!("{made} attempts ended without an outcome");
+            Outcome::reject(Rejection::new(Reason::Exhausted, text).attempts(made))
+        })
+    }
+
+    /// A failed attempt becomes a rejection where no further attempt is due.
+    pub(super) fn ceiling(&self, outcome: Outcome, attempt: u32) -> Outcome {
+        let Decision::Retry(failure) = outcome.decision() else {
+            return outcome;
+        };
+        let reason = match failure.class() {
+            FailureClass::Permanent => Reason::Permanent,
+            FailureClass::Infrastructure => return outcome,
+            _ if attempt >= self.max_attempts => Reason::Exhausted,
+            _ => return outcome,
+        };
+        Outcome::reject(Rejection::from_error(reason, failure.error()).attempts(attempt))
+    }
+
+    /// Publishes and settles. Gives the settlement back if the message is to be attempted again in
+    /// place.
+    pub(super) async fn finish<B>(
+        &self,
+        settlement: Settlement,
+        outcome: Outcome,
+    ) -> Option<Settlement>
+    where
+        B: Broker,
+        G: Guarantee<B, Session = Session>,
+    {
+        if let Decision::Retry(failure) = outcome.decision()
+            && failure.class() == FailureClass::Infrastructure
+        {
+            let error = failure.as_error();
+            let ends = !error.is_retryable();
+            return self.hand_back(settlement, error, ends).await;
+        }
+        let undone = self
+            .guarantee
+            .settle(&self.session, settlement, outcome)
+            .await
+            .err()?;
+        let (settlement, error) = undone.into_parts();
+        if ends_the_worker(error.kind()) || error.is_retryable() {
+            let ends = ends_the_worker(error.kind());
+            return self.hand_back(settlement, error, ends).await;
+        }
+        // What the handler wants published can never be published as it is.
+        let rejection = Rejection::from_error(Reason::Permanent, &error.into());
+        settle_logged(settlement, |settlement| settlement.reject(rejection));
+        None
+    }
+
+    /// Nothing is wrong with the message: it goes back uncounted, after a pause that keeps an outage
+    /// from becoming a hot loop, or at once with the worker's end. With order by key it stays, so
+    /// that later messages of its key don't overtake it.
+    async fn hand_back(
+        &self,
+        settlement: Settlement,
+        error: Error,
+        ends: bool,
+    ) -> Option<Settlement> {
+        let id = settlement.received().id().clone();
+        tracing::warn!(%id, %error, ends, "the message is handed back: it is not at fault");
+        if ends {
+            self.fault.set(error);
+        } else {
+            tokio::time::sleep(PAUSE).await;
+            if self.ordered {
+                return Some(settlement);
+            }
+        }
+        settle_logged(settlement, Settlement::release);
+        None
+    }
+}
+
+/// How long a message is held when what its handler stands on has failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Fault {
+    /// Ends the worker with this error; the first one counts.
+    pub(super) fn set(&self, error: Error) {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+        self.set.notify_one();
+    }
+
+    /// Waits for the error that ends the worker.
+    pub(super) async fn wait(&self) -> Error {
+        loop {
+            let set = self.set.notified();
+            if let Some(error) = self.take() {
+                return error;
+            }
+            set.await;
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<Error> {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// Errors after which no message of this worker can be handled.
+fn ends_the_worker(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Closed
+            | ErrorKind::Disconnected
+            | ErrorKind::Connect
+            | ErrorKind::Lost
+            | ErrorKind::Auth
+            | ErrorKind::Permission
+            | ErrorKind::Bug
+    )
+}

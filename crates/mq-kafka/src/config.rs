@@ -1,0 +1,308 @@
+//! Settings of a connection, typed, with the passwords kept out of every output.
+
+use std::{fmt, time::Duration};
+
+use krafka::auth::{AuthConfig, TlsConfig};
+use mq_core::{Error, ErrorKind, Result};
+
+use crate::connection::Kafka;
+
+/// Settings of a connection to a Kafka cluster; made by [`Kafka::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing is connected until `connect` is awaited"]
+pub struct KafkaBuilder {
+    pub(crate) servers: String,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) sasl: Option<Sasl>,
+    pub(crate) partitions: Option<u32>,
+    pub(crate) replication: Option<u16>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) publish_timeout: Duration,
+    pub(crate) session_timeout: Duration,
+    pub(crate) unreachable_after: Duration,
+    pub(crate) window: usize,
+}
+
+impl KafkaBuilder {
+    pub(crate) fn new(servers: impl Into<String>) -> Self {
+        Self {
+            servers: servers.into(),
+            tls: None,
+            sasl: None,
+            partitions: None,
+            replication: None,
+            connect_timeout: Duration::from_secs(5),
+            publish_timeout: Duration::from_secs(30),
+            session_timeout: Duration::from_secs(10),
+            unreachable_after: Duration::from_secs(60),
+            window: 32 * 1024 * 1024,
+        }
+    }
+
+    /// Speaks TLS. Without it the connection is not encrypted.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Logs in with a user and password.
+    pub fn sasl(mut self, sasl: Sasl) -> Self {
+        self.sasl = Some(sasl);
+        self
+    }
+
+    /// How many partitions `declare` gives a queue or topic. Default 8.
+    ///
+    /// It is how many consumers can share a queue. Set, a queue or topic that is there with another
+    /// number is a [`Mismatch`](ErrorKind::Mismatch); left alone, it is taken as it is.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.partitions = Some(partitions);
+        self
+    }
+
+    /// On how many brokers `declare` has each partition stored. Default: the cluster's
+    /// `default.replication.factor`.
+    pub fn replication(mut self, replication: u16) -> Self {
+        self.replication = Some(replication);
+        self
+    }
+
+    /// How long a TCP or TLS connection may take. Default 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a publish may take, first for room in the window, then for the broker's answer.
+    /// Default 30 s, at least 1 s.
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.publish_timeout = timeout;
+        self
+    }
+
+    /// After how much silence the group gives a consumer's partitions to others. Default 10 s;
+    /// the broker's own limits are 6 s to 30 min unless changed there.
+    ///
+    /// It is how long the messages of a killed process wait.
+    pub fn session_timeout(mut self, timeout: Duration) -> Self {
+        self.session_timeout = timeout;
+        self
+    }
+
+    /// How long a consumer may find no broker before it ends with
+    /// [`Disconnected`](ErrorKind::Disconnected). Default 60 s.
+    ///
+    /// Until then it goes on by itself as soon as a broker answers.
+    pub fn unreachable_after(mut self, timeout: Duration) -> Self {
+        self.unreachable_after = timeout;
+        self
+    }
+
+    /// How many bytes of messages may wait for their outcome; `enqueue` waits for room.
+    /// Default 32 MiB.
+    pub fn window(mut self, bytes: usize) -> Self {
+        self.window = bytes;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config), [`Connect`](ErrorKind::Connect), [`Auth`](ErrorKind::Auth),
+    /// [`Timeout`](ErrorKind::Timeout).
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays open.
+    pub async fn connect(self) -> Result<Kafka> {
+        Kafka::open(self).await
+    }
+
+    /// Checks what krafka would refuse later with less to say, and takes the scheme off.
+    pub(crate) fn check(mut self) -> Result<Self> {
+        let config = |text| Err(Error::new(ErrorKind::Config, "connect", text));
+        if let Some(rest) = self.servers.strip_prefix("kafka://") {
+            self.servers = rest.trim_end_matches('/').to_owned();
+        }
+        if self.servers.contains('@') {
+            // The text is not shown: what stands before the @ may be a password.
+            return config("give user and password with `sasl`, not in the address");
+        }
+        if !self.servers.split(',').all(is_address) {
+            return config("the servers are `host:port`, separated by commas");
+        }
+        if self.partitions == Some(0) || self.replication == Some(0) {
+            return config("partitions and replication are at least 1");
+        }
+        if self.publish_timeout < Duration::from_secs(1) {
+            return config("publish_timeout is at least 1 s");
+        }
+        if self.connect_timeout.is_zero() || self.connect_timeout > self.request_timeout() {
+            return config("connect_timeout is over 0 and at most 10 s, and below publish_timeout");
+        }
+        if self.session_timeout < Duration::from_secs(1) {
+            return config("session_timeout is at least 1 s");
+        }
+        if self.window == 0 {
+            return config("the window has at least 1 byte");
+        }
+        Ok(self)
+    }
+
+    /// How long one request may take: krafka wants it below the deadline of a publish, so that at
+    /// least one answer can be waited for.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_secs(10).min(self.publish_timeout.saturating_sub(LINGER))
+    }
+
+    pub(crate) fn security(&self) -> Option<AuthConfig> {
+        let tls = self.tls.as_ref().map(|tls| tls.0.clone());
+        match (&self.sasl, tls) {
+            (Some(sasl), Some(tls)) => Some(sasl.config().with_tls(tls)),
+            (Some(sasl), None) => Some(sasl.config()),
+            (None, Some(tls)) => Some(AuthConfig::ssl(tls)),
+            (None, None) => None,
+        }
+    }
+}
+
+fn is_address(server: &str) -> bool {
+    server
+        .trim()
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+/// How long a batch of the producer waits for more records. Not at all: while one batch of a
+/// partition is under way the next one fills, so that load makes batches and a single publish does
+/// not wait.
+pub(crate) const LINGER: Duration = Duration::ZERO;
+
+/// TLS settings. The server's certificate and name are always checked.
+#[derive(Debug, Clone)]
+pub struct Tls(TlsConfig);
+
+impl Tls {
+    /// Trusts the public certificate authorities that are compiled in (Mozilla's list).
+    pub fn new() -> Self {
+        Self(TlsConfig::new())
+    }
+
+    /// Trusts only these authorities, in PEM.
+    #[must_use]
+    pub fn authority_pem(self, pem: impl Into<Vec<u8>>) -> Self {
+        Self(self.0.with_ca_cert_pem(pem))
+    }
+
+    /// Shows this certificate chain, with its private key, both in PEM.
+    #[must_use]
+    pub fn identity_pem(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        Self(self.0.with_client_cert_pem(chain, key.into()))
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A user and password, and how they are shown to the broker (SASL).
+#[derive(Clone)]
+pub struct Sasl {
+    mechanism: Mechanism,
+    user: String,
+    password: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Mechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
+}
+
+impl Sasl {
+    /// The password as it is (mechanism PLAIN): only with TLS, or on a network that is trusted.
+    pub fn plain(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::new(Mechanism::Plain, user, password)
+    }
+
+    /// A proof of the password (mechanism SCRAM-SHA-256).
+    pub fn scram_sha_256(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::new(Mechanism::ScramSha256, user, password)
+    }
+
+    /// A proof of the password (mechanism SCRAM-SHA-512).
+    pub fn scram_sha_512(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self::new(Mechanism::ScramSha512, user, password)
+    }
+
+    fn new(mechanism: Mechanism, user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self {
+            mechanism,
+            user: user.into(),
+            password: password.into(),
+        }
+    }
+
+    fn config(&self) -> AuthConfig {
+        match self.mechanism {
+            Mechanism::Plain => AuthConfig::sasl_plain(&self.user, &self.password),
+            Mechanism::ScramSha256 => AuthConfig::sasl_scram_sha256(&self.user, &self.password),
+            Mechanism::ScramSha512 => AuthConfig::sasl_scram_sha512(&self.user, &self.password),
+        }
+    }
+}
+
+impl fmt::Debug for Sasl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sasl")
+            .field("mechanism", &self.mechanism)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_no_secret() {
+        let builder = KafkaBuilder::new("h:9092")
+            .sasl(Sasl::plain("alice", "hunter2"))
+            .tls(Tls::new().identity_pem("CHAIN-SECRET", "KEY-SECRET"));
+        let text = format!("{builder:?}");
+        assert!(text.contains("alice"), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("SECRET"), "{text}");
+    }
+
+    #[test]
+    fn takes_addresses_with_and_without_scheme() {
+        for good in ["h:9092", "kafka://h:9092", "kafka://a:1,b:2/", "[::1]:9092"] {
+            let checked = KafkaBuilder::new(good).check().expect(good);
+            assert!(!checked.servers.contains("//"), "{}", checked.servers);
+        }
+    }
+
+    #[test]
+    fn refuses_settings_that_make_no_sense_without_repeating_a_password() {
+        let new = KafkaBuilder::new;
+        let bad = [
+            new(""),
+            new("host"),
+            new("host:0"),
+            new("kafka://alice:hunter2@host:9092"),
+            new("h:1").partitions(0),
+            new("h:1").replication(0),
+            new("h:1").publish_timeout(Duration::ZERO),
+            new("h:1").connect_timeout(Duration::from_secs(60)),
+            new("h:1").window(0),
+        ];
+        for builder in bad {
+            let error = builder.check().expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(!format!("{error:?}").contains("hunter2"));
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The connection: one krafka handle for publishing and administration, one more per consumer.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use krafka::{
+    CloseOptions,
+    admin::{AdminClient, DescribeFeaturesOptions},
+    producer::{Acks, Producer},
+};
+use mq_core::{Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    capabilities::CAPABILITIES,
+    config::{KafkaBuilder, LINGER},
+    consumer::KafkaConsumer,
+    error::{self, Stage},
+    publisher::{KafkaPublisher, KafkaUnconfirmed},
+    topology::{self, Topics},
+};
+
+/// A connection to a Kafka cluster. A clone shares it.
+///
+/// Dropping the last clone without [`close`](Broker::close) still sends what was enqueued, in the
+/// background, as long as the runtime lives.
+#[derive(Clone)]
+pub struct Kafka {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: KafkaBuilder,
+    pub(crate) admin: AdminClient,
+    pub(crate) producer: Producer,
+    /// Made when it is first used: most programs never hand over.
+    unconfirmed: OnceCell<Producer>,
+    kafka: krafka::Kafka,
+    pub(crate) topics: Topics,
+    product: String,
+    /// Set by the publisher's `close`: clones refuse further messages.
+    pub(crate) publishing_closed: AtomicBool,
+    /// Cancelled by the connection's `close`: consumers end.
+    pub(crate) closing: CancellationToken,
+}
+
+impl Kafka {
+    /// Connects with the defaults named at [`KafkaBuilder`]: no TLS, no password.
+    ///
+    /// `servers` are `host:port`, separated by commas, with or without `kafka://` before them; a
+    /// few of the cluster's brokers are enough.
+    ///
+    /// # Errors
+    /// As [`KafkaBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays open.
+    pub async fn connect(servers: impl Into<String>) -> Result<Self> {
+        Self::builder(servers).connect().await
+    }
+
+    /// A connection with settings of its own.
+    pub fn builder(servers: impl Into<String>) -> KafkaBuilder {
+        KafkaBuilder::new(servers)
+    }
+
+    pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {
+        let config = config.check()?;
+        // Each step is bounded by krafka; the whole is bounded here.
+        let deadline = config.connect_timeout + config.request_timeout();
+        let inner = tokio::time::timeout(deadline, Inner::open(config.clone()))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Timeout, "connect", "no answer in time"))
+            })
+            .map_err(|error| error.with("servers", &config.servers))?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+impl Inner {
+    async fn open(config: KafkaBuilder) -> Result<Self> {
+        let kafka = handle(&config).await?;
+        let admin = kafka.admin().default_api_timeout(config.request_timeout());
+        let product = product(&admin).await?;
+        let producer = kafka
+            .producer()
+            .acks(Acks::All)
+            .idempotent(true)
+            .batch_size(BATCH)
+            .linger(LINGER)
+            .buffer_memory(config.window)
+            .max_block(config.publish_timeout)
+            .delivery_timeout(config.publish_timeout)
+            .metrics_push(false)
+            .build()
+            .await
+            .map_err(|e| error::map("connect", Stage::Before, e))?;
+        Ok(Self {
+            config,
+            admin,
+            producer,
+            unconfirmed: OnceCell::new(),
+            kafka,
+            topics: Topics::default(),
+            product,
+            publishing_closed: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+        })
+    }
+
+    /// The producer that asks for no answer.
+    pub(crate) async fn unconfirmed(&self) -> Result<&Producer> {
+        let build = || async {
+            let producer = self.kafka.producer();
+            producer
+                .acks(Acks::None)
+                .idempotent(false)
+                .batch_size(BATCH)
+                .linger(LINGER)
+                .buffer_memory(self.config.window)
+                .max_block(self.config.publish_timeout)
+                .delivery_timeout(self.config.publish_timeout)
+                .metrics_push(false)
+                .build()
+                .await
+                .map_err(|e| error::map("hand over", Stage::Before, e))
+        };
+        self.unconfirmed.get_or_try_init(build).await
+    }
+
+    /// The producer that asks for no answer, if it was ever used.
+    pub(crate) fn used_unconfirmed(&self) -> Option<&Producer> {
+        self.unconfirmed.get()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.publishing_closed.store(true, Ordering::SeqCst);
+        self.closing.cancel();
+        let options = CloseOptions::new().timeout(self.config.publish_timeout);
+        let confirmed = self.producer.close_with(options).await;
+        let unconfirmed = match self.used_unconfirmed() {
+            Some(producer) => producer.close_with(options).await,
+            None => Ok(()),
+        };
+        confirmed
+            .and(unconfirmed)
+            .map_err(|e| error::map("close", Stage::Before, e))
+    }
+}
+
+/// A connected krafka handle: a pool of its own, so that a long poll of one consumer never stands
+/// before another consumer's or a publisher's requests.
+pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
+    let mut builder = krafka::Kafka::builder(&config.servers)
+        .client_id("mq-kafka")
+        .connect_timeout(config.connect_timeout)
+        .request_timeout(config.request_timeout())
+        .allow_auto_create_topics(false);
+    if let Some(security) = config.security() {
+        builder = builder.security(security);
+    }
+    builder
+        .connect()
+        .await
+        .map_err(|e| error::map("connect", Stage::Before, e))
+}
+
+/// Kafka tells no version, only the level of its metadata, which every release raises.
+async fn product(admin: &AdminClient) -> Result<String> {
+    let features = admin
+        .describe_features(DescribeFeaturesOptions::default())
+        .await
+        .map_err(|e| error::map("connect", Stage::Before, e))?;
+    let level = features
+        .finalized
+        .iter()
+        .find(|feature| feature.name == "metadata.version");
+    Ok(match level {
+        Some(level) => format!("Apache Kafka (metadata.version {})", level.max_version_level),
+        None => "Apache Kafka".to_owned(),
+    })
+}
+
+impl Broker for Kafka {
+    type Publisher = KafkaPublisher;
+    type Unconfirmed = KafkaUnconfirmed;
+    type Consumer = KafkaConsumer;
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn product(&self) -> String {
+        self.inner.product.clone()
+    }
+
+    fn publisher(&self) -> KafkaPublisher {
+        KafkaPublisher::new(Arc::clone(&self.inner))
+    }
+
+    fn unconfirmed(&self) -> KafkaUnconfirmed {
+        KafkaUnconfirmed::new(Arc::clone(&self.inner))
+    }
+
+    async fn consumer(&self, subscription: &Subscription, plan: ConsumePlan) -> Result<KafkaConsumer> {
+        KafkaConsumer::open(Arc::clone(&self.inner), subscription, plan).await
+    }
+
+    fn declare(
+        &self,
+        what: impl Into<Declaration> + Send,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let what = what.into();
+        async move { topology::declare(&self.inner, &what).await }
+    }
+
+    fn verify(
+        &self,
+        what: impl Into<Declaration> + Send,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let what = what.into();
+        async move { topology::verify(&self.inner, &what).await }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka")
+            .field("servers", &self.inner.config.servers)
+            .field("product", &self.inner.product)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a batch: krafka has one batch per partition on its way, so this over the round trip is
+/// what a partition can take.
+const BATCH: usize = 512 * 1024;

@@ -1,0 +1,261 @@
+//! What krafka says, in the terms of [`mq_core::Error`]: the one place where the two meet.
+
+use krafka::{
+    KrafkaError, ProtocolErrorKind,
+    error::ErrorCode,
+};
+use mq_core::{Error, ErrorKind, RetryAdvice};
+
+/// When the error came, as far as a message is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// No message was involved, or it was not yet handed to the client: nothing was sent.
+    Before,
+    /// The client had the message: unless the answer is definite, it may be stored.
+    Handed,
+}
+
+/// Maps an error of krafka. The original is kept as an opaque source.
+pub(crate) fn map(operation: &'static str, stage: Stage, error: KrafkaError) -> Error {
+    let (kind, text) = classify(stage, &error);
+    let mapped = Error::new(kind, operation, text);
+    let mapped = match help(kind) {
+        Some(help) => mapped.help(help),
+        None => mapped,
+    };
+    match advice(&error) {
+        Some(advice) => mapped.advise(advice),
+        None => mapped,
+    }
+    .caused_by(error)
+}
+
+/// The error of a connection, publisher or consumer that its user closed.
+pub(crate) fn closed(operation: &'static str) -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        operation,
+        "the connection, publisher or consumer is closed",
+    )
+}
+
+/// True if waiting and calling again may help: the client goes on by itself meanwhile.
+pub(crate) fn is_passing(error: &KrafkaError) -> bool {
+    use ErrorCode as C;
+    match error {
+        // The member has to join again, which the next polls do.
+        KrafkaError::Broker { code, .. } => {
+            error.is_retriable()
+                || matches!(
+                    code,
+                    C::RebalanceInProgress
+                        | C::IllegalGeneration
+                        | C::UnknownMemberId
+                        | C::StaleMemberEpoch
+                        | C::FencedMemberEpoch
+                )
+        }
+        // "No valid generation": the member is between two generations.
+        KrafkaError::IllegalState { .. } | KrafkaError::Wakeup => true,
+        _ => error.is_retriable(),
+    }
+}
+
+fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
+    use ErrorKind as K;
+    let handed = stage == Stage::Handed;
+    match error {
+        KrafkaError::DeliveryTimeout {
+            possibly_written: false,
+            ..
+        } => (K::Timeout, "no broker took it in time; it was never sent"),
+        KrafkaError::Broker { code, .. } => broker(handed, *code),
+        KrafkaError::Protocol { kind, .. } => match kind {
+            ProtocolErrorKind::FrameTooLarge => (K::TooLarge, "it is over the client's size limit"),
+            ProtocolErrorKind::UnknownApiVersion => {
+                (K::Unsupported, "this broker does not speak a request that is needed")
+            }
+            _ if handed => (K::Unknown, "the broker's answer cannot be read"),
+            _ => (K::Broker, "the broker's answer cannot be read"),
+        },
+        // From here on: with a message at the client, all that is known is that no answer came.
+        _ if handed => (K::Unknown, "the broker's answer is missing"),
+        KrafkaError::DeliveryTimeout { .. } => (K::Unknown, "the broker's answer is missing"),
+        KrafkaError::Network(_) => (K::Connect, "no broker can be reached"),
+        KrafkaError::Auth { .. } => (K::Auth, "the broker did not accept the credentials"),
+        KrafkaError::Timeout { .. } => (K::Timeout, "no answer in time"),
+        KrafkaError::Config { .. } | KrafkaError::Compression { .. } => {
+            (K::Config, "the client refuses a setting")
+        }
+        KrafkaError::Closed { .. } => (
+            K::Closed,
+            "the connection, publisher or consumer is closed",
+        ),
+        KrafkaError::Fenced { .. } => (K::Lost, "another client took over this identity"),
+        KrafkaError::NoOffset { .. } => (
+            K::Lost,
+            "the next record is no longer in the log, or was never",
+        ),
+        KrafkaError::UnknownTopic { .. } => (K::NotFound, "the topic is not there"),
+        KrafkaError::IllegalState { .. } | KrafkaError::Wakeup => {
+            (K::Lost, "the group membership is gone")
+        }
+        _ => (K::Broker, "the client failed in a way that is not expected"),
+    }
+}
+
+fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
+    use ErrorCode as C;
+    use ErrorKind as K;
+    match code {
+        C::UnknownTopicOrPartition | C::UnknownTopicId => (K::NotFound, "the topic is not there"),
+        C::TopicAuthorizationFailed
+        | C::GroupAuthorizationFailed
+        | C::ClusterAuthorizationFailed
+        | C::TransactionalIdAuthorizationFailed => {
+            (K::Permission, "the credentials do not allow this")
+        }
+        C::SaslAuthenticationFailed | C::UnsupportedSaslMechanism | C::IllegalSaslState => {
+            (K::Auth, "the broker did not accept the credentials")
+        }
+        C::MessageTooLarge | C::RecordListTooLarge => {
+            (K::TooLarge, "it is over the topic's max.message.bytes")
+        }
+        // The broker checks these before it appends, so the message is stored nowhere.
+        C::NotEnoughReplicas => (K::Rejected, "too few replicas are in sync"),
+        C::InvalidRecord
+        | C::InvalidTimestamp
+        | C::CorruptMessage
+        | C::UnsupportedForMessageFormat
+        | C::UnsupportedCompressionType
+            if handed =>
+        {
+            (K::Rejected, "the broker refused the record")
+        }
+        // Any other answer to a produce request does not prove that nothing was appended.
+        _ if handed => (K::Unknown, "the broker's answer says neither stored nor refused"),
+        C::InvalidTopic => (K::InvalidName, "the broker refuses the name"),
+        C::InvalidPartitions
+        | C::InvalidReplicationFactor
+        | C::InvalidReplicaAssignment
+        | C::InvalidConfig
+        | C::InvalidSessionTimeout
+        | C::PolicyViolation => (K::Config, "the broker refuses a setting"),
+        C::UnsupportedVersion => (K::Unsupported, "this broker is too old for a request"),
+        C::RequestTimedOut => (K::Timeout, "no answer in time"),
+        C::IllegalGeneration
+        | C::UnknownMemberId
+        | C::FencedInstanceId
+        | C::FencedMemberEpoch
+        | C::StaleMemberEpoch => (K::Lost, "the group membership is gone"),
+        _ => (K::Broker, "the broker answered with an error"),
+    }
+}
+
+fn help(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Connect => Some("check the addresses, the listener and whether it asks for TLS"),
+        ErrorKind::Auth => Some("check user, password and SASL mechanism"),
+        ErrorKind::Permission => Some("grant the operation to this user in the broker's ACLs"),
+        ErrorKind::NotFound => Some("declare it first"),
+        ErrorKind::TooLarge => Some("send a smaller message or raise max.message.bytes"),
+        _ => None,
+    }
+}
+
+/// Where the kind's own advice would be wrong.
+fn advice(error: &KrafkaError) -> Option<RetryAdvice> {
+    match error {
+        // The client resent it until its deadline; whether to go on is the caller's decision.
+        KrafkaError::DeliveryTimeout { .. } => Some(RetryAdvice::GaveUp),
+        // Another one has this identity now: the same call would fight with it.
+        KrafkaError::Fenced { .. } => Some(RetryAdvice::Never),
+        // The record is gone; opening the consumer again meets the same hole.
+        KrafkaError::NoOffset { .. } => Some(RetryAdvice::Never),
+        // A broker's passing state, such as an election.
+        KrafkaError::Broker { code, .. }
+            if code.is_retriable()
+                && !matches!(code, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId) =>
+        {
+            Some(RetryAdvice::Later)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ErrorKind as K;
+    use Stage::{Before, Handed};
+
+    fn broker_error(code: ErrorCode) -> KrafkaError {
+        KrafkaError::broker(code, "x")
+    }
+
+    #[test]
+    fn every_kind_of_driver_error_has_its_place() {
+        use RetryAdvice::{GaveUp, Later, Never};
+        let network = || KrafkaError::network(std::io::Error::other("refused"));
+        let table = [
+            (Before, network(), K::Connect, Later),
+            (Handed, network(), K::Unknown, Later),
+            (Before, KrafkaError::auth("bad password"), K::Auth, Never),
+            (Handed, KrafkaError::auth("bad password"), K::Unknown, Later),
+            (Before, KrafkaError::timeout("x"), K::Timeout, Later),
+            (Handed, KrafkaError::timeout("x"), K::Unknown, Later),
+            (Handed, KrafkaError::delivery_timeout(true, "x"), K::Unknown, GaveUp),
+            (Handed, KrafkaError::delivery_timeout(false, "x"), K::Timeout, GaveUp),
+            (Before, KrafkaError::closed("x"), K::Closed, Never),
+            (Handed, KrafkaError::closed("x"), K::Unknown, Later),
+            (Before, KrafkaError::config("x"), K::Config, Never),
+            (Before, KrafkaError::fenced("x"), K::Lost, Never),
+            (Before, KrafkaError::no_offset(vec![("t".into(), 0)]), K::Lost, Never),
+            (Before, KrafkaError::unknown_topic("t"), K::NotFound, Never),
+            (Handed, KrafkaError::out_of_order_sequence("t", 0, "x"), K::Unknown, Later),
+            (Before, KrafkaError::illegal_state("x"), K::Lost, Later),
+            (
+                Before,
+                KrafkaError::protocol_kind(ProtocolErrorKind::UnknownApiVersion, "x"),
+                K::Unsupported,
+                Never,
+            ),
+            (
+                Handed,
+                KrafkaError::protocol_kind(ProtocolErrorKind::Malformed, "x"),
+                K::Unknown,
+                Later,
+            ),
+            (Before, broker_error(ErrorCode::UnknownTopicOrPartition), K::NotFound, Never),
+            (Before, broker_error(ErrorCode::TopicAuthorizationFailed), K::Permission, Never),
+            (Handed, broker_error(ErrorCode::TopicAuthorizationFailed), K::Permission, Never),
+            (Handed, broker_error(ErrorCode::MessageTooLarge), K::TooLarge, Never),
+            (Handed, broker_error(ErrorCode::NotEnoughReplicas), K::Rejected, Later),
+            (Handed, broker_error(ErrorCode::NotEnoughReplicasAfterAppend), K::Unknown, Later),
+            (Handed, broker_error(ErrorCode::InvalidRecord), K::Rejected, Later),
+            (Handed, broker_error(ErrorCode::UnknownServerError), K::Unknown, Later),
+            (Before, broker_error(ErrorCode::InvalidReplicationFactor), K::Config, Never),
+            (Before, broker_error(ErrorCode::InvalidTopic), K::InvalidName, Never),
+            (Before, broker_error(ErrorCode::IllegalGeneration), K::Lost, Later),
+            (Before, broker_error(ErrorCode::CoordinatorNotAvailable), K::Broker, Later),
+        ];
+        for (stage, error, kind, retry) in table {
+            let text = format!("{stage:?} {error:?}");
+            let mapped = map("publish", stage, error);
+            assert_eq!((mapped.kind(), mapped.retry()), (kind, retry), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_may_be_stored_is_said_to_be_unsent() {
+        for code in -1..=133_i16 {
+            let error = broker_error(ErrorCode::from_i16(code));
+            let mapped = map("publish", Handed, error);
+            let definite = matches!(
+                mapped.kind(),
+                K::Rejected | K::TooLarge | K::Permission | K::Auth | K::NotFound
+            );
+            assert_eq!(mapped.kind() == K::Unknown, !definite, "code {code}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Publishing: idempotent, acknowledged by all in-sync replicas, with exact outcomes.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use krafka::{
+    Record,
+    producer::{DeliveryConfirmation, DeliveryHandle, Producer, RecordMetadata},
+};
+use mq_core::{
+    Destination, Error, ErrorKind, Message, Position, Publisher, Receipt, Result, Stored,
+    Unconfirmed,
+};
+
+use crate::{
+    connection::Inner,
+    error::{self, Stage, closed},
+    headers,
+};
+
+/// Publishes with the answer of the leader and all in-sync replicas.
+///
+/// The window is counted in bytes ([`KafkaBuilder::window`](crate::KafkaBuilder::window)). The
+/// client resends by itself until the publish deadline; within the life of this connection the
+/// broker drops what comes twice.
+#[derive(Clone)]
+pub struct KafkaPublisher {
+    inner: Arc<Inner>,
+}
+
+impl KafkaPublisher {
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    pub(crate) async fn enqueue_to(&self, to: &Destination, message: &Message) -> Result<PublishOutcome> {
+        let record = prepare(&self.inner, PUBLISH, to, message).await?;
+        let handle = self.inner.producer.enqueue(record).await;
+        let handle = handle.map_err(|e| not_enqueued(&self.inner, PUBLISH, to, e))?;
+        Ok(PublishOutcome {
+            handle,
+            to: to.clone(),
+            inner: Arc::clone(&self.inner),
+        })
+    }
+}
+
+impl Publisher for KafkaPublisher {
+    type Pending = PublishOutcome;
+
+    fn enqueue(
+        &self,
+        to: &Destination,
+        message: impl Into<Message> + Send,
+    ) -> impl Future<Output = Result<PublishOutcome>> + Send {
+        let message = message.into();
+        async move { self.enqueue_to(to, &message).await }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        flush(&self.inner.producer, self.inner.config.publish_timeout, PUBLISH).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.publishing_closed.store(true, Ordering::SeqCst);
+        self.flush().await
+    }
+}
+
+impl fmt::Debug for KafkaPublisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaPublisher").finish_non_exhaustive()
+    }
+}
+
+/// The outcome of one publish, once it is known. It ends by the publish deadline.
+///
+/// Dropping it does not recall the message.
+#[must_use = "whether the message is stored is known only when this is awaited"]
+pub struct PublishOutcome {
+    handle: DeliveryHandle,
+    to: Destination,
+    inner: Arc<Inner>,
+}
+
+impl Future for PublishOutcome {
+    type Output = Result<Receipt>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
+        let result = ready!(Pin::new(&mut self.handle).poll(cx));
+        Poll::Ready(match result {
+            Ok(stored) => receipt(&stored, &self.to),
+            Err(error) => {
+                let error = error::map(PUBLISH, Stage::Handed, error);
+                if error.kind() == ErrorKind::NotFound {
+                    self.inner.topics.forget(self.to.name());
+                    Err(no_topic(PUBLISH, &self.to))
+                } else {
+                    Err(error.with("destination", &self.to))
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for PublishOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishOutcome")
+            .field("destination", &self.to)
+            .finish_non_exhaustive()
+    }
+}
+
+fn receipt(stored: &RecordMetadata, to: &Destination) -> Result<Receipt> {
+    let receipt = Receipt::new(Stored::InSync);
+    match stored.delivery {
+        DeliveryConfirmation::Offset => Ok(
+            match (u32::try_from(stored.partition), u64::try_from(stored.offset)) {
+                (Ok(partition), Ok(offset)) => receipt.at(Position { partition, offset }),
+                _ => receipt,
+            },
+        ),
+        // An earlier try of this batch had been stored; its offset is not known any more.
+        DeliveryConfirmation::Deduplicated => Ok(receipt),
+        _ => Err(Error::new(
+            ErrorKind::Unknown,
+            PUBLISH,
+            "the broker did not confirm it",
+        )
+        .with("destination", to)),
+    }
+}
+
+/// Hands records over with `acks=0`: the broker sends no answer, and nothing is sent again.
+#[derive(Clone)]
+pub struct KafkaUnconfirmed {
+    inner: Arc<Inner>,
+}
+
+impl KafkaUnconfirmed {
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+}
+
+impl Unconfirmed for KafkaUnconfirmed {
+    fn hand_over(
+        &self,
+        to: &Destination,
+        message: impl Into<Message> + Send,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let message = message.into();
+        async move {
+            let record = prepare(&self.inner, HAND_OVER, to, &message).await?;
+            let producer = self.inner.unconfirmed().await?;
+            match producer.enqueue(record).await {
+                // Nobody waits for an answer that the broker does not give.
+                Ok(handle) => {
+                    drop(handle);
+                    Ok(())
+                }
+                Err(e) => Err(not_enqueued(&self.inner, HAND_OVER, to, e)),
+            }
+        }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        match self.inner.used_unconfirmed() {
+            Some(producer) => flush(producer, self.inner.config.publish_timeout, HAND_OVER).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for KafkaUnconfirmed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaUnconfirmed").finish_non_exhaustive()
+    }
+}
+
+/// Checks all that can be checked before anything is sent.
+async fn prepare(
+    inner: &Inner,
+    operation: &'static str,
+    to: &Destination,
+    message: &Message,
+) -> Result<Record> {
+    if inner.publishing_closed.load(Ordering::SeqCst) {
+        return Err(closed(operation));
+    }
+    if to.is_mandatory() && !to.is_queue() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            operation,
+            "Kafka does not know who reads a topic, so it cannot tell that nobody does",
+        )
+        .with("destination", to));
+    }
+    let record = headers::to_record(to.name(), to, message)?;
+    let Some(limit) = inner.topics.max_bytes(inner, operation, to.name()).await? else {
+        return Err(no_topic(operation, to));
+    };
+    // krafka's estimate holds the name of the topic and 64 bytes for a share of the batch, and up
+    // to 6 bytes for numbers that may be shorter. What is left is surely on the wire.
+    let surely = record.estimated_size() - to.name().len() - 64 - 6 + BATCH_HEADER;
+    if surely > limit || record.estimated_size() > inner.config.window {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            operation,
+            "the message is over the topic's max.message.bytes or the publisher's window",
+        )
+        .with("destination", to)
+        .with("bytes", surely)
+        .with("limit", limit.min(inner.config.window))
+        .help("send a smaller message or raise the limit"));
+    }
+    Ok(record)
+}
+
+/// The error of a record that the client did not take: it was never sent.
+fn not_enqueued(
+    inner: &Inner,
+    operation: &'static str,
+    to: &Destination,
+    error: krafka::KrafkaError,
+) -> Error {
+    let error = error::map(operation, Stage::Before, error);
+    if error.kind() == ErrorKind::NotFound {
+        inner.topics.forget(to.name());
+        return no_topic(operation, to);
+    }
+    error.with("destination", to)
+}
+
+/// A queue that is not there makes a message unroutable; a topic that is not there is not found.
+fn no_topic(operation: &'static str, to: &Destination) -> Error {
+    let (kind, text) = if to.is_queue() {
+        (ErrorKind::Unroutable, "the queue is not there; the message is stored nowhere")
+    } else {
+        (ErrorKind::NotFound, "the topic is not there; the message is stored nowhere")
+    };
+    Error::new(kind, operation, text)
+        .with("destination", to)
+        .help("declare it first")
+}
+
+async fn flush(producer: &Producer, deadline: Duration, operation: &'static str) -> Result<()> {
+    // Each record ends by the same deadline, counted from its own start; so does all of them.
+    match tokio::time::timeout(deadline, producer.flush()).await {
+        Ok(flushed) => flushed.map_err(|e| error::map(operation, Stage::Before, e)),
+        Err(_) => Err(Error::new(
+            ErrorKind::Timeout,
+            operation,
+            "some outcomes are still missing",
+        )),
+    }
+}
+
+const PUBLISH: &str = "publish";
+const HAND_OVER: &str = "hand over";
+/// Bytes of a record batch before its records.
+const BATCH_HEADER: usize = 61;

@@ -1,0 +1,524 @@
+//! The deliveries of one consumer: buffered, handed out, settled.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mq_core::{
+    Delivery, Error, ErrorKind, Received, Rejection, Result, Settle, Verdict, stale,
+};
+use tokio::sync::Notify;
+
+use super::{
+    marks::Marks,
+    tracker::{Pushed, Tracker},
+};
+
+/// Shared by a consumer, its tasks and its deliveries. No call waits for the network.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    state: Mutex<State>,
+    /// Something can be handed out, or nothing ever will.
+    pub(crate) deliverable: Notify,
+    /// There is room in the buffer again.
+    pub(crate) room: Notify,
+    /// A commit is due.
+    pub(crate) due: Notify,
+    /// A record was rejected.
+    pub(crate) rejected: Notify,
+    /// Something was settled, committed, lost or ended.
+    pub(crate) progress: Notify,
+    source: Arc<str>,
+    prefetch: usize,
+    can_reject: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    partitions: HashMap<i32, Partition>,
+    /// Counts assignments, so that a settlement can be told from one of an earlier assignment.
+    assignments: u64,
+    ready: VecDeque<Ready>,
+    ready_bytes: usize,
+    /// Given back in place, in the order of the log: delivered before what is buffered.
+    again: BTreeMap<(i32, u64), Received>,
+    handed: usize,
+    rejects: Vec<Reject>,
+    rejects_open: usize,
+    /// Records done since the last commit.
+    done: usize,
+    flush: bool,
+    /// A verdict was given that can no longer reach the broker.
+    lost: bool,
+    ended: Option<Option<Error>>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    assignment: u64,
+    tracker: Tracker,
+    committed: (i64, String),
+    /// Verdicts that were given, and up to which of them the broker has them.
+    verdicts: u64,
+    confirmed: u64,
+    handed: usize,
+    /// About to be given up: nothing more is handed out.
+    draining: bool,
+}
+
+#[derive(Debug)]
+struct Ready {
+    tag: Tag,
+    received: Received,
+}
+
+/// A record as it comes from the poll.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// `None`: not for this subscription, or expired.
+    pub(crate) received: Option<Received>,
+}
+
+/// A rejected record on its way to the dead-letter home.
+#[derive(Debug)]
+pub(crate) struct Reject {
+    pub(crate) received: Received,
+    pub(crate) why: Box<Rejection>,
+    tag: Tag,
+}
+
+/// What may be committed of one partition, and how many verdicts that covers.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) metadata: String,
+    /// It differs from what was committed last.
+    pub(crate) changed: bool,
+    assignment: u64,
+    /// `None` if the metadata had no room for all of them.
+    verdicts: Option<u64>,
+}
+
+/// Verdicts that a caller waits for: partition, assignment, number.
+pub(crate) type Awaited = Vec<(i32, u64, u64)>;
+
+/// What [`Ledger::take`] found.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// So many were appended.
+    Some(usize),
+    /// Nothing at hand: wait for `deliverable`.
+    Nothing,
+    /// Nothing will come; with the error that ended it.
+    Ended(Option<Error>),
+}
+
+/// Names a delivery: which assignment of which partition, and the slot in its tracker.
+#[derive(Debug, Clone, Copy)]
+struct Tag {
+    partition: i32,
+    assignment: u64,
+    seq: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(source: Arc<str>, prefetch: usize, can_reject: bool) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            deliverable: Notify::new(),
+            room: Notify::new(),
+            due: Notify::new(),
+            rejected: Notify::new(),
+            progress: Notify::new(),
+            source,
+            prefetch,
+            can_reject,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change below leaves the state whole, also if a later line should panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A partition is ours from this offset on.
+    pub(crate) fn assign(&self, partition: i32, offset: i64, metadata: &str) {
+        let state = &mut *self.lock();
+        state.assignments += 1;
+        let entry = Partition {
+            assignment: state.assignments,
+            tracker: Tracker::new(offset, Marks::parse(metadata, offset)),
+            committed: (offset, metadata.to_owned()),
+            verdicts: 0,
+            confirmed: 0,
+            handed: 0,
+            draining: false,
+        };
+        state.forget(&[partition]);
+        if let Some(old) = state.partitions.insert(partition, entry) {
+            state.handed -= old.handed;
+        }
+    }
+
+    /// True if the partition is ours.
+    pub(crate) fn owns(&self, partition: i32) -> bool {
+        self.lock().partitions.contains_key(&partition)
+    }
+
+    /// Takes in records, in the order of their partitions.
+    pub(crate) fn push(&self, records: Vec<Incoming>) {
+        let state = &mut *self.lock();
+        for record in records {
+            let Some(partition) = state.partitions.get_mut(&record.partition) else {
+                continue;
+            };
+            let Some(received) = record.received else {
+                partition.tracker.skip(record.offset);
+                continue;
+            };
+            if let Pushed::Deliver { seq, failures } = partition.tracker.push(record.offset) {
+                let tag = Tag {
+                    partition: record.partition,
+                    assignment: partition.assignment,
+                    seq,
+                };
+                state.ready_bytes += received.message().size();
+                let received = again(received, failures);
+                state.ready.push_back(Ready { tag, received });
+            }
+        }
+        if !state.ready.is_empty() {
+            self.deliverable.notify_one();
+        }
+    }
+
+    /// True if the buffer takes more.
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.lock();
+        state.ready.len() < BUFFER && state.ready_bytes < BUFFER_BYTES
+    }
+
+    /// The partitions that take no more, since too many records wait for one that is not settled.
+    pub(crate) fn clogged(&self) -> Vec<i32> {
+        let state = self.lock();
+        let clogged = state.partitions.iter().filter(|(_, p)| p.tracker.len() >= RING);
+        clogged.map(|(partition, _)| *partition).collect()
+    }
+
+    /// Hands out what is at hand, within the prefetch.
+    pub(crate) fn take(self: &Arc<Self>, into: &mut Vec<Delivery>, max: usize) -> Taken {
+        let state = &mut *self.lock();
+        if let Some(end) = &state.ended {
+            return Taken::Ended(end.clone());
+        }
+        let room = max.min(self.prefetch.saturating_sub(state.handed));
+        let mut taken = 0;
+        while taken < room {
+            let Some((tag, received)) = state.next() else { break };
+            let Some(partition) = state.partitions.get_mut(&tag.partition) else {
+                continue;
+            };
+            partition.tracker.hand_out(tag.seq);
+            partition.handed += 1;
+            state.handed += 1;
+            taken += 1;
+            let sink = Arc::clone(self) as Arc<dyn Settle>;
+            into.push(Delivery::new(received, sink, tag.pack()));
+        }
+        if state.ready.len() < BUFFER / 2 {
+            self.room.notify_one();
+        }
+        match taken {
+            0 => Taken::Nothing,
+            n => Taken::Some(n),
+        }
+    }
+
+    /// Stops handing out what belongs to these partitions; what was only buffered is forgotten.
+    pub(crate) fn drain(&self, partitions: &[i32]) {
+        let state = &mut *self.lock();
+        for partition in partitions {
+            if let Some(entry) = state.partitions.get_mut(partition) {
+                entry.draining = true;
+            }
+        }
+        state.forget(partitions);
+    }
+
+    /// True if nothing of these partitions is with a handler.
+    pub(crate) fn is_drained(&self, partitions: &[i32]) -> bool {
+        let state = self.lock();
+        let open = |p| state.partitions.get(p).is_some_and(|entry| entry.handed > 0);
+        !partitions.iter().any(open)
+    }
+
+    /// These partitions are no longer ours: settlements from now on are stale.
+    pub(crate) fn remove(&self, partitions: &[i32]) {
+        let state = &mut *self.lock();
+        state.forget(partitions);
+        for partition in partitions {
+            if let Some(entry) = state.partitions.remove(partition) {
+                state.handed -= entry.handed;
+                state.lost |= entry.verdicts > entry.confirmed;
+            }
+        }
+        self.progress.notify_waiters();
+        self.deliverable.notify_one();
+    }
+
+    /// Every partition, to be removed.
+    pub(crate) fn partitions(&self) -> Vec<i32> {
+        self.lock().partitions.keys().copied().collect()
+    }
+
+    /// Hands out nothing more, for ever. The first end counts.
+    pub(crate) fn end(&self, error: Option<Error>) {
+        self.lock().ended.get_or_insert(error);
+        self.deliverable.notify_one();
+        self.progress.notify_waiters();
+    }
+
+    /// The error that ended it.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().ended.clone().flatten()
+    }
+
+    /// True if it ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().ended.is_some()
+    }
+
+    /// The rejected records that nobody took yet.
+    pub(crate) fn take_rejects(&self) -> Vec<Reject> {
+        std::mem::take(&mut self.lock().rejects)
+    }
+
+    /// The copy of a rejected record is confirmed: the record is done, and that is committed at
+    /// once.
+    pub(crate) fn copied(&self, reject: &Reject) {
+        self.close_reject(reject, |tracker, seq| tracker.done(seq));
+    }
+
+    /// The copy of a rejected record was not confirmed: the record is delivered again.
+    pub(crate) fn not_copied(&self, reject: &Reject) {
+        self.close_reject(reject, |tracker, seq| {
+            tracker.give_back(seq, true);
+        });
+    }
+
+    fn close_reject(&self, reject: &Reject, verdict: impl FnOnce(&mut Tracker, u64)) {
+        let state = &mut *self.lock();
+        state.rejects_open -= 1;
+        if let Some(partition) = state.partition(reject.tag) {
+            verdict(&mut partition.tracker, reject.tag.seq);
+            partition.handed -= 1;
+            partition.verdicts += 1;
+            state.handed -= 1;
+            state.flush = true;
+            self.due.notify_one();
+        } else {
+            state.lost = true;
+        }
+        self.deliverable.notify_one();
+        self.progress.notify_waiters();
+    }
+
+    /// True while a rejected record is neither copied nor given up.
+    pub(crate) fn is_copying(&self) -> bool {
+        self.lock().rejects_open > 0
+    }
+
+    /// True if a commit should not wait for the clock.
+    pub(crate) fn wants_flush(&self) -> bool {
+        let state = self.lock();
+        state.flush || state.done >= COMMIT_AFTER
+    }
+
+    /// Asks for a commit; returns the verdicts to wait for.
+    pub(crate) fn request_flush(&self) -> Awaited {
+        let state = &mut *self.lock();
+        state.flush = true;
+        self.due.notify_one();
+        let open = state.partitions.iter().filter(|(_, p)| p.verdicts > p.confirmed);
+        open.map(|(at, p)| (*at, p.assignment, p.verdicts)).collect()
+    }
+
+    /// True if the broker has these verdicts, or never will.
+    pub(crate) fn is_confirmed(&self, awaited: &Awaited) -> bool {
+        let state = self.lock();
+        awaited.iter().all(|(partition, assignment, verdicts)| {
+            let entry = state.partitions.get(partition);
+            entry.is_none_or(|p| p.assignment != *assignment || p.confirmed >= *verdicts)
+        })
+    }
+
+    /// True once if a verdict could not reach the broker.
+    pub(crate) fn take_lost(&self) -> bool {
+        std::mem::take(&mut self.lock().lost)
+    }
+
+    /// What may be committed now, of all partitions or of these.
+    pub(crate) fn snapshot(&self, only: Option<&[i32]>) -> Vec<Place> {
+        let state = &mut *self.lock();
+        if only.is_none() {
+            state.flush = false;
+            state.done = 0;
+        }
+        let wanted = |partition: &i32| only.is_none_or(|only| only.contains(partition));
+        let owned = state.partitions.iter().filter(|(at, _)| wanted(at));
+        owned.map(|(at, partition)| partition.place(*at)).collect()
+    }
+
+    /// The broker has these places.
+    pub(crate) fn committed(&self, places: Vec<Place>) {
+        let state = &mut *self.lock();
+        for place in places {
+            let Some(entry) = state.partitions.get_mut(&place.partition) else {
+                continue;
+            };
+            if entry.assignment == place.assignment {
+                entry.committed = (place.offset, place.metadata);
+                entry.confirmed = place.verdicts.unwrap_or(entry.confirmed);
+            }
+        }
+        self.progress.notify_waiters();
+    }
+}
+
+impl Settle for Ledger {
+    fn settle(&self, tag: u64, verdict: Verdict, received: &Received) -> Result<()> {
+        let position = received.position().map(|p| i32::try_from(p.partition));
+        let Some(Ok(partition)) = position else {
+            return Err(stale(&self.source));
+        };
+        let tag = Tag::unpack(partition, tag);
+        let unsupported = |text| {
+            Error::new(ErrorKind::Unsupported, "settle", text).with("source", &self.source)
+        };
+        let state = &mut *self.lock();
+        let Some(entry) = state.partition(tag) else {
+            return Err(stale(&self.source));
+        };
+        match verdict {
+            Verdict::Ack => entry.tracker.done(tag.seq),
+            Verdict::Requeue | Verdict::Release => {
+                let failed = matches!(verdict, Verdict::Requeue);
+                entry.tracker.give_back(tag.seq, failed);
+                if !entry.draining {
+                    let received = again(received.clone(), u32::from(failed));
+                    state.again.insert((tag.partition, tag.seq), received);
+                }
+            }
+            Verdict::Defer(_) => {
+                return Err(unsupported("this backend cannot delay a message"));
+            }
+            Verdict::Reject(_) if !self.can_reject => {
+                return Err(unsupported("this consumer has no dead-letter home"));
+            }
+            Verdict::Reject(why) => {
+                // It counts as handed out until its copy is confirmed, so that the prefetch bounds
+                // the copies under way too.
+                let received = received.clone();
+                state.rejects.push(Reject { received, why, tag });
+                state.rejects_open += 1;
+                self.rejected.notify_one();
+                return Ok(());
+            }
+        }
+        if let Some(entry) = state.partition(tag) {
+            entry.handed -= 1;
+            entry.verdicts += 1;
+        }
+        state.handed -= 1;
+        state.done += 1;
+        if state.done >= COMMIT_AFTER {
+            self.due.notify_one();
+        }
+        self.deliverable.notify_one();
+        self.progress.notify_waiters();
+        Ok(())
+    }
+}
+
+impl State {
+    /// The partition that a delivery came from, if it is still the same assignment.
+    fn partition(&mut self, tag: Tag) -> Option<&mut Partition> {
+        let entry = self.partitions.get_mut(&tag.partition)?;
+        (entry.assignment == tag.assignment).then_some(entry)
+    }
+
+    fn next(&mut self) -> Option<(Tag, Received)> {
+        if let Some(((partition, seq), received)) = self.again.pop_first() {
+            let assignment = self.partitions.get(&partition).map_or(0, |p| p.assignment);
+            let tag = Tag {
+                partition,
+                assignment,
+                seq,
+            };
+            return Some((tag, received));
+        }
+        let ready = self.ready.pop_front()?;
+        self.ready_bytes -= ready.received.message().size();
+        Some((ready.tag, ready.received))
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        self.ready.retain(|r| !partitions.contains(&r.tag.partition));
+        self.ready_bytes = self.ready.iter().map(|r| r.received.message().size()).sum();
+        self.again.retain(|(partition, _), _| !partitions.contains(partition));
+    }
+}
+
+impl Partition {
+    fn place(&self, partition: i32) -> Place {
+        let offset = self.tracker.low_water();
+        let (metadata, complete) = self.tracker.marks().encode(offset);
+        Place {
+            partition,
+            changed: offset != self.committed.0 || metadata != self.committed.1,
+            offset,
+            metadata,
+            assignment: self.assignment,
+            // Verdicts that do not fit reach the broker when the watermark passes them.
+            verdicts: complete.then_some(self.verdicts),
+        }
+    }
+}
+
+impl Tag {
+    /// 24 bits of assignment, 40 of slot: neither runs out in the life of a consumer.
+    fn pack(self) -> u64 {
+        self.assignment << SEQ_BITS | self.seq & SEQ_MASK
+    }
+
+    fn unpack(partition: i32, tag: u64) -> Self {
+        Self {
+            partition,
+            assignment: tag >> SEQ_BITS,
+            seq: tag & SEQ_MASK,
+        }
+    }
+}
+
+/// The same message at a later attempt.
+fn again(received: Received, failures: u32) -> Received {
+    if failures == 0 {
+        return received;
+    }
+    let attempt = received.attempt().saturating_add(failures);
+    received.with_attempt(attempt).with_redelivered(true)
+}
+
+const SEQ_BITS: u32 = 40;
+const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;
+/// Records that are buffered between the poll and `receive_many`.
+const BUFFER: usize = 4000;
+const BUFFER_BYTES: usize = 16 * 1024 * 1024;
+/// Records of one partition between its watermark and its newest one.
+const RING: usize = 20_000;
+/// Settled records after which a commit is due, whatever the clock says.
+const COMMIT_AFTER: usize = 5000;

@@ -1,0 +1,287 @@
+//! The watermark of one partition: which records are done, and what may be committed.
+
+use std::collections::VecDeque;
+
+use super::marks::{Mark, Marks};
+
+/// Tracks the records of one partition from the committed offset on.
+///
+/// A ring of slots in the order of the log. Records are done in any order; only what lies below
+/// the lowest record that is not done may be committed (rule K2). Offsets may have gaps.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    slots: VecDeque<Slot>,
+    /// The sequence number of the front slot; slots are numbered from 0 in the order of `push`.
+    first: u64,
+    /// The offset after the last record that was pushed.
+    next: i64,
+    /// What the last owner knew about the records from its committed offset on.
+    inherited: Marks,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    offset: i64,
+    state: State,
+    /// Deliveries that ended in a failure.
+    failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not handed out, or given back.
+    Waiting,
+    /// Handed out, no verdict yet.
+    Out,
+    /// Will not be delivered again.
+    Done,
+}
+
+/// What [`Tracker::push`] found out about a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// To be delivered: its number, and how many deliveries of it have failed before.
+    Deliver {
+        /// The number of its slot.
+        seq: u64,
+        /// Failed deliveries, known from the committed metadata.
+        failures: u32,
+    },
+    /// An earlier owner has settled it.
+    Settled,
+}
+
+impl Tracker {
+    /// Starts at a committed offset, with the marks that were committed with it.
+    pub(crate) fn new(committed: i64, inherited: Marks) -> Self {
+        Self {
+            slots: VecDeque::new(),
+            first: 0,
+            next: committed,
+            inherited,
+        }
+    }
+
+    /// Takes in the next record of the log.
+    pub(crate) fn push(&mut self, offset: i64) -> Pushed {
+        let seq = self.first + self.slots.len() as u64;
+        let (state, failures) = match self.inherited.get(offset) {
+            Some(Mark::Done) => (State::Done, 0),
+            Some(Mark::Failed(failures)) => (State::Waiting, failures),
+            None => (State::Waiting, 0),
+        };
+        self.append(Slot {
+            offset,
+            state,
+            failures,
+        });
+        match state {
+            State::Done => Pushed::Settled,
+            _ => Pushed::Deliver { seq, failures },
+        }
+    }
+
+    /// Takes in a record that is not for this subscription, or expired.
+    pub(crate) fn skip(&mut self, offset: i64) {
+        self.append(Slot {
+            offset,
+            state: State::Done,
+            failures: 0,
+        });
+    }
+
+    fn append(&mut self, slot: Slot) {
+        self.next = slot.offset + 1;
+        self.slots.push_back(slot);
+        self.advance();
+    }
+
+    /// Notes that the record is with a handler.
+    pub(crate) fn hand_out(&mut self, seq: u64) {
+        if let Some(slot) = self.slot(seq) {
+            slot.state = State::Out;
+        }
+    }
+
+    /// Marks a record as done.
+    pub(crate) fn done(&mut self, seq: u64) {
+        if let Some(slot) = self.slot(seq) {
+            slot.state = State::Done;
+        }
+        self.advance();
+    }
+
+    /// Takes a record back, to be delivered again; returns how many deliveries have failed.
+    pub(crate) fn give_back(&mut self, seq: u64, failed: bool) -> u32 {
+        let Some(slot) = self.slot(seq) else { return 0 };
+        slot.state = State::Waiting;
+        slot.failures = slot.failures.saturating_add(u32::from(failed));
+        slot.failures
+    }
+
+    /// The offset that may be committed: that of the lowest record that is not done, or the next
+    /// one of the log.
+    pub(crate) fn low_water(&self) -> i64 {
+        self.slots.front().map_or(self.next, |slot| slot.offset)
+    }
+
+    /// How many records lie between the watermark and the newest one.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What to commit with the watermark: the records above it that are done, and the failures of
+    /// those that are not. A record that is handed out counts as failed, since nobody will be able
+    /// to say otherwise if this process dies now.
+    pub(crate) fn marks(&self) -> Marks {
+        let known = self.slots.iter().filter_map(|slot| {
+            let mark = match (slot.state, slot.failures) {
+                (State::Done, _) => Mark::Done,
+                (State::Out, failures) => Mark::Failed(failures.saturating_add(1)),
+                (State::Waiting, 0) => return None,
+                (State::Waiting, failures) => Mark::Failed(failures),
+            };
+            Some((slot.offset, mark))
+        });
+        let mut marks: Marks = known.collect();
+        // What was inherited for records that were not read again yet still holds.
+        marks.extend_from(&self.inherited, self.next);
+        marks
+    }
+
+    fn slot(&mut self, seq: u64) -> Option<&mut Slot> {
+        let index = usize::try_from(seq.checked_sub(self.first)?).ok()?;
+        self.slots.get_mut(index)
+    }
+
+    fn advance(&mut self) {
+        while self.slots.front().is_some_and(|s| s.state == State::Done) {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn delivered(tracker: &mut Tracker, offset: i64) -> (u64, u32) {
+        match tracker.push(offset) {
+            Pushed::Deliver { seq, failures } => (seq, failures),
+            Pushed::Settled => panic!("{offset} is settled"),
+        }
+    }
+
+    #[test]
+    fn commits_below_the_lowest_open_record() {
+        let mut tracker = Tracker::new(10, Marks::default());
+        let (a, _) = delivered(&mut tracker, 10);
+        let (b, _) = delivered(&mut tracker, 11);
+        tracker.done(b);
+        assert_eq!(tracker.low_water(), 10);
+        tracker.done(a);
+        assert_eq!((tracker.low_water(), tracker.len()), (12, 0));
+    }
+
+    #[test]
+    fn a_new_owner_knows_what_was_done_and_what_failed() {
+        let mut tracker = Tracker::new(0, Marks::default());
+        let seqs: Vec<u64> = (0..4).map(|o| delivered(&mut tracker, o).0).collect();
+        seqs.iter().for_each(|seq| tracker.hand_out(*seq));
+        assert_eq!(tracker.give_back(seqs[0], true), 1);
+        tracker.done(seqs[1]);
+        assert_eq!(tracker.give_back(seqs[2], false), 0);
+        // 0 failed once, 1 is done, 2 was handed back, 3 is with a handler.
+        let (text, complete) = tracker.marks().encode(tracker.low_water());
+        assert!(complete);
+        let mut next = Tracker::new(0, Marks::parse(&text, 0));
+        assert_eq!(delivered(&mut next, 0).1, 1);
+        assert_eq!(next.push(1), Pushed::Settled);
+        assert_eq!(delivered(&mut next, 2).1, 0);
+        assert_eq!(delivered(&mut next, 3).1, 1);
+    }
+
+    #[test]
+    fn keeps_inherited_marks_of_records_not_read_yet() {
+        let marks: Marks = [(5, Mark::Done), (6, Mark::Failed(3))].into_iter().collect();
+        let mut tracker = Tracker::new(4, marks);
+        delivered(&mut tracker, 4);
+        let (text, _) = tracker.marks().encode(4);
+        let again = Marks::parse(&text, 4);
+        assert_eq!(again.get(5), Some(Mark::Done));
+        assert_eq!(again.get(6), Some(Mark::Failed(3)));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push { gap: i64 },
+        Skip { gap: i64 },
+        Done(usize),
+        Back(usize, bool),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0..3_i64).prop_map(|gap| Step::Push { gap }),
+            (0..3_i64).prop_map(|gap| Step::Skip { gap }),
+            (0..64_usize).prop_map(Step::Done),
+            (0..64_usize, any::<bool>()).prop_map(|(i, f)| Step::Back(i, f)),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Against a model that keeps every record for ever and looks at all of them each time.
+        #[test]
+        fn the_watermark_never_passes_an_unfinished_record(start in 0..1000_i64, steps in steps()) {
+            let mut tracker = Tracker::new(start, Marks::default());
+            let mut model: BTreeMap<i64, (bool, u32)> = BTreeMap::new();
+            let mut seqs: Vec<(u64, i64)> = Vec::new();
+            let mut next = start;
+            for step in steps {
+                match step {
+                    Step::Push { gap } => {
+                        let (seq, _) = delivered(&mut tracker, next + gap);
+                        seqs.push((seq, next + gap));
+                        model.insert(next + gap, (false, 0));
+                        next += gap + 1;
+                    }
+                    Step::Skip { gap } => {
+                        tracker.skip(next + gap);
+                        model.insert(next + gap, (true, 0));
+                        next += gap + 1;
+                    }
+                    Step::Done(i) if !seqs.is_empty() => {
+                        let (seq, offset) = seqs.swap_remove(i % seqs.len());
+                        tracker.done(seq);
+                        model.insert(offset, (true, 0));
+                    }
+                    Step::Back(i, failed) if !seqs.is_empty() => {
+                        let (seq, offset) = seqs[i % seqs.len()];
+                        let failures = tracker.give_back(seq, failed);
+                        let entry = model.get_mut(&offset).expect("known");
+                        entry.1 += u32::from(failed);
+                        prop_assert_eq!(failures, entry.1);
+                    }
+                    _ => {}
+                }
+                let open = model.iter().find(|(_, (done, _))| !done);
+                prop_assert_eq!(tracker.low_water(), open.map_or(next, |(o, _)| *o));
+                let marks = tracker.marks();
+                for (offset, (done, failures)) in model.range(tracker.low_water()..) {
+                    let expected = match (done, failures) {
+                        (true, _) => Some(Mark::Done),
+                        (false, 0) => None,
+                        (false, n) => Some(Mark::Failed(*n)),
+                    };
+                    prop_assert_eq!(marks.get(*offset), expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Queues, topics and subscriptions as Kafka topics and groups: declare and verify.
+//!
+//! A queue `q` is the topic `q` read by the group `q`; its dead letters go to the topic `q.dead`. A
+//! topic `t` is the topic `t`. A durable subscription `s` of `t` is the group `s@t`, whose start is
+//! committed when it is declared; its dead letters go to the topic `t.s.dead`.
+//!
+//! A queue and a topic of one name would be one Kafka topic, and every message of the queue would
+//! go to each subscription of the topic too. So the pair is refused, and what tells them apart is
+//! the dead-letter topic, which is made before its queue: `q` with `q.dead` is a queue, `t` without
+//! `t.dead` is not. A queue whose name itself ends with `.dead` has no home and cannot be told.
+
+mod offsets;
+mod topics;
+
+use mq_core::{
+    Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind,
+};
+
+use crate::connection::Inner;
+pub(crate) use offsets::committed;
+pub(crate) use topics::{Topic, Topics, describe, find, topic_name};
+
+/// Creates what is missing.
+pub(crate) async fn declare(inner: &Inner, what: &Declaration) -> Result<()> {
+    match what {
+        Declaration::Destination(destination) => declare_destination(inner, destination).await,
+        Declaration::Subscription(subscription) => match subscription.kind() {
+            SubscriptionKind::Queue { queue } => {
+                declare_destination(inner, &Destination::queue(queue.clone())).await
+            }
+            SubscriptionKind::Durable { topic, name } => {
+                declare_durable(inner, subscription, topic, name).await
+            }
+            SubscriptionKind::Ephemeral { topic } => {
+                find(inner, "declare", "topic", topic).await.map(drop)
+            }
+        },
+    }
+}
+
+async fn declare_destination(inner: &Inner, destination: &Destination) -> Result<()> {
+    const DECLARE: &str = "declare";
+    let name = destination.name();
+    let home = home_name(DECLARE, destination)?;
+    let found = describe(inner, DECLARE, &[name, &home]).await?;
+    check_kind(DECLARE, destination, &found[0], &found[1])?;
+    if let Some(topic) = &found[0] {
+        check_partitions(inner, DECLARE, destination, topic)?;
+    }
+    // The home first: it marks the queue, so an interrupted `declare` leaves no queue that looks
+    // like a topic.
+    if destination.dead_letter_home().is_some() && found[1].is_none() {
+        topics::create(inner, &home).await?;
+    }
+    if found[0].is_none() {
+        topics::create(inner, name).await?;
+    }
+    Ok(())
+}
+
+async fn declare_durable(
+    inner: &Inner,
+    subscription: &Subscription,
+    topic: &str,
+    name: &str,
+) -> Result<()> {
+    const DECLARE: &str = "declare";
+    let home = durable_home(DECLARE, subscription, topic, name)?;
+    let topic_found = find(inner, DECLARE, "topic", topic).await?;
+    let destination = Destination::topic(topic);
+    let marker = describe(inner, DECLARE, &[&home_name(DECLARE, &destination)?]).await?;
+    check_kind(DECLARE, &destination, &Some(topic_found.clone()), &marker[0])?;
+    if describe(inner, DECLARE, &[&home]).await?[0].is_none() {
+        topics::create(inner, &home).await?;
+    }
+    offsets::fix_start(inner, subscription.name(), topic, topic_found.partitions).await
+}
+
+/// Checks what `declare` would create. Changes nothing.
+pub(crate) async fn verify(inner: &Inner, what: &Declaration) -> Result<()> {
+    const VERIFY: &str = "verify";
+    match what {
+        Declaration::Destination(destination) => verify_destination(inner, destination).await,
+        Declaration::Subscription(subscription) => match subscription.kind() {
+            SubscriptionKind::Queue { queue } => {
+                verify_destination(inner, &Destination::queue(queue.clone())).await
+            }
+            SubscriptionKind::Durable { topic, name } => {
+                let home = durable_home(VERIFY, subscription, topic, name)?;
+                find(inner, VERIFY, "topic", topic).await?;
+                find(inner, VERIFY, "queue", &home).await?;
+                started(inner, VERIFY, subscription, topic).await
+            }
+            SubscriptionKind::Ephemeral { topic } => {
+                find(inner, VERIFY, "topic", topic).await.map(drop)
+            }
+        },
+    }
+}
+
+async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<()> {
+    const VERIFY: &str = "verify";
+    let name = destination.name();
+    let home = home_name(VERIFY, destination)?;
+    let found = describe(inner, VERIFY, &[name, &home]).await?;
+    let part = if destination.is_queue() { "queue" } else { "topic" };
+    let missing = |what: &str| Err(topics::missing(VERIFY, part, what));
+    let Some(topic) = &found[0] else {
+        return missing(name);
+    };
+    check_kind(VERIFY, destination, &found[0], &found[1])?;
+    check_partitions(inner, VERIFY, destination, topic)
+}
+
+/// Fails if the durable subscription has no place in its topic.
+pub(crate) async fn started(
+    inner: &Inner,
+    operation: &'static str,
+    subscription: &Subscription,
+    topic: &str,
+) -> Result<()> {
+    let group = subscription.name();
+    let places = committed(&inner.admin, operation, group, topic, None).await?;
+    if places.values().all(|place| place.offset.is_none()) {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            operation,
+            "the subscription has no place in its topic",
+        )
+        .with("subscription", group)
+        .help("declare it; a group that nobody reads loses its place after offsets.retention.minutes"));
+    }
+    Ok(())
+}
+
+/// Checks that a topic without a home is not taken for a queue, nor the other way round.
+fn check_kind(
+    operation: &'static str,
+    wanted: &Destination,
+    topic: &Option<Topic>,
+    home: &Option<Topic>,
+) -> Result<()> {
+    let mismatch = |text: &'static str, help: &'static str| {
+        Err(Error::new(ErrorKind::Mismatch, operation, text)
+            .with("name", wanted.name())
+            .help(help))
+    };
+    match (wanted.is_queue(), topic, home) {
+        (true, Some(_), None) if wanted.dead_letter_home().is_some() => mismatch(
+            "a Kafka topic of this name is there, but no dead-letter topic that would make it a queue",
+            "take another name, or create the topic <name>.dead to make it a queue",
+        ),
+        (false, _, Some(_)) => mismatch(
+            "there is a queue of this name; a queue and a topic of one name are one Kafka topic",
+            "take another name",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn check_partitions(
+    inner: &Inner,
+    operation: &'static str,
+    destination: &Destination,
+    found: &Topic,
+) -> Result<()> {
+    match inner.config.partitions {
+        Some(wanted) if wanted as usize != found.partitions => Err(Error::new(
+            ErrorKind::Mismatch,
+            operation,
+            "it is there with another number of partitions",
+        )
+        .with("name", destination.name())
+        .with("partitions", found.partitions)
+        .with("wanted", wanted)
+        .help("leave `partitions` unset to take it as it is")),
+        _ => Ok(()),
+    }
+}
+
+/// The name of the topic that marks a queue, checked together with the name itself.
+fn home_name(operation: &'static str, destination: &Destination) -> Result<String> {
+    topic_name(operation, destination.name())?;
+    let home = format!("{}.dead", destination.name());
+    topic_name(operation, &home)?;
+    Ok(home)
+}
+
+fn durable_home(
+    operation: &'static str,
+    subscription: &Subscription,
+    topic: &str,
+    name: &str,
+) -> Result<String> {
+    topic_name(operation, topic)?;
+    topic_name(operation, name)?;
+    let home = subscription
+        .dead_letter_home()
+        .map(|home| home.name().to_string())
+        .unwrap_or_else(|| format!("{topic}.{name}.dead"));
+    topic_name(operation, &home)?;
+    Ok(home)
+}

@@ -1,0 +1,109 @@
+//! The places of a group in a topic.
+
+use std::collections::HashMap;
+
+use krafka::{
+    KrafkaError,
+    admin::{
+        AdminClient, AlterConsumerGroupOffsetsOptions, ListConsumerGroupOffsetsOptions,
+        ListOffsetsOptions, OffsetSpec, TopicPartition,
+    },
+    error::ErrorCode,
+};
+use mq_core::{Error, Result};
+
+use crate::{
+    connection::Inner,
+    error::{self, Stage},
+};
+
+/// What a group committed for one partition.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Committed {
+    /// The next offset to read; `None` if nothing was committed.
+    pub(crate) offset: Option<i64>,
+    pub(crate) metadata: String,
+}
+
+/// What the group committed, for these partitions or for all it ever did. Waits for transactions
+/// that may still change it.
+pub(crate) async fn committed(
+    admin: &AdminClient,
+    operation: &'static str,
+    group: &str,
+    topic: &str,
+    partitions: Option<&[i32]>,
+) -> Result<HashMap<i32, Committed>> {
+    let failed = |e| error::map(operation, Stage::Before, e).with("group", group);
+    let mut options = ListConsumerGroupOffsetsOptions::default().require_stable(true);
+    if let Some(partitions) = partitions {
+        let name = |p: &i32| TopicPartition::new(topic, *p);
+        options = options.partitions(partitions.iter().map(name).collect());
+    }
+    let listed = admin
+        .list_consumer_group_offsets(group, options)
+        .await
+        .map_err(failed)?;
+    listed
+        .into_iter()
+        .filter(|(at, _)| at.topic == topic)
+        .map(|(at, place)| {
+            let place = place.map_err(failed)?;
+            let committed = Committed {
+                offset: place.offset,
+                metadata: place.metadata.unwrap_or_default(),
+            };
+            Ok((at.partition, committed))
+        })
+        .collect()
+}
+
+/// Commits the end of the topic as the start of a new group, on every partition.
+///
+/// A group that has a place anywhere is not new: its other partitions were added later, and are
+/// read from their beginning. Two processes that declare one subscription at the same moment are
+/// not kept apart by Kafka: the later of the two ends then counts.
+pub(super) async fn fix_start(
+    inner: &Inner,
+    group: &str,
+    topic: &str,
+    partitions: usize,
+) -> Result<()> {
+    const DECLARE: &str = "declare";
+    let failed = |e| -> Error {
+        error::map(DECLARE, Stage::Before, e).with("subscription", group)
+    };
+    let places = committed(&inner.admin, DECLARE, group, topic, None).await?;
+    if places.values().any(|place| place.offset.is_some()) {
+        return Ok(());
+    }
+    let all = (0..i32::try_from(partitions).unwrap_or(i32::MAX))
+        .map(|p| (TopicPartition::new(topic, p), OffsetSpec::Latest));
+    let ends = inner
+        .admin
+        .list_offsets(all, ListOffsetsOptions::default())
+        .await
+        .map_err(failed)?;
+    let ends: Result<Vec<_>> = ends
+        .into_iter()
+        .map(|(at, end)| Ok((at, end.map_err(failed)?.offset)))
+        .collect();
+    let options = AlterConsumerGroupOffsetsOptions::default();
+    let set = inner
+        .admin
+        .alter_consumer_group_offsets(group, ends?, options)
+        .await
+        .map_err(failed)?;
+    for (_, result) in set {
+        match result {
+            // The group has a member, so another process declared it meanwhile.
+            Ok(())
+            | Err(KrafkaError::Broker {
+                code: ErrorCode::UnknownMemberId,
+                ..
+            }) => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Ok(())
+}

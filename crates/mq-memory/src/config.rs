@@ -1,0 +1,61 @@
+//! Settings of an in-process broker.
+
+use crate::Memory;
+
+/// Settings of an in-process broker; [`Memory::builder`] makes one.
+///
+/// ```
+/// let queues = mq_memory::Memory::new();
+/// let log = mq_memory::Memory::builder().log(4).build();
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder makes a broker only when it is built"]
+pub struct Builder {
+    pub(crate) partitions: Option<u32>,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) max_messages: usize,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            partitions: None,
+            max_message_bytes: MESSAGE_BYTES,
+            max_messages: MESSAGES,
+        }
+    }
+
+    /// Takes the shape of a log, as Kafka has it, with this many partitions for each queue and
+    /// topic (at least 1). Without it the broker has the shape of queues, as RabbitMQ has it.
+    pub fn log(mut self, partitions: u32) -> Self {
+        self.partitions = Some(partitions.max(1));
+        self
+    }
+
+    /// Sets how many bytes a message may have, as [`mq_core::Message::size`] counts them. Default
+    /// 16 MiB, which is RabbitMQ's own.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.max_message_bytes = bytes;
+        self
+    }
+
+    /// Sets how many messages a queue, or a partition of a log, may hold (at least 1). Default
+    /// 1,000,000.
+    ///
+    /// A publish to a full queue is *rejected*, unsettled messages counted. A full partition
+    /// forgets its oldest record once every group has it behind it; until then a publish is
+    /// *rejected*.
+    pub fn max_messages(mut self, messages: usize) -> Self {
+        self.max_messages = messages.max(1);
+        self
+    }
+
+    /// The broker. Nothing is declared in it.
+    #[must_use]
+    pub fn build(&self) -> Memory {
+        Memory::with(self)
+    }
+}
+
+const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+const MESSAGES: usize = 1_000_000;

@@ -1,0 +1,242 @@
+//! The topology of the log shape: a log for each queue and topic, a group for each reader.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use mq_core::{
+    Destination, DestinationKind, Error, ErrorKind, Filter, Message, Receipt, Result, Stored,
+    Subscription, SubscriptionKind, check_name,
+};
+
+use crate::error;
+
+use super::log::Log;
+
+/// Logs by name.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    names: RwLock<HashMap<Arc<str>, Named>>,
+    partitions: usize,
+    limit: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Named {
+    kind: DestinationKind,
+    log: Arc<Log>,
+}
+
+impl Logs {
+    pub(crate) fn new(partitions: u32, limit: usize) -> Self {
+        Self {
+            names: RwLock::default(),
+            partitions: partitions as usize,
+            limit,
+        }
+    }
+
+    pub(crate) fn declare_destination(&self, what: &Destination) -> Result<()> {
+        name("declare", what.name())?;
+        let mut names = self.write();
+        for part in [Some(what.clone()), what.dead_letter_home()]
+            .into_iter()
+            .flatten()
+        {
+            self.create(&mut names, &part)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn declare_durable(&self, topic: &str, what: &Subscription) -> Result<()> {
+        subscription_name("declare", what)?;
+        let mut names = self.write();
+        let log = find(&names, "declare", &Destination::topic(topic))?;
+        if let Some(home) = what.dead_letter_home() {
+            self.create(&mut names, &home)?;
+        }
+        if group("declare", &log, what)?.is_none() {
+            log.add_group(Arc::clone(what.name()), what.filter_by().clone(), false);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn verify_destination(&self, what: &Destination) -> Result<()> {
+        name("verify", what.name())?;
+        let names = self.read();
+        [Some(what.clone()), what.dead_letter_home()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|part| find(&names, "verify", &part).map(drop))
+    }
+
+    pub(crate) fn verify_durable(&self, topic: &str, what: &Subscription) -> Result<()> {
+        subscription_name("verify", what)?;
+        let names = self.read();
+        let log = find(&names, "verify", &Destination::topic(topic))?;
+        group("verify", &log, what)?.ok_or_else(|| error::no_subscription("verify", what))?;
+        what.dead_letter_home()
+            .map_or(Ok(()), |home| find(&names, "verify", &home).map(drop))
+    }
+
+    /// The log and group that a consumer of this subscription reads; an ephemeral group is made
+    /// now, at the end of the log.
+    pub(crate) fn open(
+        &self,
+        what: &Subscription,
+        home: Option<&Destination>,
+    ) -> Result<(Arc<Log>, u64)> {
+        subscription_name("consume", what)?;
+        let names = self.read();
+        let (log, found) = match what.kind() {
+            SubscriptionKind::Queue { queue } => {
+                let log = find(&names, "consume", &Destination::queue(Arc::clone(queue)))?;
+                let found = group("consume", &log, what)?;
+                (
+                    log,
+                    Some(found.ok_or_else(|| error::no_queue("consume", queue))?),
+                )
+            }
+            SubscriptionKind::Durable { topic, .. } => {
+                let log = find(&names, "consume", &Destination::topic(Arc::clone(topic)))?;
+                let found = group("consume", &log, what)?;
+                (
+                    log,
+                    Some(found.ok_or_else(|| error::no_subscription("consume", what))?),
+                )
+            }
+            SubscriptionKind::Ephemeral { topic } => (
+                find(&names, "consume", &Destination::topic(Arc::clone(topic)))?,
+                None,
+            ),
+        };
+        if let Some(home) = home.filter(|home| find(&names, "consume", home).is_err()) {
+            return Err(error::no_home(home, what));
+        }
+        let group = found.unwrap_or_else(|| {
+            log.add_group(Arc::clone(what.name()), what.filter_by().clone(), false)
+        });
+        Ok((log, group))
+    }
+
+    /// Stores messages, in order; one outcome for each. The log is locked once for all of them.
+    pub(crate) fn store<M: IntoIterator<Item = Message>>(
+        &self,
+        to: &Destination,
+        messages: M,
+        mut outcome: impl FnMut(Result<Receipt>),
+    ) {
+        let names = self.read();
+        match target(&names, to) {
+            Ok(log) => log.push(messages, to.key(), |position| {
+                outcome(match position {
+                    Some(position) => Ok(Receipt::new(Stored::Process).at(position)),
+                    None => Err(error::full(to)),
+                });
+            }),
+            Err(error) => messages
+                .into_iter()
+                .for_each(|_| outcome(Err(error.clone()))),
+        }
+    }
+
+    fn create(&self, names: &mut HashMap<Arc<str>, Named>, what: &Destination) -> Result<()> {
+        if let Some(named) = names.get(what.name()) {
+            let same = named.kind == what.kind();
+            return same
+                .then_some(())
+                .ok_or_else(|| error::other_kind("declare", what.name()));
+        }
+        let log = Arc::new(Log::new(
+            Arc::clone(what.name()),
+            self.partitions,
+            self.limit,
+        ));
+        if what.is_queue() {
+            log.add_group(Arc::clone(what.name()), Filter::All, true);
+        }
+        names.insert(
+            Arc::clone(what.name()),
+            Named {
+                kind: what.kind(),
+                log,
+            },
+        );
+        Ok(())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Named>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Named>> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The log that a publish goes to.
+fn target<'a>(names: &'a HashMap<Arc<str>, Named>, to: &Destination) -> Result<&'a Arc<Log>> {
+    if !to.is_queue() && to.is_mandatory() {
+        let why = "a log cannot tell whether a subscription takes a message";
+        return Err(Error::new(ErrorKind::Unsupported, "publish", why).with("destination", to));
+    }
+    match names.get(to.name()).filter(|named| named.kind == to.kind()) {
+        Some(named) => Ok(&named.log),
+        None => {
+            name("publish", to.name())?;
+            Err(if to.is_queue() {
+                error::unroutable(to)
+            } else {
+                error::no_topic("publish", to.name())
+            })
+        }
+    }
+}
+
+fn find(
+    names: &HashMap<Arc<str>, Named>,
+    operation: &'static str,
+    what: &Destination,
+) -> Result<Arc<Log>> {
+    match names
+        .get(what.name())
+        .filter(|named| named.kind == what.kind())
+    {
+        Some(named) => Ok(Arc::clone(&named.log)),
+        None if what.is_queue() => Err(error::no_queue(operation, what.name())),
+        None => Err(error::no_topic(operation, what.name())),
+    }
+}
+
+/// The group of a subscription, if it is there, with the filter asked for.
+fn group(operation: &'static str, log: &Log, what: &Subscription) -> Result<Option<u64>> {
+    match log.find_group(what.name()) {
+        Some((_, filter)) if filter != *what.filter_by() => {
+            Err(error::other_filter(operation, what))
+        }
+        found => Ok(found.map(|(id, _)| id)),
+    }
+}
+
+fn subscription_name(operation: &'static str, what: &Subscription) -> Result<()> {
+    match what.kind() {
+        SubscriptionKind::Queue { queue } => name(operation, queue),
+        SubscriptionKind::Ephemeral { topic } => name(operation, topic),
+        SubscriptionKind::Durable { topic, name: own } => {
+            name(operation, topic)?;
+            name(operation, own)
+        }
+    }
+}
+
+/// The rules of Kafka beside those that hold everywhere.
+fn name(operation: &'static str, name: &str) -> Result<()> {
+    check_name(operation, name)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.chars().all(allowed) {
+        return Ok(());
+    }
+    let why = "a name in a log has only ASCII letters, digits, `.`, `_` and `-`";
+    Err(Error::new(ErrorKind::InvalidName, operation, why).with("name", name.escape_debug()))
+}

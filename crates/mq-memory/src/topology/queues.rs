@@ -1,0 +1,332 @@
+//! The topology of the queue shape: queues by name, and the queues bound to each topic.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use mq_core::{
+    Destination, DestinationKind, Error, ErrorKind, Filter, Message, Receipt, Received, Result,
+    Stored, Subscription, SubscriptionKind, check_name,
+};
+use tokio::time::Instant;
+
+use crate::{
+    error,
+    headers::{attempt, expires},
+};
+
+use super::queue::Queue;
+
+/// Queues by name, and the bindings of topics.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    names: RwLock<Names>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    queues: HashMap<Arc<str>, Arc<Queue>>,
+    topics: HashMap<Arc<str>, Vec<Binding>>,
+}
+
+#[derive(Debug, Clone)]
+struct Binding {
+    filter: Filter,
+    queue: Arc<Queue>,
+}
+
+impl Queues {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            names: RwLock::default(),
+            limit,
+        }
+    }
+
+    pub(crate) fn declare_destination(&self, what: &Destination) -> Result<()> {
+        name("declare", what.name())?;
+        let mut names = self.write();
+        match what.kind() {
+            DestinationKind::Topic => {
+                names.topics.entry(Arc::clone(what.name())).or_default();
+            }
+            DestinationKind::Queue => {
+                for queue in [Some(what.clone()), what.dead_letter_home()]
+                    .into_iter()
+                    .flatten()
+                {
+                    names.queue(queue.name(), self.limit);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn declare_durable(&self, topic: &str, what: &Subscription) -> Result<()> {
+        subscription_name("declare", what)?;
+        let mut names = self.write();
+        let bound = names.bound("declare", topic, what)?.is_some();
+        let queue = names.queue(what.name(), self.limit);
+        if let Some(home) = what.dead_letter_home() {
+            names.queue(home.name(), self.limit);
+        }
+        if !bound && let Some(bindings) = names.topics.get_mut(topic) {
+            bindings.push(Binding {
+                filter: what.filter_by().clone(),
+                queue,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn verify_destination(&self, what: &Destination) -> Result<()> {
+        name("verify", what.name())?;
+        let names = self.read();
+        match what.kind() {
+            DestinationKind::Topic => names.has_topic("verify", what.name()),
+            DestinationKind::Queue => [Some(what.clone()), what.dead_letter_home()]
+                .into_iter()
+                .flatten()
+                .try_for_each(|queue| names.find("verify", queue.name()).map(drop)),
+        }
+    }
+
+    pub(crate) fn verify_durable(&self, topic: &str, what: &Subscription) -> Result<()> {
+        subscription_name("verify", what)?;
+        let names = self.read();
+        names
+            .bound("verify", topic, what)?
+            .ok_or_else(|| error::no_subscription("verify", what))?;
+        match what.dead_letter_home() {
+            Some(home) => names.find("verify", home.name()).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The queue that a consumer of this subscription reads; an ephemeral one is made now.
+    pub(crate) fn open(
+        &self,
+        what: &Subscription,
+        home: Option<&Destination>,
+    ) -> Result<Arc<Queue>> {
+        subscription_name("consume", what)?;
+        let mut names = self.write();
+        let found = match what.kind() {
+            SubscriptionKind::Queue { queue } => Some(names.find("consume", queue)?),
+            SubscriptionKind::Durable { topic, .. } => {
+                let bound = names.bound("consume", topic, what)?;
+                Some(bound.ok_or_else(|| error::no_subscription("consume", what))?)
+            }
+            SubscriptionKind::Ephemeral { topic } => {
+                names.has_topic("consume", topic)?;
+                None
+            }
+        };
+        if let Some(home) = home.filter(|home| !names.has(home)) {
+            return Err(error::no_home(home, what));
+        }
+        Ok(found.unwrap_or_else(|| {
+            let queue = Arc::new(Queue::new(Arc::clone(what.name()), self.limit));
+            let filter = what.filter_by().clone();
+            let bindings = names.topics.entry(Arc::clone(what.name())).or_default();
+            bindings.push(Binding {
+                filter,
+                queue: Arc::clone(&queue),
+            });
+            queue
+        }))
+    }
+
+    /// Takes away the queue of an ephemeral subscription, with what is in it.
+    pub(crate) fn unbind(&self, topic: &str, queue: &Arc<Queue>) {
+        if let Some(bindings) = self.write().topics.get_mut(topic) {
+            bindings.retain(|binding| !Arc::ptr_eq(&binding.queue, queue));
+        }
+    }
+
+    /// Stores messages, in order; one outcome for each.
+    ///
+    /// A queue is locked, and its consumers are woken, once for all of them.
+    pub(crate) fn store<M: IntoIterator<Item = Message>>(
+        &self,
+        to: &Destination,
+        messages: M,
+        mut outcome: impl FnMut(Result<Receipt>),
+    ) {
+        let names = self.read();
+        match to.kind() {
+            DestinationKind::Queue => match names.queues.get(to.name()) {
+                Some(queue) => {
+                    let receive = |message| received(message, queue.name(), None);
+                    queue.push(messages.into_iter().map(receive), |stored| {
+                        outcome(if stored {
+                            Ok(receipt())
+                        } else {
+                            Err(error::full(to))
+                        });
+                    });
+                }
+                None => {
+                    let error = missing(to);
+                    messages
+                        .into_iter()
+                        .for_each(|_| outcome(Err(error.clone())));
+                }
+            },
+            DestinationKind::Topic => match names.topics.get(to.name()) {
+                Some(bindings) => {
+                    messages
+                        .into_iter()
+                        .for_each(|message| outcome(fan_out(to, message, bindings)));
+                }
+                None => {
+                    let error = error::no_topic("publish", to.name());
+                    messages
+                        .into_iter()
+                        .for_each(|_| outcome(Err(error.clone())));
+                }
+            },
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Names> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Names> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names {
+    fn queue(&mut self, name: &Arc<str>, limit: usize) -> Arc<Queue> {
+        let make = || Arc::new(Queue::new(Arc::clone(name), limit));
+        Arc::clone(self.queues.entry(Arc::clone(name)).or_insert_with(make))
+    }
+
+    fn find(&self, operation: &'static str, name: &str) -> Result<Arc<Queue>> {
+        self.queues
+            .get(name)
+            .cloned()
+            .ok_or_else(|| error::no_queue(operation, name))
+    }
+
+    fn has_topic(&self, operation: &'static str, topic: &str) -> Result<()> {
+        let there = self.topics.contains_key(topic);
+        there
+            .then_some(())
+            .ok_or_else(|| error::no_topic(operation, topic))
+    }
+
+    fn has(&self, home: &Destination) -> bool {
+        match home.kind() {
+            DestinationKind::Queue => self.queues.contains_key(home.name()),
+            DestinationKind::Topic => self.topics.contains_key(home.name()),
+        }
+    }
+
+    /// The queue of a durable subscription, if it is there, with the filter asked for.
+    fn bound(
+        &self,
+        operation: &'static str,
+        topic: &str,
+        what: &Subscription,
+    ) -> Result<Option<Arc<Queue>>> {
+        let bindings = self
+            .topics
+            .get(topic)
+            .ok_or_else(|| error::no_topic(operation, topic))?;
+        let Some(queue) = self.queues.get(what.name()) else {
+            return Ok(None);
+        };
+        match bindings
+            .iter()
+            .find(|binding| Arc::ptr_eq(&binding.queue, queue))
+        {
+            Some(binding) if binding.filter != *what.filter_by() => {
+                Err(error::other_filter(operation, what))
+            }
+            Some(_) => Ok(Some(Arc::clone(queue))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A copy for every subscription whose filter takes the message.
+fn fan_out(to: &Destination, message: Message, bindings: &[Binding]) -> Result<Receipt> {
+    let key: Option<Arc<str>> = to.key().map(Into::into);
+    let taken: Vec<_> = bindings
+        .iter()
+        .filter(|binding| binding.filter.takes(to.key(), message.headers()))
+        .collect();
+    let Some((last, others)) = taken.split_last() else {
+        return if to.is_mandatory() {
+            Err(error::unroutable(to))
+        } else {
+            Ok(receipt())
+        };
+    };
+    let mut result = Ok(receipt());
+    let mut store = |binding: &Binding, message| {
+        let one = received(message, binding.queue.name(), key.clone());
+        binding.queue.push([one], |stored| {
+            if !stored {
+                result = Err(error::full(to));
+            }
+        });
+    };
+    others
+        .iter()
+        .for_each(|binding| store(binding, message.clone()));
+    store(last, message);
+    result
+}
+
+fn received(
+    message: Message,
+    source: &Arc<str>,
+    routing_key: Option<Arc<str>>,
+) -> (Received, Option<Instant>) {
+    // The time of the publish, not that of the first look at it.
+    message.time();
+    let (attempt, expires) = (attempt(&message), expires(&message));
+    (
+        Received::new(message, Arc::clone(source), routing_key).with_attempt(attempt),
+        expires,
+    )
+}
+
+fn missing(to: &Destination) -> Error {
+    name("publish", to.name())
+        .err()
+        .unwrap_or_else(|| error::unroutable(to))
+}
+
+fn subscription_name(operation: &'static str, what: &Subscription) -> Result<()> {
+    match what.kind() {
+        SubscriptionKind::Queue { queue } => name(operation, queue),
+        SubscriptionKind::Ephemeral { topic } => name(operation, topic),
+        SubscriptionKind::Durable { topic, name: own } => {
+            name(operation, topic)?;
+            name(operation, own)?;
+            // It is the name of a queue too.
+            name(operation, what.name())
+        }
+    }
+}
+
+/// The rules of RabbitMQ beside those that hold everywhere.
+fn name(operation: &'static str, name: &str) -> Result<()> {
+    check_name(operation, name)?;
+    if name.starts_with("amq.") {
+        let why = "names that begin with `amq.` belong to the broker";
+        return Err(Error::new(ErrorKind::InvalidName, operation, why).with("name", name));
+    }
+    Ok(())
+}
+
+fn receipt() -> Receipt {
+    Receipt::new(Stored::Process)
+}

@@ -1,0 +1,86 @@
+//! Retries in place, by policy, with a ceiling and a place to go.
+//!
+//! [`Retry`] is a layer for a [`Worker`](mq_core::Worker). A message whose handler fails is
+//! attempted again in the same worker: at once, or after an exponential backoff with full jitter.
+//! The handler says what kind of failure it was with [`Classify`](mq_core::Classify):
+//!
+//! | failure | what happens |
+//! |---|---|
+//! | *permanent* (`.permanent()?`) | rejected at once |
+//! | *transient* (`.transient()?`), or any plain error, a panic, the error of an inner layer such as a timeout | attempted again up to the ceiling, then rejected |
+//! | payload that cannot be decoded | rejected at once, without an attempt |
+//!
+//! # Promise
+//!
+//! * A delivery is attempted at most as often as the policy's ceiling says, less the attempts that
+//!   the message already has behind it, as far as the broker counts them.
+//! * None is dropped: a rejected message goes to the dead-letter home, with the last error, the
+//!   number of attempts and the time of the first failure.
+//! * The handler sees the number of its attempt as [`Attempt`](mq_core::Attempt).
+//!
+//! # What can still go wrong
+//!
+//! * Whatever a failed attempt did before it failed is done again: handlers have to be idempotent.
+//! * The broker does not see attempts in place: a crash in the middle of them counts as one. So
+//!   the handler may run up to ceiling times before each crash.
+//! * While a message waits, it holds one slot of the worker's concurrency, and with order by key
+//!   the later messages of its key.
+//! * With `AtMostOnce` the message is already acknowledged: when its attempts are used up it is
+//!   gone.
+//!
+//! # What it asks of the broker
+//!
+//! A home for dead letters. Nothing else: attempts in place never reach the broker.
+//!
+//! # Cost
+//!
+//! One allocation for each message; no round trip.
+//!
+//! # Order of layers
+//!
+//! The last layer added is outermost. A timeout added *before* the retry limits each attempt; one
+//! added *after* it limits all of them together.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use mq_core::{Attempt, Broker, Destination, Message, Publisher, Subscription, Worker};
+//! use mq_memory::Memory;
+//! use mq_reliability::retry::{Policy, Retry};
+//! use tokio::sync::mpsc;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> mq_core::Result<()> {
+//! let broker = Memory::new();
+//! let orders = Destination::queue("orders");
+//! broker.declare(&orders).await?;
+//! broker.publisher().publish(&orders, Message::new("tea")).await?;
+//!
+//! let (done, mut attempts) = mpsc::channel(1);
+//! Worker::new(&broker, Subscription::queue("orders"))
+//!     .layer(Retry::new(
+//!         Policy::fast(3).backoff(Duration::from_millis(10), Duration::from_secs(1)),
+//!     ))
+//!     .run(move |Attempt(attempt): Attempt| {
+//!         let done = done.clone();
+//!         async move {
+//!             if attempt < 3 {
+//!                 return Err("the warehouse does not answer");
+//!             }
+//!             done.try_send(attempt).map_err(|_| "nobody listens")
+//!         }
+//!     })
+//!     .with_graceful_shutdown(async move { assert_eq!(attempts.recv().await, Some(3)) })
+//!     .await
+//! # }
+//! ```
+
+mod layer;
+mod policy;
+mod service;
+
+pub use layer::{Retry, RetryLayer};
+pub use policy::Policy;
+pub use service::{RetryFuture, RetryService};

@@ -1,0 +1,163 @@
+//! One case as a trial of libtest-mimic: its runtime, deadline, verdict and record.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::{Address, Check, Suite, record::Record};
+
+/// A case that waits for its address.
+pub(crate) struct Planned {
+    pub(crate) name: &'static str,
+    /// The capabilities it needs, as shown; empty for none.
+    pub(crate) needs: String,
+    pub(crate) body: Box<dyn FnOnce(String, Duration) -> Verdict + Send>,
+}
+
+/// How a case ended.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Passed,
+    /// The broker does not declare what the case needs.
+    NotDeclared(String),
+    Ignored(String),
+    Failed(String),
+}
+
+/// The trials of a suite; each writes its record.
+pub(crate) fn trials(suite: Suite, not_declared: &Arc<AtomicUsize>) -> Vec<Trial> {
+    let Suite { name: suite, broker, address, deadline, version, planned } = suite;
+    let trial = |case: Planned| {
+        let (address, version) = (address.clone(), Arc::clone(&version));
+        let not_declared = Arc::clone(not_declared);
+        let name = case.name;
+        let body = move || {
+            let start = Instant::now();
+            let needs = case.needs.clone();
+            let verdict = judge(case, address, deadline);
+            if matches!(verdict, Verdict::NotDeclared(_)) {
+                not_declared.fetch_add(1, Ordering::Relaxed);
+            }
+            let (result, detail) = verdict.parts();
+            let record = Record {
+                suite,
+                broker,
+                version: version.get().map_or("", String::as_str),
+                case: name,
+                capability: &needs,
+                result,
+                seconds: start.elapsed().as_secs_f64(),
+                detail,
+            };
+            record.write().map_err(|error| format!("the record could not be written: {error}"))?;
+            verdict.into_completion()
+        };
+        Trial::ignorable_test(name, body).with_kind(broker)
+    };
+    planned.into_iter().map(trial).collect()
+}
+
+fn judge(case: Planned, address: Address, deadline: Duration) -> Verdict {
+    match address {
+        Address::Here(address) => (case.body)(address, deadline),
+        Address::Missing(reason) => Verdict::Ignored(reason),
+        Address::Required(reason) => Verdict::Failed(reason),
+    }
+}
+
+impl Verdict {
+    pub(crate) fn of(result: Result<(), String>) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(why) => Self::Failed(why),
+        }
+    }
+
+    /// The word for the record, and the detail.
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::Passed => ("passed", ""),
+            Self::NotDeclared(what) => ("not-declared", what),
+            Self::Ignored(why) => ("ignored", why),
+            Self::Failed(why) => ("failed", why),
+        }
+    }
+
+    fn into_completion(self) -> Result<Completion, Failed> {
+        match self {
+            Self::Passed => Ok(Completion::Completed),
+            Self::NotDeclared(what) => {
+                Ok(Completion::ignored_with(format!("not declared: {what}")))
+            }
+            Self::Ignored(why) => Ok(Completion::ignored_with(why)),
+            Self::Failed(why) => Err(why.into()),
+        }
+    }
+}
+
+/// Runs a case in a runtime of its own until its deadline; a panic is a failure.
+pub(crate) fn block_on(
+    deadline: Duration,
+    case: impl Future<Output = Check>,
+) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    let run = || runtime.block_on(async { tokio::time::timeout(deadline, case).await });
+    let result = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(failure))) => Err(failure.to_string()),
+        Ok(Err(_)) => Err(format!("not done within its deadline of {deadline:?}")),
+        Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
+    };
+    // A task that never ends must not keep the program from ending.
+    runtime.shutdown_timeout(LEFTOVERS);
+    result
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+const LEFTOVERS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Failure;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_failure_a_panic_and_a_deadline_are_told() {
+        assert_eq!(block_on(SOON, async { Ok(()) }), Ok(()));
+        let failed = block_on(SOON, async { Err(Failure::new("wrong")) });
+        assert!(failed.expect_err("failed").starts_with("wrong (at "));
+        let panicked = block_on(SOON, async { panic!("odd {}", 1) });
+        assert_eq!(panicked, Err("panicked: odd 1".to_owned()));
+        let late = block_on(Duration::from_millis(1), std::future::pending());
+        assert_eq!(late, Err("not done within its deadline of 1ms".to_owned()));
+    }
+
+    #[test]
+    fn a_missing_broker_is_ignored_and_a_required_one_fails() {
+        let case = || Planned {
+            name: "x",
+            needs: String::new(),
+            body: Box::new(|_, _| panic!("must not run")),
+        };
+        let missing = judge(case(), Address::Missing("none".to_owned()), SOON);
+        assert!(matches!(missing, Verdict::Ignored(_)));
+        let required = judge(case(), Address::Required("none".to_owned()), SOON);
+        assert!(matches!(required, Verdict::Failed(_)));
+    }
+}

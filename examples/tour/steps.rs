@@ -1,0 +1,352 @@
+//! The steps of the tour, written once for every broker.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    hash::{BuildHasher, RandomState},
+    io::Cursor,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use mq_core::{
+    Broker, ConsumePlan, Consumer, DeadLetters, Failure, FailureClass, Json, Reason, Received,
+    State, Subscription,
+};
+use mq_patterns::{producer_consumer::Producer, work_queue::WorkQueue};
+use mq_reliability::{
+    dead_letter::DeadLetter,
+    retry::{Policy, Retry},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{
+    check::{Attempted, Ledger, TOKEN, grouped},
+    input::{Input, Record},
+    sample::{SAMPLE, SAMPLE_KEY, Trouble},
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What the tour is to do.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    input: Input,
+    key: Option<String>,
+    queue: String,
+    token: String,
+    /// The records of the sample fail where they say so; nobody else's do.
+    sample: bool,
+}
+
+impl Plan {
+    /// Opens the input and fills in what was not given.
+    pub(crate) fn new(
+        input: Option<PathBuf>,
+        key: Option<String>,
+        queue: Option<String>,
+        token: Option<String>,
+    ) -> Result<Self, BoxError> {
+        let sample = input.is_none();
+        let key = key.or_else(|| sample.then(|| SAMPLE_KEY.to_owned()));
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if token
+            .as_deref()
+            .is_some_and(|t| t.is_empty() || t.len() > 64 || !t.chars().all(allowed))
+        {
+            return Err("--token is 1 to 64 letters, digits, - or _".into());
+        }
+        let queue = queue.unwrap_or_else(|| match &token {
+            Some(token) => format!("tour-{token}"),
+            None => "tour".to_owned(),
+        });
+        Ok(Self {
+            input: match input {
+                Some(file) => Input::open(&file, key.as_deref())?,
+                None => Input::read(Cursor::new(SAMPLE), key.as_deref())?,
+            },
+            key,
+            queue,
+            token: token.unwrap_or_else(|| format!("{:016x}", RandomState::new().hash_one(()))),
+            sample,
+        })
+    }
+}
+
+/// Publishes, works off, reads the dead letters back, and checks.
+pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result<(), BoxError> {
+    let Plan {
+        input,
+        key,
+        queue,
+        token,
+        sample,
+    } = plan;
+    let format = input.format();
+    println!("A work queue on {name} ({})", broker.product());
+
+    let ledger = Ledger::new(&token);
+    let jobs = WorkQueue::<Record, _>::new(&broker, queue.as_str());
+    jobs.declare().await?;
+    println!("1. declared the queue {queue} and its dead-letter home {queue}.dead");
+
+    let mut worker = Running::start(&jobs, &ledger, key.is_some(), sample);
+    let started = Instant::now();
+    let sent = tokio::select! {
+        sent = publish(&broker, &jobs, &ledger, input) => sent?,
+        end = worker.ended() => return Err(end),
+    };
+    println!(
+        "2. published {} records ({format}{}), each confirmed, in {}",
+        grouped(sent),
+        key.map(|key| format!(", keyed by {key}"))
+            .unwrap_or_default(),
+        pace(sent, started.elapsed().as_secs_f64())
+    );
+
+    tokio::select! {
+        caught_up = wait_for(&mut ledger.progress(), sent) => if let Err(error) = caught_up {
+            println!("   {error}");
+        },
+        end = worker.ended() => return Err(end),
+    }
+    worker.stop().await?;
+    let failures = ledger.failures();
+    let verdict = ledger.verdict();
+    println!(
+        "3. handled them with {HANDLERS} handlers at a time in {}",
+        pace(sent, verdict.seconds)
+    );
+    for Attempted {
+        number,
+        attempt,
+        error,
+        ..
+    } in &failures
+    {
+        println!("   record {number}, attempt {attempt}: {error}");
+    }
+
+    let expected: BTreeMap<_, _> = failures
+        .iter()
+        .filter_map(|failed| Some((failed.number, (failed.last?, failed.attempt))))
+        .collect();
+    // One that is missing may have been rejected: its dead letter says why.
+    let wanted = expected.len() + verdict.missing();
+    let letters = read_dead_letters(&broker, &jobs, &token, wanted).await?;
+    println!("4. read {} dead letters back", letters.len());
+    for (number, letter) in &letters {
+        println!(
+            "   record {number}: {} at attempt {}: {}",
+            letter.reason(),
+            letter.attempts(),
+            letter.error()
+        );
+    }
+
+    println!("5. compared both ends\n{verdict}");
+    broker.close().await?;
+    let told =
+        |(number, letter): (&u64, &DeadLetter)| (*number, (letter.reason(), letter.attempts()));
+    if letters.iter().map(told).collect::<BTreeMap<_, _>>() != expected {
+        return Err("the dead letters are not those of the records that were given up".into());
+    }
+    if !verdict.is_good() {
+        return Err("what arrived is not what was sent".into());
+    }
+    println!("every record arrived with the token {}", verdict.token());
+    Ok(())
+}
+
+/// Publishes every record, pipelined and confirmed, and never far ahead of the worker.
+async fn publish<B: Broker>(
+    broker: &B,
+    jobs: &WorkQueue<Record, B>,
+    ledger: &Ledger,
+    mut input: Input,
+) -> Result<usize, BoxError> {
+    let envelope = ledger.clone();
+    let token = ledger.token().to_owned();
+    let mut producer = Producer::new(broker, jobs.destination().clone()).envelope(
+        move |record: &Record, mut message| {
+            if let Ok(id) = envelope.id(record.number) {
+                message = message.id(id);
+            }
+            if let Some(key) = &record.key {
+                message = message.key(key);
+            }
+            message.header(TOKEN, token.clone())
+        },
+    );
+    let mut progress = ledger.progress();
+    let mut sent = 0;
+    while let Some(record) = input.next().await? {
+        // So that an input of any length fits into the memory of an in-process broker.
+        wait_for(&mut progress, usize::saturating_sub(sent, AHEAD)).await?;
+        ledger.sent(&record);
+        producer.send(&record).await?;
+        sent += 1;
+    }
+    match producer.finish().await.failed.into_iter().next() {
+        Some(failed) => Err(failed.error.into()),
+        None => Ok(sent),
+    }
+}
+
+/// Waits until so many records have come to their end.
+async fn wait_for(progress: &mut watch::Receiver<u64>, records: usize) -> Result<(), BoxError> {
+    loop {
+        let finished = usize::try_from(*progress.borrow_and_update())?;
+        if finished >= records {
+            return Ok(());
+        }
+        timeout(STALLED, progress.changed()).await.map_err(|_| {
+            let seconds = STALLED.as_secs();
+            format!("{finished} of {records} records were handled, and none for {seconds} s")
+        })??;
+    }
+}
+
+/// The worker, in a task of its own.
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<mq_core::Result<()>>,
+}
+
+impl Running {
+    fn start<B: Broker>(
+        jobs: &WorkQueue<Record, B>,
+        ledger: &Ledger,
+        ordered: bool,
+        sample: bool,
+    ) -> Self {
+        let mut worker = jobs.worker(HANDLERS).prefetch(PREFETCH);
+        if ordered {
+            worker = worker.ordered_by_key();
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let policy =
+            Policy::fast(ATTEMPTS).backoff(Duration::from_millis(10), Duration::from_millis(100));
+        let run = worker
+            .layer(Retry::new(policy))
+            .state((ledger.clone(), sample))
+            .run(handle)
+            .with_graceful_shutdown(async {
+                let _ = stopped.await;
+            });
+        Self {
+            stop,
+            task: tokio::spawn(run.into_future()),
+        }
+    }
+
+    /// Why the worker ended on its own.
+    async fn ended(&mut self) -> BoxError {
+        match (&mut self.task).await {
+            Ok(Ok(())) => "the worker ended too early".into(),
+            Ok(Err(error)) => error.into(),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Stops it once it has settled what it has.
+    async fn stop(self) -> Result<(), BoxError> {
+        let _ = self.stop.send(());
+        Ok(self.task.await??)
+    }
+}
+
+/// Handles one record: a real program would do its work here.
+async fn handle(
+    State((ledger, sample)): State<(Ledger, bool)>,
+    Json(record): Json<Record>,
+    received: Received,
+) -> Result<(), Failure> {
+    if !ledger.ours(&received) {
+        return Ok(());
+    }
+    let attempt = received.attempt();
+    let trouble = sample.then(|| Trouble::of(&record)).flatten();
+    let Some(failure) = trouble.and_then(|trouble| trouble.failure(attempt)) else {
+        ledger.finish(&record, &received);
+        return Ok(());
+    };
+    let last = match failure.class() {
+        FailureClass::Permanent => Some(Reason::Permanent),
+        _ if attempt >= ATTEMPTS => Some(Reason::Exhausted),
+        _ => None,
+    };
+    ledger.failed(Attempted {
+        number: record.number,
+        attempt,
+        error: failure.error().to_string(),
+        last,
+    });
+    if last.is_some() {
+        ledger.finish(&record, &received);
+    }
+    Err(failure)
+}
+
+/// Reads the dead letters of this run, until there are so many or none comes any more.
+async fn read_dead_letters<B: Broker>(
+    broker: &B,
+    jobs: &WorkQueue<Record, B>,
+    token: &str,
+    wanted: usize,
+) -> Result<BTreeMap<u64, DeadLetter>, BoxError> {
+    let mut letters = BTreeMap::new();
+    let Some(home) = jobs.destination().dead_letter_home().filter(|_| wanted > 0) else {
+        return Ok(letters);
+    };
+    let home = Subscription::queue(home.name().clone());
+    // What is read here is only looked at: nothing is rejected.
+    let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
+    let mut consumer = broker.consumer(&home, plan).await?;
+    while letters.len() < wanted {
+        let Ok(delivery) = timeout(QUIET, consumer.receive()).await else {
+            break;
+        };
+        let Some(delivery) = delivery? else {
+            break;
+        };
+        // Those of an earlier run on the same queue are only taken away.
+        if delivery.headers().text(TOKEN) == Some(token) {
+            let id = delivery.id().to_string();
+            let number = id.rsplit('-').next().unwrap_or_default().parse()?;
+            letters.insert(number, DeadLetter::of(delivery.received())?);
+        }
+        delivery.ack()?;
+    }
+    consumer.close().await?;
+    Ok(letters)
+}
+
+/// A time, and how many records that makes in a second.
+fn pace(records: usize, seconds: f64) -> String {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is only looked at"
+    )]
+    let rate = (records as f64 / seconds.max(0.001)) as usize;
+    format!("{seconds:.2} s, {} a second", grouped(rate))
+}
+
+/// How often a record is attempted.
+const ATTEMPTS: u32 = 3;
+/// How many records are handled at a time.
+const HANDLERS: usize = 4;
+/// How many records the worker may have in hand: these jobs are short.
+const PREFETCH: u16 = 1000;
+/// How far publishing may be ahead of the worker.
+const AHEAD: usize = 100_000;
+/// A queue from which nothing comes for so long has stalled.
+const STALLED: Duration = Duration::from_secs(30);
+/// After so long without one, there are no more dead letters.
+const QUIET: Duration = Duration::from_secs(15);
