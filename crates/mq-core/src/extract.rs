@@ -6,8 +6,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde::de::DeserializeOwned;
-
 use crate::{BoxError, Outcome, Reason, Received, Rejection, Result};
 
 /// What an extractor may look at: the message, the worker's state `S`, and the scope `U` that the
@@ -105,7 +103,7 @@ macro_rules! decoded {
         pub struct $name<T>(pub T);
 
         #[cfg(feature = $feature)]
-        impl<S, U, T: DeserializeOwned> FromReceived<S, U> for $name<T> {
+        impl<S, U, T: serde::de::DeserializeOwned> FromReceived<S, U> for $name<T> {
             fn from_received(context: &Context<'_, S, U>) -> Result<Self, Outcome> {
                 context.received.decode::<crate::codec::$codec, T>().map($name).map_err(undecodable)
             }
@@ -113,7 +111,7 @@ macro_rules! decoded {
 
         /// `None` for a tombstone.
         #[cfg(feature = $feature)]
-        impl<S, U, T: DeserializeOwned> FromReceived<S, U> for Option<$name<T>> {
+        impl<S, U, T: serde::de::DeserializeOwned> FromReceived<S, U> for Option<$name<T>> {
             fn from_received(context: &Context<'_, S, U>) -> Result<Self, Outcome> {
                 match context.received.payload() {
                     Some(_) => $name::from_received(context).map(Some),
