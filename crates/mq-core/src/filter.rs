@@ -129,4 +129,30 @@ mod tests {
         assert!(Filter::AnyHeader(wanted.clone()).takes(None, &headers));
         assert!(!Filter::AllHeaders(wanted).takes(None, &headers));
     }
+
+    /// The definition, word by word, with no regard for time.
+    fn naive(pattern: &[&str], key: &[&str]) -> bool {
+        match (pattern, key) {
+            ([], []) => true,
+            (["#", rest @ ..], _) => {
+                naive(rest, key) || (!key.is_empty() && naive(pattern, &key[1..]))
+            }
+            (["*", rest @ ..], [_, tail @ ..]) => naive(rest, tail),
+            ([word, rest @ ..], [first, tail @ ..]) => word == first && naive(rest, tail),
+            _ => false,
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn patterns_match_as_the_definition_says(
+            pattern in proptest::collection::vec("[ab*#]", 1..7),
+            key in proptest::collection::vec("[ab]", 0..7),
+        ) {
+            let pattern: Vec<&str> = pattern.iter().map(String::as_str).collect();
+            let key: Vec<&str> = key.iter().map(String::as_str).collect();
+            let taken = Filter::pattern(pattern.join(".")).takes(Some(&key.join(".")), &Headers::new());
+            proptest::prop_assert_eq!(taken, naive(&pattern, &key));
+        }
+    }
 }
