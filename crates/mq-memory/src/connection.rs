@@ -209,11 +209,7 @@ impl Shared {
 
     /// Stores one message that was checked.
     pub(crate) fn store(&self, to: &Destination, message: Message) -> Result<Receipt> {
-        let mut result = Err(error::closed("publish"));
-        self.hub
-            .topology
-            .store(to, [message], |outcome| result = outcome);
-        result
+        self.hub.topology.store(to, message)
     }
 
     /// Checks and stores many messages; what fails its check is left out.
@@ -241,7 +237,7 @@ impl Shared {
             Vec::with_capacity(checked.size_hint().1.unwrap_or(0));
         self.hub
             .topology
-            .store(to, checked, |outcome| outcomes.push(outcome));
+            .store_all(to, checked, |outcome| outcomes.push(outcome));
         for (at, error) in failed {
             outcomes.insert(at, Err(error));
         }

@@ -49,7 +49,9 @@ pub(crate) fn attempt(message: &Message) -> u32 {
 
 /// When the message is no longer worth delivering.
 pub(crate) fn expires(message: &Message) -> Option<Instant> {
-    Instant::now().checked_add(message.expires_in()?)
+    // The clock is read only for a message that can expire.
+    let life = message.expires_in()?;
+    Instant::now().checked_add(life)
 }
 
 #[cfg(test)]

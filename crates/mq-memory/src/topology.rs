@@ -92,16 +92,24 @@ impl Topology {
         }
     }
 
+    /// Stores one message.
+    pub(crate) fn store(&self, to: &Destination, message: Message) -> Result<Receipt> {
+        match self {
+            Self::Queues(queues) => queues.store(to, message),
+            Self::Logs(logs) => logs.store(to, message),
+        }
+    }
+
     /// Stores messages, in order; one outcome for each.
-    pub(crate) fn store<M: IntoIterator<Item = Message>>(
+    pub(crate) fn store_all(
         &self,
         to: &Destination,
-        messages: M,
+        messages: impl IntoIterator<Item = Message>,
         outcome: impl FnMut(Result<Receipt>),
     ) {
         match self {
-            Self::Queues(queues) => queues.store(to, messages, outcome),
-            Self::Logs(logs) => logs.store(to, messages, outcome),
+            Self::Queues(queues) => queues.store_all(to, messages, outcome),
+            Self::Logs(logs) => logs.store_all(to, messages, outcome),
         }
     }
 

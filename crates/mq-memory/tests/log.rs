@@ -243,6 +243,48 @@ async fn a_partition_is_taken_from_a_member_that_does_not_settle_and_it_is_stale
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_partition_goes_to_its_heir_as_soon_as_nothing_is_open() {
+    let (broker, queue) = log(2).await;
+    let mut stored = 0;
+    for n in 0..40 {
+        let key = format!("k{}", n % 20);
+        let receipt = publish(&broker, &queue, &key, n).await;
+        stored += u32::from(
+            receipt
+                .position()
+                .is_some_and(|position| position.partition == 1),
+        );
+    }
+    let mut first = consume(&broker, 40).await;
+    let mut held = take(&mut first, 40).await;
+    held.retain(|delivery| {
+        delivery
+            .position()
+            .is_some_and(|position| position.partition == 1)
+    });
+    assert_eq!(held.len() as u32, stored);
+    let last = held.pop().expect("one in the partition");
+    let mut second = consume(&broker, 40).await;
+    let waiting = tokio::spawn(async move { next(&mut second).await.position() });
+    tokio::task::yield_now().await;
+    for delivery in held {
+        delivery.ack().expect("still the owner");
+    }
+    let key = last
+        .key()
+        .and_then(|key| key.as_str())
+        .expect("a key")
+        .to_owned();
+    let position = publish(&broker, &queue, &key, 40).await.position();
+    last.ack().expect("still the owner");
+    let inherited = timeout(SECOND, waiting)
+        .await
+        .expect("woken at once")
+        .expect("no panic");
+    assert_eq!(inherited, position);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_settlement_makes_room_too() {
     let (broker, queue) = log(2).await;
     let mut first = consume(&broker, 1).await;
@@ -350,7 +392,8 @@ async fn a_deferred_record_lets_others_pass_and_is_never_early() {
         start.elapsed()
     );
     assert_eq!((text(&later), later.attempt()), ("0".to_owned(), 2));
-    drop((later, consumer));
+    drop(consumer);
+    assert_eq!(kind(later.ack()), ErrorKind::Stale);
     let mut other = consume(&broker, 1).await;
     let again = next(&mut other).await;
     assert_eq!((text(&again), again.attempt()), ("0".to_owned(), 3));

@@ -170,6 +170,17 @@ mod tests {
         assert_eq!(cursor.take(3), Some((2, 0)));
     }
 
+    #[test]
+    fn what_comes_back_is_handed_out_lowest_first() {
+        let mut cursor = Cursor::at(0);
+        let _ = (cursor.take(4), cursor.take(4), cursor.take(4));
+        cursor.back(2, false);
+        cursor.back(0, true);
+        assert_eq!(cursor.take(4), Some((0, 1)));
+        assert_eq!(cursor.take(4), Some((2, 0)));
+        assert_eq!(cursor.take(4), Some((3, 0)));
+    }
+
     proptest! {
         /// Whatever the order of settlements, the committed offset is the lowest offset that a
         /// naive model has not finished, and each open record can be settled.

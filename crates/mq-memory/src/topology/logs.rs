@@ -6,8 +6,8 @@ use std::{
 };
 
 use mq_core::{
-    Destination, DestinationKind, Error, ErrorKind, Filter, Message, Receipt, Result, Stored,
-    Subscription, SubscriptionKind, check_name,
+    Destination, DestinationKind, Error, ErrorKind, Filter, Message, Position, Receipt, Result,
+    Stored, Subscription, SubscriptionKind, check_name,
 };
 
 use crate::error;
@@ -120,21 +120,24 @@ impl Logs {
         Ok((log, group))
     }
 
+    /// Stores one message.
+    pub(crate) fn store(&self, to: &Destination, message: Message) -> Result<Receipt> {
+        let names = self.read();
+        let mut lies = None;
+        target(&names, to)?.push([message], to.key(), |position| lies = position);
+        stored(to, lies)
+    }
+
     /// Stores messages, in order; one outcome for each. The log is locked once for all of them.
-    pub(crate) fn store<M: IntoIterator<Item = Message>>(
+    pub(crate) fn store_all(
         &self,
         to: &Destination,
-        messages: M,
+        messages: impl IntoIterator<Item = Message>,
         mut outcome: impl FnMut(Result<Receipt>),
     ) {
         let names = self.read();
         match target(&names, to) {
-            Ok(log) => log.push(messages, to.key(), |position| {
-                outcome(match position {
-                    Some(position) => Ok(Receipt::new(Stored::Process).at(position)),
-                    None => Err(error::full(to)),
-                });
-            }),
+            Ok(log) => log.push(messages, to.key(), |position| outcome(stored(to, position))),
             Err(error) => messages
                 .into_iter()
                 .for_each(|_| outcome(Err(error.clone()))),
@@ -173,6 +176,11 @@ impl Logs {
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Named>> {
         self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn stored(to: &Destination, position: Option<Position>) -> Result<Receipt> {
+    let position = position.ok_or_else(|| error::full(to))?;
+    Ok(Receipt::new(Stored::Process).at(position))
 }
 
 /// The log that a publish goes to.

@@ -146,48 +146,59 @@ impl Queues {
         }
     }
 
+    /// Stores one message.
+    pub(crate) fn store(&self, to: &Destination, message: Message) -> Result<Receipt> {
+        let names = self.read();
+        match to.kind() {
+            DestinationKind::Queue => {
+                let queue = names.queues.get(to.name()).ok_or_else(|| missing(to))?;
+                let mut result = Ok(receipt());
+                queue.push([received(message, queue.name(), None)], |stored| {
+                    if !stored {
+                        result = Err(error::full(to));
+                    }
+                });
+                result
+            }
+            DestinationKind::Topic => {
+                let bindings = names.topics.get(to.name());
+                fan_out(to, message, bindings.ok_or_else(|| missing(to))?)
+            }
+        }
+    }
+
     /// Stores messages, in order; one outcome for each.
     ///
     /// A queue is locked, and its consumers are woken, once for all of them.
-    pub(crate) fn store<M: IntoIterator<Item = Message>>(
+    pub(crate) fn store_all(
         &self,
         to: &Destination,
-        messages: M,
+        messages: impl IntoIterator<Item = Message>,
         mut outcome: impl FnMut(Result<Receipt>),
     ) {
         let names = self.read();
         match to.kind() {
-            DestinationKind::Queue => match names.queues.get(to.name()) {
-                Some(queue) => {
-                    let receive = |message| received(message, queue.name(), None);
-                    queue.push(messages.into_iter().map(receive), |stored| {
-                        outcome(if stored {
-                            Ok(receipt())
-                        } else {
-                            Err(error::full(to))
-                        });
+            DestinationKind::Queue if let Some(queue) = names.queues.get(to.name()) => {
+                let receive = |message| received(message, queue.name(), None);
+                queue.push(messages.into_iter().map(receive), |stored| {
+                    outcome(if stored {
+                        Ok(receipt())
+                    } else {
+                        Err(error::full(to))
                     });
-                }
-                None => {
-                    let error = missing(to);
-                    messages
-                        .into_iter()
-                        .for_each(|_| outcome(Err(error.clone())));
-                }
-            },
-            DestinationKind::Topic => match names.topics.get(to.name()) {
-                Some(bindings) => {
-                    messages
-                        .into_iter()
-                        .for_each(|message| outcome(fan_out(to, message, bindings)));
-                }
-                None => {
-                    let error = error::no_topic("publish", to.name());
-                    messages
-                        .into_iter()
-                        .for_each(|_| outcome(Err(error.clone())));
-                }
-            },
+                });
+            }
+            DestinationKind::Topic if let Some(bindings) = names.topics.get(to.name()) => {
+                messages
+                    .into_iter()
+                    .for_each(|message| outcome(fan_out(to, message, bindings)));
+            }
+            DestinationKind::Queue | DestinationKind::Topic => {
+                let error = missing(to);
+                messages
+                    .into_iter()
+                    .for_each(|_| outcome(Err(error.clone())));
+            }
         }
     }
 
@@ -301,7 +312,10 @@ fn received(
 fn missing(to: &Destination) -> Error {
     name("publish", to.name())
         .err()
-        .unwrap_or_else(|| error::unroutable(to))
+        .unwrap_or_else(|| match to.kind() {
+            DestinationKind::Queue => error::unroutable(to),
+            DestinationKind::Topic => error::no_topic("publish", to.name()),
+        })
 }
 
 fn subscription_name(operation: &'static str, what: &Subscription) -> Result<()> {

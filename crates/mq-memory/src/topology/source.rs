@@ -87,8 +87,13 @@ impl Source {
     /// The message as it is handed out.
     pub(crate) fn deliver(&self, held: &Held) -> Received {
         let received = held.entry.received.clone();
-        let attempt = received.attempt().saturating_add(held.entry.failures);
-        let received = received.with_attempt(attempt);
+        let received = match held.entry.failures {
+            0 => received,
+            failures => {
+                let attempt = received.attempt().saturating_add(failures);
+                received.with_attempt(attempt)
+            }
+        };
         match self {
             Self::Queue(_) => received.with_redelivered(held.entry.redelivered),
             // A log's broker does not know.
