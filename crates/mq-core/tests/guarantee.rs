@@ -238,6 +238,7 @@ async fn a_scope_that_cannot_be_opened_is_not_held_against_the_message() {
     bench.publish(Message::new("x")).await;
     let (tx, mut rx) = mpsc::unbounded_channel();
     let run = Worker::new(&bench.broker, bench.source())
+        .max_attempts(1)
         .guarantee(guarantee.clone())
         .run(move |Tx(_): Tx, received: Received| {
             let sent = tx.send(received.attempt());

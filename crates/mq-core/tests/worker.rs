@@ -16,7 +16,8 @@ use std::{
 use common::{Bench, run_until, soon};
 use mq_core::{
     Attempt, BatchOutcome, BatchSize, Broker, Classify, DeadLetters, Destination, ErrorKind,
-    Failure, Json, Message, Outcome, Publish, Received, State, Subscription, Worker, headers,
+    Failure, Json, Message, Outcome, Publish, Publisher, Received, State, Subscription, Worker,
+    headers,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -532,4 +533,43 @@ async fn a_slow_worker_holds_up_at_most_its_prefetch() {
     run_until(fast, rx, 17).await;
     assert_eq!(handled.load(Ordering::Relaxed), 17);
     slow.abort();
+}
+
+#[tokio::test]
+async fn handles_as_many_messages_at_a_time_as_asked_for() {
+    let bench = Bench::new().await;
+    let (tx, mut rx) = mpsc::unbounded_channel();
+    // Each waits for the three others.
+    let meet = Arc::new(tokio::sync::Barrier::new(4));
+    let run = Worker::new(&bench.broker, bench.source())
+        .concurrency(4)
+        .run(move |Json(alone): Json<bool>| {
+            let (tx, meet) = (tx.clone(), Arc::clone(&meet));
+            async move {
+                if !alone {
+                    meet.wait().await;
+                }
+                tx.send(()).transient()
+            }
+        });
+    let message = |alone: bool| Message::json(&alone).expect("JSON");
+    let signal = {
+        bench.publish(message(true)).await;
+        let (publisher, orders) = (bench.broker.publisher(), bench.orders.clone());
+        async move {
+            rx.recv().await;
+            // All runners wait by now, and the four come as one batch.
+            tokio::task::yield_now().await;
+            let four = (0..4).map(|_| message(false).build()).collect();
+            for outcome in publisher.publish_batch(&orders, four).await {
+                outcome.expect("confirmed");
+            }
+            for _ in 0..4 {
+                rx.recv().await;
+            }
+        }
+    };
+    soon(run.with_graceful_shutdown(signal))
+        .await
+        .expect("ends well");
 }
