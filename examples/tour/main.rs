@@ -25,13 +25,13 @@ use mq_memory::Memory;
 
 use crate::steps::Plan;
 
-xflags::xflags! {
-    /// Publishes records to a work queue, works them off, and checks that every one arrived.
-    cmd tour {
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = xflags::parse_or_exit! {
         /// `memory` (default), `amqp://user:password@host:port/vhost` or `kafka://host:port[,host:port]`.
         optional --broker broker: String
-        /// A file with text lines, JSON lines or a JSON array. Default: a built-in sample, some of
-        /// whose records fail on purpose.
+        /// A file with text lines, JSON lines or a JSON array. Default: a built-in sample, some of whose
+        /// records fail on purpose.
         optional --input file: PathBuf
         /// The field of the JSON records that is their ordering key.
         optional --key field: String
@@ -39,13 +39,13 @@ xflags::xflags! {
         optional --queue name: String
         /// A word that goes through the broker with every record and is printed when it is back.
         optional --token word: String
-    }
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let flags = Tour::from_env_or_exit();
-    match run(flags).await {
+    };
+    let broker = flags.broker.unwrap_or_else(|| "memory".to_owned());
+    let result = match Plan::new(flags.input, flags.key, flags.queue, flags.token) {
+        Ok(plan) => run(&broker, plan).await,
+        Err(error) => Err(error),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(&*error));
@@ -54,10 +54,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(flags: Tour) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let plan = Plan::new(flags.input, flags.key, flags.queue, flags.token)?;
-    // The one place that names a broker: everything else is the same for all of them.
-    let broker = flags.broker.as_deref().unwrap_or("memory");
+/// The one place that names a broker: everything else is the same for all of them.
+async fn run(broker: &str, plan: Plan) -> Result<(), Box<dyn Error + Send + Sync>> {
     match broker.split_once("://") {
         None if broker == "memory" => steps::tour("memory", Memory::new(), plan).await,
         Some(("amqp" | "amqps", _)) => {

@@ -108,13 +108,15 @@ pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result
         pace(sent, started.elapsed().as_secs_f64())
     );
 
+    let mut progress = ledger.progress();
     tokio::select! {
-        caught_up = wait_for(&mut ledger.progress(), sent) => if let Err(error) = caught_up {
+        caught_up = wait_for(&mut progress, sent) => if let Err(error) = caught_up {
             println!("   {error}");
         },
         end = worker.ended() => return Err(end),
     }
     worker.stop().await?;
+    let seconds = started.elapsed().as_secs_f64();
     let failures = ledger.failures();
     let verdict = ledger.verdict();
     println!(
@@ -158,7 +160,12 @@ pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result
     if !verdict.is_good() {
         return Err("what arrived is not what was sent".into());
     }
-    println!("every record arrived with the token {}", verdict.token());
+    println!(
+        "every record arrived with the token {}: {} in {}",
+        verdict.token(),
+        grouped(sent),
+        pace(sent, seconds)
+    );
     Ok(())
 }
 

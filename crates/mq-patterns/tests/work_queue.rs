@@ -1,5 +1,11 @@
 //! The work queue on the in-process broker.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},

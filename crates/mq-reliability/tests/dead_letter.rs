@@ -1,5 +1,11 @@
 //! Dead letters in the hands of a worker.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 use std::time::Duration;
 
 use mq_core::{

@@ -1,14 +1,20 @@
 //! Retries on Tokio's paused clock: how often, how soon, and how it ends.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use mq_core::{
-    BoxError, Broker, Classify, ConsumePlan, Consumer, Decision, Destination, Failure, IntoOutcome,
-    Json, Message, Outcome, Publisher, Reason, Received, Rejection, Subscription, Worker,
-    layer::PlanLayer,
+    BoxError, Broker, Classify, ConsumePlan, Consumer, Decision, Destination, Error, ErrorKind,
+    Failure, FailureClass, IntoOutcome, Json, Message, Outcome, Publisher, Reason, Received,
+    Rejection, Subscription, Worker, layer::PlanLayer,
 };
 use mq_memory::Memory;
 use mq_reliability::{
@@ -48,9 +54,9 @@ async fn run(
     let calls = Calls::default();
     let seen = Arc::clone(&calls);
     let service = RetryLayer::new(policy.clone()).layer(service_fn(move |received: Received| {
-        seen.lock()
-            .unwrap()
-            .push((received.attempt(), Instant::now()));
+        let mut seen = seen.lock().unwrap();
+        seen.push((received.attempt(), Instant::now()));
+        assert!(seen.len() <= 1000, "it never ends");
         std::future::ready(fail())
     }));
     let outcome = service.oneshot(received).await.expect("an outcome");
@@ -144,6 +150,20 @@ async fn every_other_decision_passes_at_once() {
             format!("{:?}", outcome.decision()),
             format!("{:?}", decide().decision())
         );
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_infrastructure_passes_at_once() {
+    let infrastructure = || {
+        let error = Error::new(ErrorKind::Disconnected, "open", "the database is gone");
+        Ok(Outcome::retry(Failure::infrastructure(error)))
+    };
+    let (outcome, calls) = run(&Policy::fast(3), received(), infrastructure).await;
+    assert_eq!(calls.len(), 1);
+    match outcome.decision() {
+        Decision::Retry(failure) => assert_eq!(failure.class(), FailureClass::Infrastructure),
+        other => panic!("decided: {other:?}"),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | *permanent* (`.permanent()?`) | rejected at once |
 //! | *transient* (`.transient()?`), or any plain error, a panic, the error of an inner layer such as a timeout | attempted again up to the ceiling, then rejected |
 //! | payload that cannot be decoded | rejected at once, without an attempt |
+//! | *infrastructure*: a guarantee could not open or close its scope | handed on to the worker, which gives the message back |
 //!
 //! # Promise
 //!
@@ -30,7 +31,9 @@
 //!
 //! # What it asks of the broker
 //!
-//! A home for dead letters. Nothing else: attempts in place never reach the broker.
+//! A home for dead letters, and a ceiling that is not above the broker's own delivery limit
+//! (RabbitMQ: 20), since a worker with a higher one is refused. Attempts in place never reach the
+//! broker.
 //!
 //! # Cost
 //!
