@@ -45,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
     steps.run("records", || {
         let found = records::read(brokers.records())?;
         heading("cases by broker");
-        println!("{}", records::table(&found));
+        println!("{}", records::tables(&found));
         all_took_part(&found)
     });
     drop(brokers);

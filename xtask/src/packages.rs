@@ -38,7 +38,8 @@ pub(crate) fn unpack(workspace: &Workspace, folder: &str, members: &[Project]) -
             .target
             .join("package")
             .join(format!("{}.crate", folder_name(package)));
-        cmd!(sh, "tar -xzf {archive} -C {crates}").quiet().run()?;
+        // -m: with today's times. Archives hold one fixed date, by which Cargo would take a changed file for an old one.
+        cmd!(sh, "tar -xzmf {archive} -C {crates}").quiet().run()?;
     }
     for project in members {
         let home = root.join("projects").join(&project.name);

@@ -1,4 +1,4 @@
-//! Reads the records that the test harnesses leave, and prints them as a table of cases by brokers.
+//! Reads the records that the test harnesses leave, and prints them as tables of cases by brokers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -55,60 +55,55 @@ fn parse(text: &str) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// The table, with a column for each broker; then the details of what failed.
-pub(crate) fn table(records: &[Record]) -> String {
+/// A table for each suite, with a column for each broker that it ran on; then the details of what failed.
+pub(crate) fn tables(records: &[Record]) -> String {
+    let mut suites: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        suites.entry(&record.suite).or_default().push(record);
+    }
+    let mut text = String::new();
+    for (suite, records) in suites {
+        let _ = writeln!(text, "{}", table(suite, &records));
+    }
+    for record in records.iter().filter(|record| record.result == "failed") {
+        let (case, broker, detail) = (&record.case, &record.broker, record.detail.trim());
+        let _ = writeln!(text, "FAILED {case} on {broker}: {detail}");
+    }
+    text
+}
+
+fn table(suite: &str, records: &[&Record]) -> String {
     let brokers: BTreeSet<(u8, &str)> = records
         .iter()
         .map(|record| (rank(&record.broker), record.broker.as_str()))
         .collect();
-    let mut rows: BTreeMap<(&str, &str), BTreeMap<&str, &Record>> = BTreeMap::new();
+    let mut lines = vec![vec![suite.to_owned()], vec![String::new()]];
+    for (_, broker) in &brokers {
+        let mut versions = records.iter().filter(|record| record.broker == *broker);
+        let version = versions.find(|record| !record.version.is_empty());
+        lines[0].push((*broker).to_owned());
+        lines[1].push(version.map_or_else(String::new, |record| record.version.clone()));
+    }
+    lines.retain(|line| line.iter().any(|cell| !cell.is_empty()));
+
+    let mut rows: BTreeMap<&str, BTreeMap<&str, &Record>> = BTreeMap::new();
     for record in records {
-        let cells = rows.entry((&record.suite, &record.case)).or_default();
+        let cells = rows.entry(&record.case).or_default();
         // A case that ran twice shows its failure.
         let shown = cells.entry(&record.broker).or_insert(record);
         if record.result == "failed" {
             *shown = record;
         }
     }
-
-    let mut lines = vec![vec!["case".to_owned()], vec![String::new()]];
-    for (_, broker) in &brokers {
-        let version = records
-            .iter()
-            .find(|record| record.broker == *broker && !record.version.is_empty());
-        lines[0].push((*broker).to_owned());
-        lines[1].push(
-            version
-                .map(|record| record.version.clone())
-                .unwrap_or_default(),
-        );
-    }
-    let mut suite_before = "";
-    for ((suite, case), cells) in &rows {
-        if *suite != suite_before {
-            lines.push(vec![format!("[{suite}]")]);
-            suite_before = suite;
-        }
+    for (case, cells) in &rows {
         let mut line = vec![format!("  {case}")];
-        line.extend(brokers.iter().map(|(_, broker)| {
-            cells
-                .get(broker)
-                .map_or_else(|| "no record".to_owned(), |record| cell(record))
+        line.extend(brokers.iter().map(|(_, broker)| match cells.get(broker) {
+            Some(record) => cell(record),
+            None => "no record".to_owned(),
         }));
         lines.push(line);
     }
-
-    let mut text = aligned(&lines);
-    for record in records.iter().filter(|record| record.result == "failed") {
-        let _ = writeln!(
-            text,
-            "FAILED {} on {}: {}",
-            record.case,
-            record.broker,
-            record.detail.trim()
-        );
-    }
-    text
+    aligned(&lines)
 }
 
 fn cell(record: &Record) -> String {
@@ -161,16 +156,22 @@ mod tests {
 
     #[test]
     fn prints_a_row_for_each_case_and_a_column_for_each_broker() {
-        let table = table(&parse(LINES).unwrap());
         let expected = "\
-case           mq-memory         mq-amqp
-                                 RabbitMQ 4.3.6
-[conformance]
-  priority     not declared      no record
-  unroutable   FAILED    1.50 s  passed    0.12 s
+conformance   mq-memory         mq-amqp
+                                RabbitMQ 4.3.6
+  priority    not declared      no record
+  unroutable  FAILED    1.50 s  passed    0.12 s
+
 FAILED unroutable on mq-memory: confirmed instead
 ";
-        assert_eq!(table, expected);
+        assert_eq!(tables(&parse(LINES).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_suite_of_one_broker_has_one_column() {
+        let one = r#"{"suite":"faults","broker":"mq-amqp","case":"cut","result":"passed"}"#;
+        let records = parse(&format!("{LINES}{one}")).unwrap();
+        assert!(tables(&records).contains("\nfaults  mq-amqp\n  cut   passed    0.00 s\n"));
     }
 
     #[test]
@@ -179,7 +180,7 @@ FAILED unroutable on mq-memory: confirmed instead
         let mut again = records[1].clone();
         again.result = "passed".into();
         records.push(again);
-        assert!(table(&records).contains("FAILED    1.50 s"));
+        assert!(tables(&records).contains("FAILED    1.50 s"));
     }
 
     #[test]

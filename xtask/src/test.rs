@@ -64,7 +64,7 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Resu
     let found = records::read(brokers.records())?;
     if !found.is_empty() {
         heading("cases by broker");
-        println!("{}", records::table(&found));
+        println!("{}", records::tables(&found));
     }
     if let Some(warning) = &warning {
         eprintln!("{warning}");

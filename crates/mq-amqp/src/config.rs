@@ -74,7 +74,9 @@ impl AmqpBuilder {
         let wrong = |text: String| config(text).help("write amqp://user:password@host:5672/vhost");
         let parsed = Url::parse(url).map_err(|e| wrong(format!("this is no URL: {e}")))?;
         if !matches!(parsed.scheme(), "amqp" | "amqps") {
-            return Err(wrong("the scheme of the URL is neither amqp nor amqps".into()));
+            return Err(wrong(
+                "the scheme of the URL is neither amqp nor amqps".into(),
+            ));
         }
         let host = match parsed.host() {
             // The client would take `localhost` for an IPv6 address.
@@ -88,7 +90,9 @@ impl AmqpBuilder {
             return Err(wrong("the URL has a query that is not known".into()).with("query", name));
         }
         // Its error repeats the URL, so it is not told.
-        let uri: AMQPUri = url.parse().map_err(|_| wrong("a part of the URL cannot be read".into()))?;
+        let uri: AMQPUri = url
+            .parse()
+            .map_err(|_| wrong("a part of the URL cannot be read".into()))?;
         self.0.tls = (uri.scheme == AMQPScheme::AMQPS).then(|| self.0.tls.unwrap_or_default());
         self.0.host = host.unwrap_or(uri.authority.host);
         self.0.port = Some(uri.authority.port);
@@ -224,26 +228,48 @@ impl Settings {
             false => Err(config("a setting is out of range").with(what, range)),
         };
         let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
-        range("heartbeat", (5 * second..=600 * second).contains(&self.heartbeat), "5 to 600 s")?;
-        range("publish_window", (1..=10_000).contains(&self.publish_window), "1 to 10,000")?;
+        range(
+            "heartbeat",
+            (5 * second..=600 * second).contains(&self.heartbeat),
+            "5 to 600 s",
+        )?;
+        range(
+            "publish_window",
+            (1..=10_000).contains(&self.publish_window),
+            "1 to 10,000",
+        )?;
         for (what, timeout) in [
             ("connect_timeout", self.connect_timeout),
             ("operation_timeout", self.operation_timeout),
             ("publish_timeout", self.publish_timeout),
         ] {
-            range(what, !timeout.is_zero() && timeout <= hour, "above 0, at most 1 h")?;
+            range(
+                what,
+                !timeout.is_zero() && timeout <= hour,
+                "above 0, at most 1 h",
+            )?;
         }
-        range("virtual_host", self.virtual_host.len() <= 255, "at most 255 bytes")?;
+        range(
+            "virtual_host",
+            self.virtual_host.len() <= 255,
+            "at most 255 bytes",
+        )?;
         if self.tls.is_some() && !cfg!(feature = "tls") {
             // The client would speak plain text to the TLS port.
-            return Err(Error::new(ErrorKind::Unsupported, CONNECT, "this build has no TLS")
-                .help("turn on the feature `tls` of mq-amqp"));
+            return Err(
+                Error::new(ErrorKind::Unsupported, CONNECT, "this build has no TLS")
+                    .help("turn on the feature `tls` of mq-amqp"),
+            );
         }
         Ok(())
     }
 
     pub(crate) fn uri(&self) -> AMQPUri {
-        let scheme = if self.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
+        let scheme = if self.tls.is_some() {
+            AMQPScheme::AMQPS
+        } else {
+            AMQPScheme::AMQP
+        };
         let heartbeat = u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX);
         AMQPUri {
             authority: AMQPAuthority {
@@ -256,13 +282,19 @@ impl Settings {
             },
             scheme,
             vhost: self.virtual_host.clone(),
-            query: AMQPQueryString { heartbeat: Some(heartbeat), ..AMQPQueryString::default() },
+            query: AMQPQueryString {
+                heartbeat: Some(heartbeat),
+                ..AMQPQueryString::default()
+            },
         }
     }
 
     pub(crate) fn tls_config(&self) -> OwnedTLSConfig {
         let cert_chain = self.tls.as_ref().and_then(|tls| tls.ca.clone());
-        OwnedTLSConfig { identity: None, cert_chain }
+        OwnedTLSConfig {
+            identity: None,
+            cert_chain,
+        }
     }
 
     /// Host and port, which may be told.
@@ -309,57 +341,4 @@ fn config(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(url: &str) -> Settings {
-        AmqpBuilder::new().url(url).expect("a URL").0
-    }
-
-    #[test]
-    fn takes_every_part_from_a_url() {
-        let settings = parsed("amqps://al%69ce:p%40ss@[::1]:1234/a%2fb?heartbeat=30&connection_timeout=500");
-        let uri = settings.uri();
-        assert_eq!((uri.scheme, uri.authority.host.as_str()), (AMQPScheme::AMQPS, "::1"));
-        assert_eq!((uri.authority.port, uri.vhost.as_str()), (1234, "a/b"));
-        assert_eq!(uri.authority.userinfo.username, "alice");
-        assert_eq!(uri.authority.userinfo.password, "p@ss");
-        assert_eq!(uri.query.heartbeat, Some(30));
-        assert_eq!(settings.connect_timeout, Duration::from_millis(500));
-        let uri = parsed("amqp://127.0.0.1").uri();
-        assert_eq!((uri.authority.host.as_str(), uri.authority.port), ("127.0.0.1", 5672));
-        assert_eq!((uri.vhost.as_str(), parsed("amqps://h").uri().authority.port), ("/", 5671));
-    }
-
-    #[test]
-    fn no_password_in_debug_or_errors() {
-        let builder = AmqpBuilder::new().url("amqp://u:canary@h").expect("a URL").password("canary");
-        assert!(!format!("{builder:?}").contains("canary"));
-        let bad = ["canary:x", "amqp:canary", "http://u:canary@h", "amqp://u:canary@h:x",
-            "amqp://u:canary@", "amqp://u:canary@h?verify=canary&x=1", "amqp://u:canary%ff@h", "", "amqp://u:canary@h?heartbeat=99999999"];
-        for url in bad {
-            let error = AmqpBuilder::new().url(url).expect_err(url);
-            assert_eq!(error.kind(), ErrorKind::Config);
-            assert!(!format!("{error} {error:?}").contains("canary"), "{url}: {error:?}");
-        }
-    }
-
-    #[test]
-    fn refuses_settings_out_of_range() {
-        let refused = |builder: AmqpBuilder| builder.0.check().expect_err("refused").kind();
-        let new = AmqpBuilder::new;
-        assert_eq!(refused(new().heartbeat(Duration::from_secs(4))), ErrorKind::Config);
-        assert_eq!(refused(new().publish_window(0)), ErrorKind::Config);
-        assert_eq!(refused(new().connect_timeout(Duration::ZERO)), ErrorKind::Config);
-        assert_eq!(refused(new().virtual_host("v".repeat(256))), ErrorKind::Config);
-        assert!(new().0.check().is_ok());
-    }
-
-    #[cfg(not(feature = "tls"))]
-    #[test]
-    fn a_build_without_tls_refuses_it() {
-        let error = AmqpBuilder::new().tls(Tls::new()).0.check().expect_err("refused");
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(parsed("amqps://h").check().is_err());
-    }
-}
+mod tests;

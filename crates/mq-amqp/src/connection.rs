@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,7 +14,7 @@ use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     AmqpBuilder, AmqpConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
@@ -49,11 +49,19 @@ struct Inner {
 /// One connection.
 pub(crate) struct Link {
     connection: Connection,
-    /// Why it was lost, in the client's words.
-    lost: Arc<Mutex<Option<lapin::Error>>>,
+    fate: Arc<Fate>,
     closed: AtomicBool,
     limit: Duration,
     _events: AbortOnDropHandle<()>,
+}
+
+/// What became of a connection.
+#[derive(Default)]
+struct Fate {
+    /// Why it was lost, in the client's words.
+    why: OnceLock<lapin::Error>,
+    /// Cancelled when it is lost: some of the client's calls do not return then.
+    lost: CancellationToken,
 }
 
 impl Amqp {
@@ -75,13 +83,23 @@ impl Amqp {
     }
 
     pub(crate) async fn open(settings: Settings) -> Result<Self> {
-        let (publishing, consuming) =
-            tokio::try_join!(Link::open(&settings, "publish"), Link::open(&settings, "consume"))?;
+        let (publishing, consuming) = tokio::try_join!(
+            Link::open(&settings, "publish"),
+            Link::open(&settings, "consume")
+        )?;
         let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
         let publisher = AmqpPublisher::start(&settings, Arc::clone(&publishing)).await?;
         let unconfirmed = AmqpUnconfirmed::new(&settings, Arc::clone(&publishing));
-        let inner = Inner { settings, publishing, consuming, publisher, unconfirmed };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner {
+            settings,
+            publishing,
+            consuming,
+            publisher,
+            unconfirmed,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 }
 
@@ -110,9 +128,19 @@ impl Broker for Amqp {
     /// # Errors
     /// Beside those of [`Broker::consumer`]: [`Config`](ErrorKind::Config) if the plan's attempts
     /// go beyond the delivery limit of 20, since the broker would dead-letter the message first.
-    async fn consumer(&self, subscription: &Subscription, plan: ConsumePlan) -> Result<AmqpConsumer> {
+    async fn consumer(
+        &self,
+        subscription: &Subscription,
+        plan: ConsumePlan,
+    ) -> Result<AmqpConsumer> {
         let inner = &self.inner;
-        AmqpConsumer::open(&inner.consuming, inner.publisher.clone(), subscription, plan).await
+        AmqpConsumer::open(
+            &inner.consuming,
+            inner.publisher.clone(),
+            subscription,
+            plan,
+        )
+        .await
     }
 
     /// Creating a quorum queue takes 2 s longer: a younger one can lose confirmed messages when its
@@ -148,8 +176,8 @@ impl fmt::Debug for Amqp {
 impl Link {
     async fn open(settings: &Settings, role: &str) -> Result<Self> {
         let name = settings.name.as_deref().unwrap_or("mq-amqp");
-        let properties = ConnectionProperties::default()
-            .with_connection_name(format!("{name} {role}").into());
+        let properties =
+            ConnectionProperties::default().with_connection_name(format!("{name} {role}").into());
         let runtime = lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
         let connecting = Connection::connect_uri_with_config(
             settings.uri(),
@@ -168,11 +196,12 @@ impl Link {
                 .with("virtual_host", settings.virtual_host())
                 .with("user", settings.user())
         })?;
-        let lost = Arc::default();
-        let events = watch(connection.events_listener(), Arc::clone(&lost), role.to_owned());
+        let fate = Arc::<Fate>::default();
+        let events = connection.events_listener();
+        let events = watch(events, Arc::clone(&fate), role.to_owned());
         Ok(Self {
             connection,
-            lost,
+            fate,
             closed: AtomicBool::new(false),
             limit: settings.operation_timeout,
             _events: AbortOnDropHandle::new(tokio::spawn(events)),
@@ -184,12 +213,26 @@ impl Link {
         self.limit
     }
 
+    /// Waits for an answer, but no longer than the limit or the life of the connection.
+    pub(crate) async fn answer<T>(
+        &self,
+        operation: &'static str,
+        answer: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            answer = within(self.limit, operation, answer) => answer,
+            () = self.fate.lost.cancelled() => Err(self.gone(operation)),
+        }
+    }
+
     /// A new channel.
     pub(crate) async fn channel(&self, operation: &'static str) -> Result<Channel> {
         if !self.is_connected() {
             return Err(self.gone(operation));
         }
-        within(self.limit, operation, self.connection.create_channel()).await
+        self.answer(operation, self.connection.create_channel())
+            .await
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -206,34 +249,37 @@ impl Link {
         if self.closed.load(Ordering::Acquire) {
             return Error::new(ErrorKind::Closed, operation, "the connection was closed");
         }
-        let why = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let help = "connect again";
-        match why {
+        let text = "the connection was lost";
+        let error = Error::new(ErrorKind::Disconnected, operation, text).help("connect again");
+        match self.fate.why.get() {
             Some(why) => {
-                let cause = map(operation, why);
-                Error::new(ErrorKind::Disconnected, operation, "the connection was lost")
-                    .with("why", &cause)
-                    .help(help)
-                    .caused_by(cause)
+                let cause = map(operation, why.clone());
+                error.with("why", &cause).caused_by(cause)
             }
-            None => {
-                Error::new(ErrorKind::Disconnected, operation, "the connection was lost").help(help)
-            }
+            None => error,
         }
     }
 
     /// Bytes that properties and headers may take in the one frame they have.
     pub(crate) fn limits(&self, payload: usize) -> Limits {
         let frame = self.connection.configuration().frame_max() as usize;
-        Limits { payload, headers: frame.saturating_sub(FRAME_OVERHEAD) }
+        Limits {
+            payload,
+            headers: frame.saturating_sub(FRAME_OVERHEAD),
+        }
     }
 
     async fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) || !self.is_connected() {
             return Ok(());
         }
-        within(self.limit, "close", self.connection.close(200, "closed by the application".into()))
-            .await
+        within(
+            self.limit,
+            "close",
+            self.connection
+                .close(200, "closed by the application".into()),
+        )
+        .await
     }
 }
 
@@ -247,11 +293,7 @@ impl fmt::Debug for Link {
 }
 
 /// Tells of alarms, and keeps why the connection was lost.
-async fn watch(
-    events: impl Stream<Item = Event>,
-    lost: Arc<Mutex<Option<lapin::Error>>>,
-    role: String,
-) {
+async fn watch(events: impl Stream<Item = Event>, fate: Arc<Fate>, role: String) {
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
@@ -264,7 +306,8 @@ async fn watch(
             // A soft error ends one channel, and is told where that channel is used.
             Event::Error(error) if !error.is_amqp_soft_error() => {
                 tracing::warn!(role, %error, "the connection is lost");
-                lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                let _ = fate.why.set(error);
+                fate.lost.cancel();
             }
             _ => {}
         }

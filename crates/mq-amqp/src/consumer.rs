@@ -18,7 +18,7 @@ use crate::{
     AmqpPublisher,
     capabilities::CAPABILITIES,
     connection::Link,
-    error::{late, within},
+    error::late,
     headers::{is_counted, received},
     settle::{Command, Origin, Sink, Task},
     topology::{self, DELIVERY_LIMIT},
@@ -40,11 +40,13 @@ pub struct AmqpConsumer {
 /// What an open consumer holds.
 struct Live {
     stream: lapin::Consumer,
+    /// How the stream ended: the client tells it once, and never again.
+    ended: Option<Option<lapin::Error>>,
     channel: Channel,
     sink: Arc<Sink>,
     settlements: Arc<dyn Settle>,
     commands: mpsc::Sender<Command>,
-    limit: Duration,
+    link: Arc<Link>,
     /// The most time for a copy to be confirmed.
     copy_limit: Duration,
 }
@@ -68,22 +70,29 @@ impl AmqpConsumer {
         let mut queue = topology::queue_of(OPERATION, subscription)?;
         let home = plan.dead_letter_home(subscription);
         if let Some(home) = &home {
-            topology::exists(link, OPERATION, home).await.map_err(name)?;
+            topology::exists(link, OPERATION, home)
+                .await
+                .map_err(name)?;
         }
         let channel = link.channel(OPERATION).await?;
-        let limit = link.limit();
         let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
-        within(limit, OPERATION, qos).await?;
+        link.answer(OPERATION, qos).await?;
         if let SubscriptionKind::Ephemeral { topic } = subscription.kind() {
             let filter = subscription.filter_by();
-            queue = topology::ephemeral(link, &channel, topic, filter).await.map_err(name)?;
+            queue = topology::ephemeral(link, &channel, topic, filter)
+                .await
+                .map_err(name)?;
         }
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
-        let stream = within(limit, OPERATION, consume).await.map_err(|error| {
+        let stream = link.answer(OPERATION, consume).await.map_err(|error| {
             let missing = error.kind() == ErrorKind::NotFound;
             let error = name(error);
-            if missing { error.help("declare it first") } else { error }
+            if missing {
+                error.help("declare it first")
+            } else {
+                error
+            }
         })?;
 
         let source = Arc::clone(subscription.name());
@@ -106,8 +115,22 @@ impl AmqpConsumer {
         };
         tokio::spawn(task.run(receiver));
         let settlements = Arc::clone(&sink) as Arc<dyn Settle>;
-        let live = Live { stream, channel, sink, settlements, commands, limit, copy_limit };
-        Ok(Self { live: Some(live), source, link: Arc::clone(link) })
+        let ended = None;
+        let live = Live {
+            stream,
+            ended,
+            channel,
+            sink,
+            settlements,
+            commands,
+            link: Arc::clone(link),
+            copy_limit,
+        };
+        Ok(Self {
+            live: Some(live),
+            source,
+            link: Arc::clone(link),
+        })
     }
 
     /// The error of a stream that ended without our doing.
@@ -115,8 +138,12 @@ impl AmqpConsumer {
         if !self.link.is_connected() || why.as_ref().is_some_and(|e| !e.is_amqp_soft_error()) {
             return self.link.gone("receive").with("source", &self.source);
         }
-        let error = Error::new(ErrorKind::Lost, "receive", "the broker cancelled the consumer")
-            .with("source", &self.source);
+        let error = Error::new(
+            ErrorKind::Lost,
+            "receive",
+            "the broker cancelled the consumer",
+        )
+        .with("source", &self.source);
         match why {
             Some(why) => {
                 let why = crate::error::map("receive", why);
@@ -133,83 +160,120 @@ impl AmqpConsumer {
 
 impl Consumer for AmqpConsumer {
     async fn receive_many(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<usize> {
-        let Some(live) = &mut self.live else { return Ok(0) };
+        let Some(live) = &mut self.live else {
+            return Ok(0);
+        };
         if max == 0 {
-            return Err(Error::new(ErrorKind::Config, "receive", "max is at least 1"));
+            return Err(Error::new(
+                ErrorKind::Config,
+                "receive",
+                "max is at least 1",
+            ));
         }
+        let sink = Arc::clone(&live.sink);
         let first = tokio::select! {
             biased;
-            error = live.sink.failed() => Err(Some(error)),
-            next = live.stream.next() => next.ok_or(None),
+            error = sink.failed() => Err(error),
+            next = live.next() => Ok(next),
         };
         let mut next = match first {
-            Ok(next) => Some(next),
-            Err(failure) => {
-                let error = failure.unwrap_or_else(|| self.lost(None));
-                self.over();
-                return Err(error);
-            }
+            Ok(next) => next,
+            Err(error) => return Err(self.over(error)),
         };
         let mut count = 0;
-        while let Some(result) = next.take() {
-            match result {
-                Ok(mut delivery) => {
-                    let tag = delivery.delivery_tag;
-                    live.sink.opened(tag, is_counted(&delivery));
-                    let received = received(&mut delivery, Arc::clone(&self.source));
-                    into.push(Delivery::new(received, Arc::clone(&live.settlements), tag));
-                    count += 1;
-                }
-                Err(error) if count == 0 => {
-                    let error = self.lost(Some(error));
-                    self.over();
-                    return Err(error);
-                }
-                // The connection's own record has the cause when the next call asks for it.
-                Err(_) => break,
-            }
+        while let Some(mut delivery) = next.take() {
+            let tag = delivery.delivery_tag;
+            live.sink.opened(tag, is_counted(&delivery));
+            let received = received(&mut delivery, Arc::clone(&self.source));
+            into.push(Delivery::new(received, Arc::clone(&live.settlements), tag));
+            count += 1;
             if count < max {
-                next = live.stream.next().now_or_never().flatten();
+                next = live.next().now_or_never().flatten();
             }
         }
-        Ok(count)
+        if count > 0 {
+            return Ok(count);
+        }
+        let why = live.ended.take().flatten();
+        let error = self.lost(why);
+        Err(self.over(error))
     }
 
     async fn settled(&mut self) -> Result<()> {
         match &self.live {
-            Some(live) => live.settled().await.map_err(|e| e.with("source", &self.source)),
+            Some(live) => live
+                .settled()
+                .await
+                .map_err(|e| e.with("source", &self.source)),
             None => Ok(()),
         }
     }
 
     async fn close(mut self) -> Result<()> {
         match self.live.take() {
-            Some(live) => live.close().await.map_err(|e| e.with("source", &self.source)),
+            Some(live) => live
+                .close()
+                .await
+                .map_err(|e| e.with("source", &self.source)),
             None => Ok(()),
         }
     }
 }
 
 impl AmqpConsumer {
-    /// After an error: whatever is still to be settled is stale.
-    fn over(&mut self) {
+    /// After an error: whatever is still to be settled is stale, and goes back to the broker.
+    fn over(&mut self, error: Error) -> Error {
         if let Some(live) = self.live.take() {
             live.sink.end();
+            live.close_behind(Arc::clone(&self.source));
         }
+        error
     }
 }
 
 impl Live {
+    /// The next delivery; `None` if the stream has ended.
+    ///
+    /// # Cancel safety
+    /// Safe: what the client yields is returned or kept.
+    async fn next(&mut self) -> Option<lapin::message::Delivery> {
+        if self.ended.is_some() {
+            return None;
+        }
+        match self.stream.next().await {
+            Some(Ok(delivery)) => return Some(delivery),
+            Some(Err(error)) => self.ended = Some(Some(error)),
+            None => self.ended = Some(None),
+        }
+        None
+    }
+
+    /// Closes in a task. Without a runtime the channel just closes, and the broker takes everything
+    /// back.
+    fn close_behind(self, source: Arc<str>) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = self.close().await {
+                    tracing::debug!(%error, %source, "a consumer did not close");
+                }
+            });
+        }
+    }
+
     async fn settled(&self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
             self.commands.send(Command::Settled(reply)).await.ok()?;
             answer.await.ok()
         };
-        let limit = self.limit * 2 + self.copy_limit;
+        let limit = self.link.limit() * 2 + self.copy_limit;
         match tokio::time::timeout(limit, asked).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err(Error::new(ErrorKind::Bug, "settle", "the settling task is gone")),
+            Ok(None) => Err(Error::new(
+                ErrorKind::Bug,
+                "settle",
+                "the settling task is gone",
+            )),
             Err(_) => Err(late("settle", limit)),
         }
     }
@@ -217,13 +281,14 @@ impl Live {
     /// Cancels, hands back what nobody saw, waits for the broker to have every verdict, closes: in
     /// any other order acknowledgements could be lost.
     async fn close(mut self) -> Result<()> {
-        let cancel = self.channel.basic_cancel(self.stream.tag(), BasicCancelOptions::default());
-        let cancelled = within(self.limit, "close", cancel).await;
+        let cancel = self
+            .channel
+            .basic_cancel(self.stream.tag(), BasicCancelOptions::default());
+        let cancelled = self.link.answer("close", cancel).await;
         if cancelled.is_ok() {
             // What is buffered ends with the cancellation's answer.
-            while let Ok(Some(Ok(delivery))) =
-                tokio::time::timeout(self.limit, self.stream.next()).await
-            {
+            let limit = self.link.limit();
+            while let Ok(Some(delivery)) = tokio::time::timeout(limit, self.next()).await {
                 self.sink.release(delivery.delivery_tag);
             }
         }
@@ -234,21 +299,15 @@ impl Live {
         }
         settled?;
         cancelled?;
-        within(self.limit, "close", self.channel.close(200, "closed".into())).await
+        let close = self.channel.close(200, "closed".into());
+        self.link.answer("close", close).await
     }
 }
 
 impl Drop for AmqpConsumer {
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else { return };
-        // Without a runtime the channel just closes, and the broker takes everything back.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let source = Arc::clone(&self.source);
-            runtime.spawn(async move {
-                if let Err(error) = live.close().await {
-                    tracing::debug!(%error, %source, "a dropped consumer did not close");
-                }
-            });
+        if let Some(live) = self.live.take() {
+            live.close_behind(Arc::clone(&self.source));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The one place where an error of the client or the broker becomes an [`Error`].
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, io, time::Duration};
 
 use lapin::ErrorKind as Client;
 use mq_core::{Error, ErrorKind, Result, RetryAdvice};
@@ -10,27 +10,44 @@ pub(crate) const CONNECT: &str = "connect";
 
 /// Maps a client error. Its text holds the broker's words; the client's type stays in the source.
 pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
-    let io = if operation == CONNECT { ErrorKind::Connect } else { ErrorKind::Disconnected };
+    let connecting = operation == CONNECT;
+    let io = if connecting {
+        ErrorKind::Connect
+    } else {
+        ErrorKind::Disconnected
+    };
     let mapped = match error.kind() {
         Client::ProtocolError(amqp) => {
             return answer(operation, amqp.get_id(), amqp.get_message().as_str()).caused_by(error);
         }
+        // A certificate or handshake that failed fails again with the same settings.
+        Client::IOError(cause) if connecting && cause.kind() == io::ErrorKind::InvalidData => {
+            Error::new(io, operation, format!("TLS failed: {cause}"))
+                .advise(RetryAdvice::Never)
+                .help("check the port, the host name, and the trusted authorities")
+        }
         // The network or the broker's process: either may be back in a moment.
         Client::IOError(cause) => Error::new(io, operation, format!("the network failed: {cause}")),
-        Client::MissingHeartbeatError => {
-            Error::new(ErrorKind::Disconnected, operation, "the broker sent no heartbeat in time")
-        }
+        Client::MissingHeartbeatError => Error::new(
+            ErrorKind::Disconnected,
+            operation,
+            "the broker sent no heartbeat in time",
+        ),
         // The channel or connection ended before this call; a new one may do.
         Client::InvalidChannel(_)
         | Client::InvalidChannelState(..)
-        | Client::InvalidConnectionState(_) => {
-            Error::new(ErrorKind::Disconnected, operation, "the channel or connection is gone")
-        }
+        | Client::InvalidConnectionState(_) => Error::new(
+            ErrorKind::Disconnected,
+            operation,
+            "the channel or connection is gone",
+        ),
         // Only closing channels helps, and this crate opens few.
-        Client::ChannelsLimitReached => {
-            Error::new(ErrorKind::Broker, operation, "the connection has no channel left")
-                .help("open fewer consumers on one connection, or raise `channel_max`")
-        }
+        Client::ChannelsLimitReached => Error::new(
+            ErrorKind::Broker,
+            operation,
+            "the connection has no channel left",
+        )
+        .help("open fewer consumers on one connection, or raise `channel_max`"),
         // The same peer answers the same again.
         Client::InvalidProtocolVersion(version) => Error::new(
             ErrorKind::Connect,
@@ -40,15 +57,28 @@ pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
         .advise(RetryAdvice::Never),
         Client::AuthProviderError(text) => Error::new(ErrorKind::Auth, operation, text.clone()),
         // The program is on its way out: nothing will run a retry.
-        Client::RuntimeShutdownError(_) => {
-            Error::new(ErrorKind::Closed, operation, "the Tokio runtime is shutting down")
-        }
-        Client::NoDefaultRuntime => {
-            Error::new(ErrorKind::Config, operation, "no Tokio runtime is running here")
+        Client::RuntimeShutdownError(_) => Error::new(
+            ErrorKind::Closed,
+            operation,
+            "the Tokio runtime is shutting down",
+        ),
+        Client::NoDefaultRuntime => Error::new(
+            ErrorKind::Config,
+            operation,
+            "no Tokio runtime is running here",
+        ),
+        Client::ParsingError(_) if connecting => {
+            Error::new(io, operation, "the peer does not speak AMQP 0-9-1")
+                .advise(RetryAdvice::Never)
+                .help("check the port: it may be the one for TLS, or another service's")
         }
         // Bytes that one of the two sides must not have written.
         Client::ParsingError(_) | Client::SerialisationError(_) | Client::FutureCompleted => {
-            Error::new(ErrorKind::Bug, operation, format!("the wire format failed: {error}"))
+            Error::new(
+                ErrorKind::Bug,
+                operation,
+                format!("the wire format failed: {error}"),
+            )
         }
         _ => Error::new(ErrorKind::Broker, operation, error.to_string()),
     };
@@ -80,7 +110,11 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
         540 => (Kind::Unsupported, None),
         _ => (Kind::Broker, None),
     };
-    let error = Error::new(kind, operation, format!("the broker answered {code}: {text}"));
+    let error = Error::new(
+        kind,
+        operation,
+        format!("the broker answered {code}: {text}"),
+    );
     let error = match (kind, sides(text)) {
         (Kind::Mismatch, Some((argument, asked, there))) => error
             .with("argument", argument)
@@ -122,9 +156,13 @@ pub(crate) async fn within<T>(
 
 /// The error of an answer that did not come in time.
 pub(crate) fn late(operation: &'static str, limit: Duration) -> Error {
-    Error::new(ErrorKind::Timeout, operation, "the broker did not answer in time")
-        .with("seconds", limit.as_secs_f32())
-        .help("see whether the broker is blocked by an alarm, or raise the timeout")
+    Error::new(
+        ErrorKind::Timeout,
+        operation,
+        "the broker did not answer in time",
+    )
+    .with("seconds", limit.as_secs_f32())
+    .help("see whether the broker is blocked by an alarm, or raise the timeout")
 }
 
 /// The error of a name that AMQP cannot carry.
@@ -138,80 +176,4 @@ pub(crate) fn invalid_name(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn every_reply_code_has_its_kind_and_advice() {
-        use ErrorKind as Kind;
-        use RetryAdvice::{Later, Never};
-        let cases = [
-            (311, "x", Kind::TooLarge, Never),
-            (312, "NO_ROUTE", Kind::Unroutable, Never),
-            (320, "CONNECTION_FORCED - bye", Kind::Disconnected, Later),
-            (402, "x", Kind::NotFound, Never),
-            (403, "ACCESS_REFUSED - Login was refused using PLAIN", Kind::Auth, Never),
-            (403, "ACCESS_REFUSED - read access to queue", Kind::Permission, Never),
-            (404, "NOT_FOUND - no queue 'q' in vhost '/'", Kind::NotFound, Never),
-            (405, "RESOURCE_LOCKED", Kind::Broker, Later),
-            (406, "PRECONDITION_FAILED - inequivalent arg 'x'", Kind::Mismatch, Never),
-            (406, "PRECONDITION_FAILED - unknown delivery tag 7", Kind::Broker, Never),
-            (501, "FRAME_ERROR", Kind::Bug, Never),
-            (506, "RESOURCE_ERROR", Kind::Broker, Later),
-            (530, "NOT_ALLOWED - vhost nope not found", Kind::NotFound, Never),
-            (530, "NOT_ALLOWED - access to vhost refused", Kind::Permission, Never),
-            (540, "NOT_IMPLEMENTED", Kind::Unsupported, Never),
-            (541, "INTERNAL_ERROR", Kind::Broker, Later),
-            (999, "x", Kind::Broker, Never),
-        ];
-        for (code, text, kind, retry) in cases {
-            let error = answer("declare", code, text);
-            assert_eq!((error.kind(), error.retry()), (kind, retry), "{code} {text}");
-            assert!(error.to_string().contains(text), "{error}");
-        }
-    }
-
-    #[test]
-    fn every_client_error_has_its_kind_and_advice() {
-        use ErrorKind as Kind;
-        use RetryAdvice::{Later, Never};
-        let io = || Client::from_io(io::ErrorKind::ConnectionRefused);
-        let cases = [
-            (CONNECT, io(), Kind::Connect, Later),
-            ("publish", io(), Kind::Disconnected, Later),
-            ("publish", Client::MissingHeartbeatError, Kind::Disconnected, Later),
-            ("publish", Client::InvalidChannel(3), Kind::Disconnected, Later),
-            ("consume", Client::ChannelsLimitReached, Kind::Broker, Never),
-            (CONNECT, Client::AuthProviderError("no".into()), Kind::Auth, Never),
-            (CONNECT, Client::NoDefaultRuntime, Kind::Config, Never),
-            ("publish", Client::FutureCompleted, Kind::Bug, Never),
-        ];
-        for (operation, client, kind, retry) in cases {
-            let error = map(operation, client.into());
-            assert_eq!((error.kind(), error.retry()), (kind, retry), "{error}");
-            assert!(std::error::Error::source(&error).is_some(), "the cause is kept");
-        }
-    }
-
-    #[test]
-    fn a_mismatch_shows_both_sides() {
-        let text = "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q' in vhost \
-                    '/': received 'classic' but current is 'quorum'";
-        let error = answer("declare", 406, text);
-        assert_eq!(error.context("argument"), Some("x-queue-type"));
-        assert_eq!(error.context("asked"), Some("'classic'"));
-        assert_eq!(error.context("there"), Some("'quorum'"));
-    }
-
-    trait FromIo {
-        fn from_io(kind: io::ErrorKind) -> Client;
-    }
-
-    impl FromIo for Client {
-        fn from_io(kind: io::ErrorKind) -> Client {
-            Client::IOError(std::sync::Arc::new(kind.into()))
-        }
-    }
-}
+mod tests;

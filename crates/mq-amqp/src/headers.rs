@@ -38,7 +38,10 @@ impl Outbound {
     pub(crate) fn new(to: &Destination, message: &Message, limits: Limits) -> Result<Self> {
         check_name("publish", to.name())?;
         let (exchange, routing_key) = if to.is_queue() {
-            (ShortString::default(), short("queue", to.name(), ErrorKind::InvalidName)?)
+            (
+                ShortString::default(),
+                short("queue", to.name(), ErrorKind::InvalidName)?,
+            )
         } else {
             let key = to.key().unwrap_or_default();
             (
@@ -48,22 +51,38 @@ impl Outbound {
         };
         let payload = message.payload().cloned().unwrap_or_default();
         if payload.len() > limits.payload {
-            return Err(too_large("the payload is over the size limit", payload.len(), limits.payload)
-                .help("raise `max_message_size` here and at the broker, or send a claim check"));
+            return Err(too_large(
+                "the payload is over the size limit",
+                payload.len(),
+                limits.payload,
+            )
+            .help("raise `max_message_size` here and at the broker, or send a claim check"));
         }
         let table = table(message)?;
         let properties = properties(message)?;
         let size = encoded_size(&table) + PROPERTIES;
         if size > limits.headers {
-            return Err(too_large("the headers do not fit into one frame", size, limits.headers));
+            return Err(too_large(
+                "the headers do not fit into one frame",
+                size,
+                limits.headers,
+            ));
         }
         let mandatory = to.is_mandatory();
-        Ok(Self { exchange, routing_key, mandatory, payload, properties, table })
+        Ok(Self {
+            exchange,
+            routing_key,
+            mandatory,
+            payload,
+            properties,
+            table,
+        })
     }
 
     /// The properties, with the number of this publish among the headers.
     pub(crate) fn numbered(&mut self, number: u64) -> BasicProperties {
-        self.table.insert(headers::PUBLISH_NUMBER.into(), text(number.to_string()));
+        self.table
+            .insert(headers::PUBLISH_NUMBER.into(), text(number.to_string()));
         self.unnumbered()
     }
 
@@ -76,7 +95,12 @@ impl Outbound {
 
 /// The number of the publish that a returned message was.
 pub(crate) fn number(properties: &BasicProperties) -> Option<u64> {
-    match properties.headers().as_ref()?.inner().get(headers::PUBLISH_NUMBER)? {
+    match properties
+        .headers()
+        .as_ref()?
+        .inner()
+        .get(headers::PUBLISH_NUMBER)?
+    {
         AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.parse().ok(),
         _ => None,
     }
@@ -97,7 +121,11 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         Message::new(std::mem::take(&mut delivery.data))
     };
     let mut kept = Headers::new();
-    for (name, value) in table.into_iter().flatten().filter_map(|(n, v)| Some((n, self::value(v)?))) {
+    for (name, value) in table
+        .into_iter()
+        .flatten()
+        .filter_map(|(n, v)| Some((n, self::value(v)?)))
+    {
         if !headers::is_mapped(name.as_str()) && !COUNTERS.contains(&name.as_str()) {
             kept.append(name.as_str().to_owned(), value);
         }
@@ -106,11 +134,23 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     if let Some(key) = find(headers::KEY).as_ref().and_then(HeaderValue::as_bytes) {
         message = message.key(key.clone());
     }
-    let seconds = || properties.timestamp().as_ref().and_then(|s| s.checked_mul(1000));
-    if let Some(at) = find_number(headers::TIME).or_else(seconds).and_then(time::from_millis) {
+    let seconds = || {
+        properties
+            .timestamp()
+            .as_ref()
+            .and_then(|s| s.checked_mul(1000))
+    };
+    if let Some(at) = find_number(headers::TIME)
+        .or_else(seconds)
+        .and_then(time::from_millis)
+    {
         message = message.time(at);
     }
-    if let Some(id) = properties.message_id().as_ref().and_then(|id| MessageId::new(id.as_str()).ok()) {
+    if let Some(id) = properties
+        .message_id()
+        .as_ref()
+        .and_then(|id| MessageId::new(id.as_str()).ok())
+    {
         message = message.id(id);
     }
     if let Some(kind) = properties.content_type() {
@@ -122,7 +162,11 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     if let Some(to) = properties.reply_to() {
         message = message.reply_to(to.as_str());
     }
-    if let Some(expiry) = properties.expiration().as_ref().and_then(|e| e.as_str().parse().ok()) {
+    if let Some(expiry) = properties
+        .expiration()
+        .as_ref()
+        .and_then(|e| e.as_str().parse().ok())
+    {
         message = message.expires_in(Duration::from_millis(expiry));
     }
     if let Some(priority) = *properties.priority() {
@@ -139,35 +183,52 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         None if delivery.exchange.as_str().is_empty() => None,
         None => Some(delivery.routing_key.as_str().into()),
     };
-    Received::new(message.build(), source, routing_key.filter(|key: &std::sync::Arc<str>| !key.is_empty()))
-        .with_attempt(u32::try_from(attempt).unwrap_or(u32::MAX))
-        .with_redelivered(delivery.redelivered)
+    Received::new(
+        message.build(),
+        source,
+        routing_key.filter(|key: &std::sync::Arc<str>| !key.is_empty()),
+    )
+    .with_attempt(u32::try_from(attempt).unwrap_or(u32::MAX))
+    .with_redelivered(delivery.redelivered)
 }
 
 /// True if the broker counts the deliveries of this message: a quorum queue does, a classic one
 /// redelivers without a count.
 pub(crate) fn is_counted(delivery: &Delivery) -> bool {
-    let table = delivery.properties.headers().as_ref().map(FieldTable::inner);
+    let table = delivery
+        .properties
+        .headers()
+        .as_ref()
+        .map(FieldTable::inner);
     !delivery.redelivered
         || table.is_some_and(|table| COUNTERS.iter().any(|name| table.contains_key(*name)))
 }
 
 /// The copy of a failed message that goes back to a queue that does not count, with the attempt in
 /// its headers. `key` is the routing key that the copy would lose on the way.
-pub(crate) fn retry_copy(received: &Received, to: &Destination, limits: Limits) -> Result<Outbound> {
+pub(crate) fn retry_copy(
+    received: &Received,
+    to: &Destination,
+    limits: Limits,
+) -> Result<Outbound> {
     let mut copied = received.message().headers().clone();
     copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
     let copy = received.message().clone().edit().headers(copied).build();
     let mut outbound = Outbound::new(to, &copy, limits)?;
     if let Some(key) = received.routing_key() {
-        outbound.table.insert(headers::ROUTING_KEY.into(), text(key));
+        outbound
+            .table
+            .insert(headers::ROUTING_KEY.into(), text(key));
     }
     Ok(outbound)
 }
 
 fn table(message: &Message) -> Result<FieldTable> {
     if let Some(name) = message.headers().repeated() {
-        return Err(invalid("RabbitMQ keeps one value for each header name", name));
+        return Err(invalid(
+            "RabbitMQ keeps one value for each header name",
+            name,
+        ));
     }
     let mut table = FieldTable::default();
     for (name, value) in message.headers().iter() {
@@ -176,9 +237,15 @@ fn table(message: &Message) -> Result<FieldTable> {
         }
         // The broker reads these as further routing keys and closes the channel over other types.
         if name == "CC" || name == "BCC" {
-            return Err(invalid("RabbitMQ takes this header for further routing keys", name));
+            return Err(invalid(
+                "RabbitMQ takes this header for further routing keys",
+                name,
+            ));
         }
-        table.insert(short("header name", name, ErrorKind::InvalidMessage)?, amqp(value));
+        table.insert(
+            short("header name", name, ErrorKind::InvalidMessage)?,
+            amqp(value),
+        );
     }
     if let Some(key) = message.key() {
         table.insert(headers::KEY.into(), amqp(&key.as_bytes().clone().into()));
@@ -186,7 +253,10 @@ fn table(message: &Message) -> Result<FieldTable> {
     if message.payload().is_none() {
         table.insert(headers::TOMBSTONE.into(), text("1"));
     }
-    table.insert(headers::TIME.into(), text(time::to_millis(message.time()).to_string()));
+    table.insert(
+        headers::TIME.into(),
+        text(time::to_millis(message.time()).to_string()),
+    );
     Ok(table)
 }
 
@@ -208,7 +278,10 @@ fn properties(message: &Message) -> Result<BasicProperties> {
     }
     if let Some(expiry) = message.expires_in().map(time::millis) {
         if expiry > MAX_EXPIRY {
-            return Err(invalid("RabbitMQ knows no expiry beyond ten years", "expires_in"));
+            return Err(invalid(
+                "RabbitMQ knows no expiry beyond ten years",
+                "expires_in",
+            ));
         }
         properties = properties.with_expiration(field("expiry", &expiry.to_string())?);
     }
@@ -269,7 +342,9 @@ fn invalid(wrong: &'static str, name: &str) -> Error {
 }
 
 fn too_large(wrong: &'static str, bytes: usize, limit: usize) -> Error {
-    Error::new(ErrorKind::TooLarge, "publish", wrong).with("bytes", bytes).with("limit", limit)
+    Error::new(ErrorKind::TooLarge, "publish", wrong)
+        .with("bytes", bytes)
+        .with("limit", limit)
 }
 
 /// Bytes on the wire of what [`table`] makes: name, type, length and value of each header.
@@ -279,7 +354,11 @@ fn encoded_size(table: &FieldTable) -> usize {
         AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
         _ => 0,
     };
-    table.inner().iter().map(|(name, v)| 2 + name.as_str().len() + value(v)).sum()
+    table
+        .inner()
+        .iter()
+        .map(|(name, v)| 2 + name.as_str().len() + value(v))
+        .sum()
 }
 
 /// Room for all properties, each a short string of at most 255 bytes, and the publish number.

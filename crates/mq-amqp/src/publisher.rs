@@ -18,9 +18,7 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{
-    Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result,
-};
+use mq_core::{Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout},
@@ -93,15 +91,30 @@ impl AmqpPublisher {
         tokio::spawn(writer.run(channel, receiver));
         let limits = link.limits(settings.max_message_size);
         let closed = AtomicBool::new(false);
-        let shared = Shared { link, commands, room, window, limit, limits, closed, topics };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            link,
+            commands,
+            room,
+            window,
+            limit,
+            limits,
+            closed,
+            topics,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Enqueues a message in its AMQP form; for the copies of a consumer, which go on after `close`.
     pub(crate) async fn send(&self, to: Destination, outbound: Outbound) -> Result<AmqpPending> {
         let permit = self.shared.room(1).await?;
         let (reply, outcome) = oneshot::channel();
-        let job = Job { outbound, reply: Reply::One(reply), enqueued: Instant::now() };
+        let job = Job {
+            outbound,
+            reply: Reply::One(reply),
+            enqueued: Instant::now(),
+        };
         self.shared.command(Command::Publish(job)).await?;
         permit.forget();
         Ok(AmqpPending { outcome, to })
@@ -136,7 +149,10 @@ impl Publisher for AmqpPublisher {
     ) -> Result<AmqpPending> {
         let message = message.into();
         self.shared.open()?;
-        let outbound = self.prepare(to, &message).await.map_err(|error| error.with("to", to))?;
+        let outbound = self
+            .prepare(to, &message)
+            .await
+            .map_err(|error| error.with("to", to))?;
         self.send(to.clone(), outbound).await
     }
 
@@ -162,7 +178,6 @@ impl Publisher for AmqpPublisher {
         self.flush().await
     }
 
-    #[expect(clippy::async_yields_async, reason = "the caller awaits the handle later")]
     async fn enqueue_batch(&self, to: &Destination, messages: Vec<Message>) -> PendingBatch {
         let shared = &self.shared;
         let batch = Batch::new(messages.len());
@@ -195,9 +210,17 @@ impl Publisher for AmqpPublisher {
 impl Shared {
     fn open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "publish", "the publisher was closed"));
+            return Err(Error::new(
+                ErrorKind::Closed,
+                "publish",
+                "the publisher was closed",
+            ));
         }
-        if self.link.is_connected() { Ok(()) } else { Err(self.link.gone("publish")) }
+        if self.link.is_connected() {
+            Ok(())
+        } else {
+            Err(self.link.gone("publish"))
+        }
     }
 
     /// Waits for room for some publishes.
@@ -221,9 +244,17 @@ impl Shared {
         match self.room(jobs.len()).await {
             Ok(permit) => {
                 let enqueued = Instant::now();
-                let job = |(outbound, reply)| Job { outbound, reply, enqueued };
+                let job = |(outbound, reply)| Job {
+                    outbound,
+                    reply,
+                    enqueued,
+                };
                 // Sent or not, the replies hold on: a writer that is gone drops them.
-                if self.command(Command::Many(jobs.drain(..).map(job).collect())).await.is_ok() {
+                if self
+                    .command(Command::Many(jobs.drain(..).map(job).collect()))
+                    .await
+                    .is_ok()
+                {
                     permit.forget();
                 }
             }
@@ -236,7 +267,10 @@ impl Shared {
     }
 
     async fn command(&self, command: Command) -> Result<()> {
-        self.commands.send(command).await.map_err(|_| self.link.gone("publish"))
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| self.link.gone("publish"))
     }
 
     fn no_room(&self) -> Error {
@@ -245,10 +279,14 @@ impl Shared {
         } else {
             "the broker answers slower than you publish: wait, or raise `publish_window`"
         };
-        Error::new(ErrorKind::Timeout, "publish", "there was no room in the window in time")
-            .with("window", self.window)
-            .with("seconds", self.limit.as_secs_f32())
-            .help(help)
+        Error::new(
+            ErrorKind::Timeout,
+            "publish",
+            "there was no room in the window in time",
+        )
+        .with("window", self.window)
+        .with("seconds", self.limit.as_secs_f32())
+        .help(help)
     }
 }
 

@@ -14,8 +14,8 @@ use mq_core::{
 };
 use tokio::sync::Notify;
 
-pub(crate) use self::task::{Command, Task};
 use self::ledger::{Ledger, Mark};
+pub(crate) use self::task::{Command, Task};
 use crate::headers::{self, Limits, Outbound};
 
 /// The settlements of one consumer. Its generation is its channel: a new consumer has a new sink.
@@ -128,14 +128,20 @@ impl Sink {
     /// What a verdict means on the wire.
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
         let copy = |to: &Destination, message: Result<Outbound>| {
-            message.map(|message| Mark::Copy(Box::new(Copy { to: to.clone(), message })))
+            message.map(|message| {
+                Mark::Copy(Box::new(Copy {
+                    to: to.clone(),
+                    message,
+                }))
+            })
         };
         match verdict {
             Verdict::Ack => Ok(Mark::Ack),
             Verdict::Release => Ok(Mark::Release),
-            Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => {
-                copy(&self.queue, headers::retry_copy(received, &self.queue, self.limits))
-            }
+            Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => copy(
+                &self.queue,
+                headers::retry_copy(received, &self.queue, self.limits),
+            ),
             Verdict::Requeue => Ok(Mark::Requeue),
             Verdict::Defer(_) => Err(unsupported("this backend cannot delay a message yet")),
             Verdict::Reject(rejection) => {

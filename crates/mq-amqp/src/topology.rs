@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use lapin::{
     Channel, ExchangeKind,
-    options::{
-        ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-    },
+    options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 use mq_core::{
@@ -14,10 +12,7 @@ use mq_core::{
     check_name,
 };
 
-use crate::{
-    connection::Link,
-    error::{invalid_name, within},
-};
+use crate::{connection::Link, error::invalid_name};
 
 /// How often a quorum queue delivers a failed message before the broker itself dead-letters it.
 pub(crate) const DELIVERY_LIMIT: u32 = 20;
@@ -25,11 +20,25 @@ pub(crate) const DELIVERY_LIMIT: u32 = 20;
 /// Something that has to be there.
 #[derive(Debug, Clone, PartialEq)]
 enum Part {
-    Queue { name: String, home: Option<String> },
-    Exchange { name: String, kind: ExchangeKind },
+    Queue {
+        name: String,
+        home: Option<String>,
+    },
+    Exchange {
+        name: String,
+        kind: ExchangeKind,
+    },
     /// The headers exchange of a topic hangs on it, for all routing keys.
-    Hang { topic: String, headers: String },
-    Bind { queue: String, exchange: String, key: String, arguments: FieldTable },
+    Hang {
+        topic: String,
+        headers: String,
+    },
+    Bind {
+        queue: String,
+        exchange: String,
+        key: String,
+        arguments: FieldTable,
+    },
 }
 
 /// Creates what is missing, and compares what is there.
@@ -40,7 +49,9 @@ pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
     for part in parts(OPERATION, &what)? {
         let there = part.is_there(link, OPERATION).await?;
         let channel = link.channel(OPERATION).await?;
-        within(link.limit(), OPERATION, part.declare(&channel)).await.map_err(|e| part.name(e))?;
+        link.answer(OPERATION, part.declare(&channel))
+            .await
+            .map_err(|e| part.name(e))?;
         created |= !there && matches!(part, Part::Queue { .. });
         close(link, OPERATION, channel).await;
     }
@@ -65,7 +76,9 @@ pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
         }
         // Declaring what is there changes nothing, and is the only way to compare.
         let channel = link.channel(OPERATION).await?;
-        within(link.limit(), OPERATION, part.declare(&channel)).await.map_err(|e| part.name(e))?;
+        link.answer(OPERATION, part.declare(&channel))
+            .await
+            .map_err(|e| part.name(e))?;
         close(link, OPERATION, channel).await;
     }
     Ok(())
@@ -78,7 +91,10 @@ pub(crate) async fn exists(link: &Link, operation: &'static str, what: &Destinat
     let part = if what.is_queue() {
         Part::Queue { name, home: None }
     } else {
-        Part::Exchange { name, kind: ExchangeKind::Topic }
+        Part::Exchange {
+            name,
+            kind: ExchangeKind::Topic,
+        }
     };
     if part.is_there(link, operation).await? {
         return Ok(());
@@ -101,7 +117,10 @@ async fn topic_exists(link: &Link, operation: &'static str, what: &Declaration) 
 ///
 /// # Errors
 /// `InvalidName` for a name that no declaration would take.
-pub(crate) fn queue_of(operation: &'static str, subscription: &Subscription) -> Result<ShortString> {
+pub(crate) fn queue_of(
+    operation: &'static str,
+    subscription: &Subscription,
+) -> Result<ShortString> {
     match subscription.kind() {
         SubscriptionKind::Queue { queue } => check_name(operation, queue)?,
         SubscriptionKind::Durable { topic, name } => {
@@ -126,21 +145,31 @@ pub(crate) async fn ephemeral(
     const OPERATION: &str = "consume";
     // Looked up apart, since a missing exchange would end this channel.
     exists(link, OPERATION, &Destination::topic(topic)).await?;
-    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
     let declared = channel.queue_declare(ShortString::default(), options, FieldTable::default());
-    let queue = within(link.limit(), OPERATION, declared).await?.name().clone();
+    let queue = link.answer(OPERATION, declared).await?.name().clone();
     for part in bindings(OPERATION, topic, queue.as_str(), filter)? {
-        within(link.limit(), OPERATION, part.declare(channel)).await.map_err(|e| part.name(e))?;
+        link.answer(OPERATION, part.declare(channel))
+            .await
+            .map_err(|e| part.name(e))?;
     }
     Ok(queue)
 }
 
 fn parts(operation: &'static str, what: &Declaration) -> Result<Vec<Part>> {
     match what {
-        Declaration::Destination(to) if to.is_queue() => queue(operation, to.name(), to.dead_letter_home()),
+        Declaration::Destination(to) if to.is_queue() => {
+            queue(operation, to.name(), to.dead_letter_home())
+        }
         Declaration::Destination(to) => {
             let name = own_name(operation, to.name())?;
-            Ok(vec![Part::Exchange { name, kind: ExchangeKind::Topic }])
+            Ok(vec![Part::Exchange {
+                name,
+                kind: ExchangeKind::Topic,
+            }])
         }
         Declaration::Subscription(subscription) => match subscription.kind() {
             SubscriptionKind::Queue { queue: name } => {
@@ -166,9 +195,14 @@ fn parts(operation: &'static str, what: &Declaration) -> Result<Vec<Part>> {
 /// A queue, after its dead-letter home, so that the home is there when the first letter comes.
 fn queue(operation: &'static str, name: &str, home: Option<Destination>) -> Result<Vec<Part>> {
     let name = own_name(operation, name)?;
-    let home = home.map(|home| own_name(operation, home.name())).transpose()?;
+    let home = home
+        .map(|home| own_name(operation, home.name()))
+        .transpose()?;
     let first = home.clone().map(|name| Part::Queue { name, home: None });
-    Ok(first.into_iter().chain([Part::Queue { name, home }]).collect())
+    Ok(first
+        .into_iter()
+        .chain([Part::Queue { name, home }])
+        .collect())
 }
 
 fn bindings(
@@ -190,7 +224,10 @@ fn bindings(
     let key = match filter {
         Filter::All => "#",
         Filter::Exact(key) if key.split('.').any(|word| word == "*" || word == "#") => {
-            return refused("an exact key with the words `*` or `#` would be a pattern here", key);
+            return refused(
+                "an exact key with the words `*` or `#` would be a pattern here",
+                key,
+            );
         }
         Filter::Pattern(pattern) if pattern.split('.').filter(|word| *word == "#").count() > 2 => {
             return refused("RabbitMQ allows at most two `#` in a pattern", pattern);
@@ -216,8 +253,14 @@ fn bindings(
             arguments.insert("x-match".into(), AMQPValue::LongString(matching.into()));
             let headers = own_name(operation, &format!("{topic}.headers"))?;
             return Ok(vec![
-                Part::Exchange { name: headers.clone(), kind: ExchangeKind::Headers },
-                Part::Hang { topic: topic.to_owned(), headers: headers.clone() },
+                Part::Exchange {
+                    name: headers.clone(),
+                    kind: ExchangeKind::Headers,
+                },
+                Part::Hang {
+                    topic: topic.to_owned(),
+                    headers: headers.clone(),
+                },
                 bind(headers, "", arguments),
             ]);
         }
@@ -232,15 +275,21 @@ impl Part {
         let none = FieldTable::default;
         let looked = match self {
             Self::Queue { name, .. } => {
-                let options = QueueDeclareOptions { passive: true, ..Default::default() };
+                let options = QueueDeclareOptions {
+                    passive: true,
+                    ..Default::default()
+                };
                 let look = channel.queue_declare(short(operation, name)?, options, none());
-                within(link.limit(), operation, look).await.map(drop)
+                link.answer(operation, look).await.map(drop)
             }
             Self::Exchange { name, kind } => {
-                let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+                let options = ExchangeDeclareOptions {
+                    passive: true,
+                    ..Default::default()
+                };
                 let name = short(operation, name)?;
                 let look = channel.exchange_declare(name, kind.clone(), options, none());
-                within(link.limit(), operation, look).await
+                link.answer(operation, look).await
             }
             Self::Hang { .. } | Self::Bind { .. } => Ok(()),
         };
@@ -261,21 +310,41 @@ impl Part {
             Self::Queue { name: queue, home } => {
                 let arguments = arguments(home.as_deref());
                 let options = QueueDeclareOptions::durable();
-                channel.queue_declare(name(queue), options, arguments).await.map(drop)
+                channel
+                    .queue_declare(name(queue), options, arguments)
+                    .await
+                    .map(drop)
             }
-            Self::Exchange { name: exchange, kind } => {
-                let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+            Self::Exchange {
+                name: exchange,
+                kind,
+            } => {
+                let options = ExchangeDeclareOptions {
+                    durable: true,
+                    ..Default::default()
+                };
                 let none = FieldTable::default();
-                channel.exchange_declare(name(exchange), kind.clone(), options, none).await
+                channel
+                    .exchange_declare(name(exchange), kind.clone(), options, none)
+                    .await
             }
             Self::Hang { topic, headers } => {
                 let (options, none) = (ExchangeBindOptions::default(), FieldTable::default());
-                channel.exchange_bind(name(headers), name(topic), "#".into(), options, none).await
+                channel
+                    .exchange_bind(name(headers), name(topic), "#".into(), options, none)
+                    .await
             }
-            Self::Bind { queue, exchange, key, arguments } => {
+            Self::Bind {
+                queue,
+                exchange,
+                key,
+                arguments,
+            } => {
                 let options = QueueBindOptions::default();
                 let arguments = arguments.clone();
-                channel.queue_bind(name(queue), name(exchange), name(key), options, arguments).await
+                channel
+                    .queue_bind(name(queue), name(exchange), name(key), options, arguments)
+                    .await
             }
         }
     }
@@ -286,7 +355,9 @@ impl Part {
             Self::Queue { name, .. } => error.with("queue", name),
             Self::Exchange { name, .. } => error.with("topic", name),
             Self::Hang { headers, .. } => error.with("topic", headers),
-            Self::Bind { queue, exchange, .. } => error.with("queue", queue).with("topic", exchange),
+            Self::Bind {
+                queue, exchange, ..
+            } => error.with("queue", queue).with("topic", exchange),
         }
     }
 }
@@ -298,7 +369,10 @@ fn arguments(home: Option<&str>) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT.into()));
+    arguments.insert(
+        "x-delivery-limit".into(),
+        AMQPValue::LongLongInt(DELIVERY_LIMIT.into()),
+    );
     if let Some(home) = home {
         arguments.insert("x-dead-letter-exchange".into(), text(""));
         arguments.insert("x-dead-letter-routing-key".into(), text(home));
@@ -312,7 +386,11 @@ fn arguments(home: Option<&str>) -> FieldTable {
 fn own_name(operation: &'static str, name: &str) -> Result<String> {
     check_name(operation, name)?;
     if name.starts_with("amq.") {
-        return Err(invalid_name(operation, "names that begin with `amq.` are the broker's", name));
+        return Err(invalid_name(
+            operation,
+            "names that begin with `amq.` are the broker's",
+            name,
+        ));
     }
     Ok(name.to_owned())
 }
@@ -324,7 +402,10 @@ fn short(operation: &'static str, name: &str) -> Result<ShortString> {
 
 /// A channel that was used for a look; if it does not close, the connection's end will.
 async fn close(link: &Link, operation: &'static str, channel: Channel) {
-    if let Err(error) = within(link.limit(), operation, channel.close(200, "done".into())).await {
+    if let Err(error) = link
+        .answer(operation, channel.close(200, "done".into()))
+        .await
+    {
         tracing::debug!(%error, "a channel did not close");
     }
 }
@@ -333,53 +414,4 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SHORT: usize = 255;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
-        let show = |part: Part| match part {
-            Part::Queue { name, home } => format!("queue {name} -> {}", home.unwrap_or_default()),
-            Part::Exchange { name, kind } => format!("{kind:?} {name}"),
-            Part::Hang { topic, headers } => format!("{topic} -> {headers}"),
-            Part::Bind { queue, exchange, key, .. } => format!("{exchange} -{key}-> {queue}"),
-        };
-        Ok(parts("declare", &what.into())?.into_iter().map(show).collect())
-    }
-
-    #[test]
-    fn declares_the_home_before_its_queue() {
-        assert_eq!(
-            names(Destination::queue("orders")).expect("parts"),
-            ["queue orders.dead -> ", "queue orders -> orders.dead"]
-        );
-        assert_eq!(names(Destination::queue("orders.dead")).expect("parts"), ["queue orders.dead -> "]);
-    }
-
-    #[test]
-    fn binds_a_subscription_by_its_filter() {
-        let all = Subscription::durable("events", "billing");
-        let queues = ["queue events.billing.dead -> ", "queue billing@events -> events.billing.dead"];
-        let with = |rest: &[&str]| queues.iter().chain(rest).map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        assert_eq!(names(&all).expect("parts"), with(&["events -#-> billing@events"]));
-        let pattern = all.clone().filter(Filter::pattern("eu.*"));
-        assert_eq!(names(pattern).expect("parts"), with(&["events -eu.*-> billing@events"]));
-        let headers = all.filter(Filter::AllHeaders(vec![("a".into(), "b".into())]));
-        assert_eq!(
-            names(headers).expect("parts"),
-            with(&["Headers events.headers", "events -> events.headers", "events.headers --> billing@events"])
-        );
-    }
-
-    #[test]
-    fn refuses_filters_and_names_that_mean_something_else_to_the_broker() {
-        let refused = |what: Declaration| names(what).expect_err("refused").kind();
-        let durable = |filter| Subscription::durable("events", "b").filter(filter).into();
-        assert_eq!(refused(durable(Filter::exact("eu.*"))), ErrorKind::Config);
-        assert_eq!(refused(durable(Filter::pattern("#.a.#.b.#"))), ErrorKind::Config);
-        assert_eq!(refused(durable(Filter::AnyHeader(vec![]))), ErrorKind::Config);
-        assert_eq!(refused(durable(Filter::exact("k".repeat(256)))), ErrorKind::Config);
-        assert_eq!(refused(Destination::queue("amq.mine").into()), ErrorKind::InvalidName);
-        assert_eq!(refused(Destination::queue("q".repeat(300)).into()), ErrorKind::InvalidName);
-        assert_eq!(refused(Subscription::ephemeral("events").into()), ErrorKind::Unsupported);
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ pub struct KafkaBuilder {
     pub(crate) replication: Option<u16>,
     pub(crate) connect_timeout: Duration,
     pub(crate) publish_timeout: Duration,
+    pub(crate) group_protocol: Option<GroupProtocol>,
     pub(crate) session_timeout: Duration,
     pub(crate) unreachable_after: Duration,
     pub(crate) window: usize,
@@ -33,6 +34,7 @@ impl KafkaBuilder {
             replication: None,
             connect_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(30),
+            group_protocol: None,
             session_timeout: Duration::from_secs(10),
             unreachable_after: Duration::from_secs(60),
             window: 32 * 1024 * 1024,
@@ -80,10 +82,21 @@ impl KafkaBuilder {
         self
     }
 
-    /// After how much silence the group gives a consumer's partitions to others. Default 10 s;
-    /// the broker's own limits are 6 s to 30 min unless changed there.
+    /// How consumers of a group share its partitions. Default: what the cluster says; with
+    /// `group.version` 1 or more, as a new cluster from Kafka 4.0 on has it,
+    /// [`Consumer`](GroupProtocol::Consumer), else [`Classic`](GroupProtocol::Classic).
     ///
-    /// It is how long the messages of a killed process wait.
+    /// The one in use is named in [`product`](mq_core::Broker::product).
+    pub fn group_protocol(mut self, protocol: GroupProtocol) -> Self {
+        self.group_protocol = Some(protocol);
+        self
+    }
+
+    /// Under the classic protocol: after how much silence the group gives a consumer's partitions
+    /// to others. Default 10 s; the broker's own limits are 6 s to 30 min unless changed there.
+    ///
+    /// It is how long the messages of a killed process wait. Under the newer protocol that is the
+    /// broker's `group.consumer.session.timeout.ms`, 45 s unless changed there.
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
         self.session_timeout = timeout;
         self
@@ -161,6 +174,29 @@ impl KafkaBuilder {
             (Some(sasl), None) => Some(sasl.config()),
             (None, Some(tls)) => Some(AuthConfig::ssl(tls)),
             (None, None) => None,
+        }
+    }
+}
+
+/// How the members of a group share out its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GroupProtocol {
+    /// By the members themselves, cooperatively (KIP-429). For brokers before 4.0.
+    ///
+    /// krafka 0.28 sends a member's heartbeat behind its waiting join, and then takes the outdated
+    /// answer for a lost membership: a rebalance may cost that member all of its partitions for
+    /// the session time-out. Nothing is lost; what was in work comes again.
+    Classic,
+    /// By the broker (KIP-848).
+    Consumer,
+}
+
+impl GroupProtocol {
+    pub(crate) fn setting(self) -> krafka::consumer::GroupProtocol {
+        match self {
+            Self::Classic => krafka::consumer::GroupProtocol::Classic,
+            Self::Consumer => krafka::consumer::GroupProtocol::Consumer,
         }
     }
 }
@@ -274,7 +310,10 @@ mod tests {
             .tls(Tls::new().identity_pem("CHAIN-SECRET", "KEY-SECRET"));
         let text = format!("{builder:?}");
         assert!(text.contains("alice"), "{text}");
-        assert!(!text.contains("hunter2") && !text.contains("SECRET"), "{text}");
+        assert!(
+            !text.contains("hunter2") && !text.contains("SECRET"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -14,13 +14,15 @@ use krafka::{
     admin::{AdminClient, DescribeFeaturesOptions},
     producer::{Acks, Producer},
 };
-use mq_core::{Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription};
+use mq_core::{
+    Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
+};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
-    config::{KafkaBuilder, LINGER},
+    config::{GroupProtocol, KafkaBuilder, LINGER},
     consumer::KafkaConsumer,
     error::{self, Stage},
     publisher::{KafkaPublisher, KafkaUnconfirmed},
@@ -45,6 +47,7 @@ pub(crate) struct Inner {
     kafka: krafka::Kafka,
     pub(crate) topics: Topics,
     product: String,
+    pub(crate) protocol: GroupProtocol,
     /// Set by the publisher's `close`: clones refuse further messages.
     pub(crate) publishing_closed: AtomicBool,
     /// Cancelled by the connection's `close`: consumers end.
@@ -78,7 +81,11 @@ impl Kafka {
         let inner = tokio::time::timeout(deadline, Inner::open(config.clone()))
             .await
             .unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Timeout, "connect", "no answer in time"))
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    "connect",
+                    "no answer in time",
+                ))
             })
             .map_err(|error| error.with("servers", &config.servers))?;
         Ok(Self {
@@ -91,7 +98,7 @@ impl Inner {
     async fn open(config: KafkaBuilder) -> Result<Self> {
         let kafka = handle(&config).await?;
         let admin = kafka.admin().default_api_timeout(config.request_timeout());
-        let product = product(&admin).await?;
+        let (product, protocol) = product(&admin, config.group_protocol).await?;
         let producer = kafka
             .producer()
             .acks(Acks::All)
@@ -113,6 +120,7 @@ impl Inner {
             kafka,
             topics: Topics::default(),
             product,
+            protocol,
             publishing_closed: AtomicBool::new(false),
             closing: CancellationToken::new(),
         })
@@ -175,20 +183,30 @@ pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
         .map_err(|e| error::map("connect", Stage::Before, e))
 }
 
-/// Kafka tells no version, only the level of its metadata, which every release raises.
-async fn product(admin: &AdminClient) -> Result<String> {
+/// The product and the group protocol. Kafka tells no version, only the levels of its features,
+/// which releases raise.
+async fn product(
+    admin: &AdminClient,
+    wanted: Option<GroupProtocol>,
+) -> Result<(String, GroupProtocol)> {
     let features = admin
         .describe_features(DescribeFeaturesOptions::default())
         .await
         .map_err(|e| error::map("connect", Stage::Before, e))?;
-    let level = features
-        .finalized
-        .iter()
-        .find(|feature| feature.name == "metadata.version");
-    Ok(match level {
-        Some(level) => format!("Apache Kafka (metadata.version {})", level.max_version_level),
-        None => "Apache Kafka".to_owned(),
-    })
+    let level = |name: &str| {
+        let found = features
+            .finalized
+            .iter()
+            .find(|feature| feature.name == name);
+        found.map_or(0, |feature| feature.max_version_level)
+    };
+    let (protocol, name) = match (wanted, level("group.version")) {
+        (Some(GroupProtocol::Classic), _) | (None, ..=0) => (GroupProtocol::Classic, "classic"),
+        (Some(GroupProtocol::Consumer) | None, _) => (GroupProtocol::Consumer, "consumer"),
+    };
+    let version = level("metadata.version");
+    let product = format!("Apache Kafka (metadata.version {version}, group protocol {name})");
+    Ok((product, protocol))
 }
 
 impl Broker for Kafka {
@@ -212,7 +230,11 @@ impl Broker for Kafka {
         KafkaUnconfirmed::new(Arc::clone(&self.inner))
     }
 
-    async fn consumer(&self, subscription: &Subscription, plan: ConsumePlan) -> Result<KafkaConsumer> {
+    async fn consumer(
+        &self,
+        subscription: &Subscription,
+        plan: ConsumePlan,
+    ) -> Result<KafkaConsumer> {
         KafkaConsumer::open(Arc::clone(&self.inner), subscription, plan).await
     }
 

@@ -7,13 +7,16 @@ mod listener;
 use std::{fmt, sync::Arc, time::Duration};
 
 use krafka::consumer::{
-    AutoOffsetReset, ConsumerBuilder, IsolationLevel, PartitionAssignmentStrategy,
+    AutoOffsetReset, ConsumerBuilder, GroupProtocol, IsolationLevel, PartitionAssignmentStrategy,
 };
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Subscription,
     SubscriptionKind,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
     topology::{self, Topic},
 };
 use intake::Intake;
-use listener::Listener;
+use listener::{Joined, Listener};
 
 /// Consumes one subscription.
 ///
@@ -69,7 +72,7 @@ impl KafkaConsumer {
             Arc::clone(&source),
             Arc::clone(&topic),
         );
-        let consumer = settings(builder, config, &plan)
+        let consumer = settings(builder, config, inner.protocol.setting(), &plan)
             .rebalance_listener(Arc::clone(&listener))
             .build()
             .await
@@ -109,7 +112,12 @@ impl KafkaConsumer {
         tokio::spawn(committer.run());
         if let Some(home) = home {
             let publisher = KafkaPublisher::new(Arc::clone(&inner));
-            tokio::spawn(copy_rejected(Arc::clone(&ledger), publisher, home, tasks.clone()));
+            tokio::spawn(copy_rejected(
+                Arc::clone(&ledger),
+                publisher,
+                home,
+                tasks.clone(),
+            ));
         }
         tokio::spawn(async move {
             let _tasks = tasks.drop_guard();
@@ -151,7 +159,12 @@ async fn find_all(
 }
 
 /// Every setting that decides about loss or duplicates, whatever the client's default is.
-fn settings(builder: ConsumerBuilder, config: &KafkaBuilder, plan: &ConsumePlan) -> ConsumerBuilder {
+fn settings(
+    builder: ConsumerBuilder,
+    config: &KafkaBuilder,
+    protocol: GroupProtocol,
+    plan: &ConsumePlan,
+) -> ConsumerBuilder {
     builder
         .enable_auto_commit(false)
         .auto_offset_reset(AutoOffsetReset::None)
@@ -160,33 +173,42 @@ fn settings(builder: ConsumerBuilder, config: &KafkaBuilder, plan: &ConsumePlan)
         } else {
             IsolationLevel::ReadUncommitted
         })
+        .group_protocol(protocol)
+        // The next three are for the classic protocol; the other one leaves them to the broker.
         .partition_assignment_strategies([PartitionAssignmentStrategy::CooperativeSticky])
         .session_timeout(config.session_timeout)
-        .heartbeat_interval((config.session_timeout / 3).min(Duration::from_secs(3)))
+        .heartbeat_interval((config.session_timeout / 5).min(Duration::from_secs(1)))
         .max_poll_records(2000)
         .max_buffered_records(10_000)
         .fetch_max_bytes(16 * 1024 * 1024)
         .metrics_push(false)
 }
 
-/// Waits until the member has its first assignment, which may be empty.
+/// Waits until the member has partitions, or it is plain that there are none for it.
 async fn join(
     ledger: &Ledger,
-    joined: oneshot::Receiver<()>,
+    mut joined: watch::Receiver<Joined>,
     session: Duration,
     source: &Arc<str>,
 ) -> Result<()> {
-    // A member that was killed holds up the group until its session ends.
-    let deadline = session * 2 + Duration::from_secs(30);
-    match timeout(deadline, joined).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(ledger.failure().unwrap_or_else(|| closed(CONSUME))),
-        Err(_) => Err(Error::new(
+    let late = |_| {
+        Error::new(
             ErrorKind::Timeout,
             CONSUME,
             "the group did not take this member in time",
         )
-        .with("subscription", source)),
+        .with("subscription", source)
+    };
+    // A member that was killed holds up the group until its session ends.
+    let member = joined.wait_for(|joined| *joined > Joined::No);
+    let member = timeout(session * 2 + Duration::from_secs(30), member);
+    let over = |_| ledger.failure().unwrap_or_else(|| closed(CONSUME));
+    member.await.map_err(late)?.map_err(over)?;
+    // With fewer partitions than members it stands by.
+    let assigned = joined.wait_for(|joined| *joined == Joined::Assigned);
+    match timeout(STAND_BY, assigned).await {
+        Ok(Err(gone)) => Err(over(gone)),
+        Ok(Ok(_)) | Err(_) => ledger.failure().map_or(Ok(()), Err),
     }
 }
 
@@ -263,3 +285,6 @@ impl fmt::Debug for KafkaConsumer {
 }
 
 const CONSUME: &str = "consume";
+/// How long others may take to give up partitions for a new member: they hear of it at their next
+/// heartbeat, then end what they have at hand, which the new member hears of at its own.
+const STAND_BY: Duration = Duration::from_secs(15);

@@ -1,9 +1,6 @@
 //! What krafka says, in the terms of [`mq_core::Error`]: the one place where the two meet.
 
-use krafka::{
-    KrafkaError, ProtocolErrorKind,
-    error::ErrorCode,
-};
+use krafka::{KrafkaError, ProtocolErrorKind, error::ErrorCode};
 use mq_core::{Error, ErrorKind, RetryAdvice};
 
 /// When the error came, as far as a message is concerned.
@@ -72,9 +69,10 @@ fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
         KrafkaError::Broker { code, .. } => broker(handed, *code),
         KrafkaError::Protocol { kind, .. } => match kind {
             ProtocolErrorKind::FrameTooLarge => (K::TooLarge, "it is over the client's size limit"),
-            ProtocolErrorKind::UnknownApiVersion => {
-                (K::Unsupported, "this broker does not speak a request that is needed")
-            }
+            ProtocolErrorKind::UnknownApiVersion => (
+                K::Unsupported,
+                "this broker does not speak a request that is needed",
+            ),
             _ if handed => (K::Unknown, "the broker's answer cannot be read"),
             _ => (K::Broker, "the broker's answer cannot be read"),
         },
@@ -87,10 +85,9 @@ fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
         KrafkaError::Config { .. } | KrafkaError::Compression { .. } => {
             (K::Config, "the client refuses a setting")
         }
-        KrafkaError::Closed { .. } => (
-            K::Closed,
-            "the connection, publisher or consumer is closed",
-        ),
+        KrafkaError::Closed { .. } => {
+            (K::Closed, "the connection, publisher or consumer is closed")
+        }
         KrafkaError::Fenced { .. } => (K::Lost, "another client took over this identity"),
         KrafkaError::NoOffset { .. } => (
             K::Lost,
@@ -133,7 +130,10 @@ fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
             (K::Rejected, "the broker refused the record")
         }
         // Any other answer to a produce request does not prove that nothing was appended.
-        _ if handed => (K::Unknown, "the broker's answer says neither stored nor refused"),
+        _ if handed => (
+            K::Unknown,
+            "the broker's answer says neither stored nor refused",
+        ),
         C::InvalidTopic => (K::InvalidName, "the broker refuses the name"),
         C::InvalidPartitions
         | C::InvalidReplicationFactor
@@ -175,7 +175,10 @@ fn advice(error: &KrafkaError) -> Option<RetryAdvice> {
         // A broker's passing state, such as an election.
         KrafkaError::Broker { code, .. }
             if code.is_retriable()
-                && !matches!(code, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId) =>
+                && !matches!(
+                    code,
+                    ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId
+                ) =>
         {
             Some(RetryAdvice::Later)
         }
@@ -204,15 +207,35 @@ mod tests {
             (Handed, KrafkaError::auth("bad password"), K::Unknown, Later),
             (Before, KrafkaError::timeout("x"), K::Timeout, Later),
             (Handed, KrafkaError::timeout("x"), K::Unknown, Later),
-            (Handed, KrafkaError::delivery_timeout(true, "x"), K::Unknown, GaveUp),
-            (Handed, KrafkaError::delivery_timeout(false, "x"), K::Timeout, GaveUp),
+            (
+                Handed,
+                KrafkaError::delivery_timeout(true, "x"),
+                K::Unknown,
+                GaveUp,
+            ),
+            (
+                Handed,
+                KrafkaError::delivery_timeout(false, "x"),
+                K::Timeout,
+                GaveUp,
+            ),
             (Before, KrafkaError::closed("x"), K::Closed, Never),
             (Handed, KrafkaError::closed("x"), K::Unknown, Later),
             (Before, KrafkaError::config("x"), K::Config, Never),
             (Before, KrafkaError::fenced("x"), K::Lost, Never),
-            (Before, KrafkaError::no_offset(vec![("t".into(), 0)]), K::Lost, Never),
+            (
+                Before,
+                KrafkaError::no_offset(vec![("t".into(), 0)]),
+                K::Lost,
+                Never,
+            ),
             (Before, KrafkaError::unknown_topic("t"), K::NotFound, Never),
-            (Handed, KrafkaError::out_of_order_sequence("t", 0, "x"), K::Unknown, Later),
+            (
+                Handed,
+                KrafkaError::out_of_order_sequence("t", 0, "x"),
+                K::Unknown,
+                Later,
+            ),
             (Before, KrafkaError::illegal_state("x"), K::Lost, Later),
             (
                 Before,
@@ -226,18 +249,78 @@ mod tests {
                 K::Unknown,
                 Later,
             ),
-            (Before, broker_error(ErrorCode::UnknownTopicOrPartition), K::NotFound, Never),
-            (Before, broker_error(ErrorCode::TopicAuthorizationFailed), K::Permission, Never),
-            (Handed, broker_error(ErrorCode::TopicAuthorizationFailed), K::Permission, Never),
-            (Handed, broker_error(ErrorCode::MessageTooLarge), K::TooLarge, Never),
-            (Handed, broker_error(ErrorCode::NotEnoughReplicas), K::Rejected, Later),
-            (Handed, broker_error(ErrorCode::NotEnoughReplicasAfterAppend), K::Unknown, Later),
-            (Handed, broker_error(ErrorCode::InvalidRecord), K::Rejected, Later),
-            (Handed, broker_error(ErrorCode::UnknownServerError), K::Unknown, Later),
-            (Before, broker_error(ErrorCode::InvalidReplicationFactor), K::Config, Never),
-            (Before, broker_error(ErrorCode::InvalidTopic), K::InvalidName, Never),
-            (Before, broker_error(ErrorCode::IllegalGeneration), K::Lost, Later),
-            (Before, broker_error(ErrorCode::CoordinatorNotAvailable), K::Broker, Later),
+            (
+                Before,
+                broker_error(ErrorCode::UnknownTopicOrPartition),
+                K::NotFound,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::TopicAuthorizationFailed),
+                K::Permission,
+                Never,
+            ),
+            (
+                Handed,
+                broker_error(ErrorCode::TopicAuthorizationFailed),
+                K::Permission,
+                Never,
+            ),
+            (
+                Handed,
+                broker_error(ErrorCode::MessageTooLarge),
+                K::TooLarge,
+                Never,
+            ),
+            (
+                Handed,
+                broker_error(ErrorCode::NotEnoughReplicas),
+                K::Rejected,
+                Later,
+            ),
+            (
+                Handed,
+                broker_error(ErrorCode::NotEnoughReplicasAfterAppend),
+                K::Unknown,
+                Later,
+            ),
+            (
+                Handed,
+                broker_error(ErrorCode::InvalidRecord),
+                K::Rejected,
+                Later,
+            ),
+            (
+                Handed,
+                broker_error(ErrorCode::UnknownServerError),
+                K::Unknown,
+                Later,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::InvalidReplicationFactor),
+                K::Config,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::InvalidTopic),
+                K::InvalidName,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::IllegalGeneration),
+                K::Lost,
+                Later,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::CoordinatorNotAvailable),
+                K::Broker,
+                Later,
+            ),
         ];
         for (stage, error, kind, retry) in table {
             let text = format!("{stage:?} {error:?}");

@@ -11,7 +11,7 @@ mod publisher;
 mod settle;
 mod topology;
 
-pub use config::{KafkaBuilder, Sasl, Tls};
+pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
 pub use consumer::KafkaConsumer;
 pub use mq_core as core;

@@ -39,15 +39,31 @@ impl KafkaPublisher {
         Self { inner }
     }
 
-    pub(crate) async fn enqueue_to(&self, to: &Destination, message: &Message) -> Result<PublishOutcome> {
-        let record = prepare(&self.inner, PUBLISH, to, message).await?;
-        let handle = self.inner.producer.enqueue(record).await;
-        let handle = handle.map_err(|e| not_enqueued(&self.inner, PUBLISH, to, e))?;
-        Ok(PublishOutcome {
-            handle,
+    pub(crate) async fn enqueue_to(
+        &self,
+        to: &Destination,
+        message: &Message,
+    ) -> Result<PublishOutcome> {
+        let enqueued = match prepare(&self.inner, PUBLISH, to, message).await {
+            Ok(record) => self.inner.producer.enqueue(record).await,
+            Err(Refused::Missing) => return Ok(self.outcome(State::Missing, to)),
+            Err(Refused::Error(error)) => return Err(error),
+        };
+        match enqueued {
+            Ok(handle) => Ok(self.outcome(State::Sent(handle), to)),
+            Err(error) => match not_enqueued(&self.inner, PUBLISH, to, error) {
+                Refused::Missing => Ok(self.outcome(State::Missing, to)),
+                Refused::Error(error) => Err(error),
+            },
+        }
+    }
+
+    fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {
+        PublishOutcome {
+            state,
             to: to.clone(),
             inner: Arc::clone(&self.inner),
-        })
+        }
     }
 }
 
@@ -64,7 +80,12 @@ impl Publisher for KafkaPublisher {
     }
 
     async fn flush(&self) -> Result<()> {
-        flush(&self.inner.producer, self.inner.config.publish_timeout, PUBLISH).await
+        flush(
+            &self.inner.producer,
+            self.inner.config.publish_timeout,
+            PUBLISH,
+        )
+        .await
     }
 
     async fn close(&self) -> Result<()> {
@@ -84,16 +105,25 @@ impl fmt::Debug for KafkaPublisher {
 /// Dropping it does not recall the message.
 #[must_use = "whether the message is stored is known only when this is awaited"]
 pub struct PublishOutcome {
-    handle: DeliveryHandle,
+    state: State,
     to: Destination,
     inner: Arc<Inner>,
+}
+
+enum State {
+    Sent(DeliveryHandle),
+    /// The queue or topic is not there, so nothing was sent.
+    Missing,
 }
 
 impl Future for PublishOutcome {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        let result = ready!(Pin::new(&mut self.handle).poll(cx));
+        let result = match &mut self.state {
+            State::Sent(handle) => ready!(Pin::new(handle).poll(cx)),
+            State::Missing => return Poll::Ready(Err(no_topic(PUBLISH, &self.to))),
+        };
         Poll::Ready(match result {
             Ok(stored) => receipt(&stored, &self.to),
             Err(error) => {
@@ -121,19 +151,20 @@ fn receipt(stored: &RecordMetadata, to: &Destination) -> Result<Receipt> {
     let receipt = Receipt::new(Stored::InSync);
     match stored.delivery {
         DeliveryConfirmation::Offset => Ok(
-            match (u32::try_from(stored.partition), u64::try_from(stored.offset)) {
+            match (
+                u32::try_from(stored.partition),
+                u64::try_from(stored.offset),
+            ) {
                 (Ok(partition), Ok(offset)) => receipt.at(Position { partition, offset }),
                 _ => receipt,
             },
         ),
         // An earlier try of this batch had been stored; its offset is not known any more.
         DeliveryConfirmation::Deduplicated => Ok(receipt),
-        _ => Err(Error::new(
-            ErrorKind::Unknown,
-            PUBLISH,
-            "the broker did not confirm it",
-        )
-        .with("destination", to)),
+        _ => Err(
+            Error::new(ErrorKind::Unknown, PUBLISH, "the broker did not confirm it")
+                .with("destination", to),
+        ),
     }
 }
 
@@ -157,7 +188,13 @@ impl Unconfirmed for KafkaUnconfirmed {
     ) -> impl Future<Output = Result<()>> + Send {
         let message = message.into();
         async move {
-            let record = prepare(&self.inner, HAND_OVER, to, &message).await?;
+            let refused = |refused| match refused {
+                Refused::Missing => no_topic(HAND_OVER, to),
+                Refused::Error(error) => error,
+            };
+            let record = prepare(&self.inner, HAND_OVER, to, &message)
+                .await
+                .map_err(refused)?;
             let producer = self.inner.unconfirmed().await?;
             match producer.enqueue(record).await {
                 // Nobody waits for an answer that the broker does not give.
@@ -165,7 +202,7 @@ impl Unconfirmed for KafkaUnconfirmed {
                     drop(handle);
                     Ok(())
                 }
-                Err(e) => Err(not_enqueued(&self.inner, HAND_OVER, to, e)),
+                Err(e) => Err(refused(not_enqueued(&self.inner, HAND_OVER, to, e))),
             }
         }
     }
@@ -184,41 +221,54 @@ impl fmt::Debug for KafkaUnconfirmed {
     }
 }
 
+/// Why a record was not sent.
+enum Refused {
+    /// The queue or topic is not there: the outcome of this publish.
+    Missing,
+    Error(Error),
+}
+
 /// Checks all that can be checked before anything is sent.
 async fn prepare(
     inner: &Inner,
     operation: &'static str,
     to: &Destination,
     message: &Message,
-) -> Result<Record> {
+) -> Result<Record, Refused> {
+    let refuse = |error| Err(Refused::Error(error));
     if inner.publishing_closed.load(Ordering::SeqCst) {
-        return Err(closed(operation));
+        return refuse(closed(operation));
     }
     if to.is_mandatory() && !to.is_queue() {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            operation,
-            "Kafka does not know who reads a topic, so it cannot tell that nobody does",
-        )
-        .with("destination", to));
+        return refuse(
+            Error::new(
+                ErrorKind::Unsupported,
+                operation,
+                "Kafka does not know who reads a topic, so it cannot tell that nobody does",
+            )
+            .with("destination", to),
+        );
     }
-    let record = headers::to_record(to.name(), to, message)?;
-    let Some(limit) = inner.topics.max_bytes(inner, operation, to.name()).await? else {
-        return Err(no_topic(operation, to));
+    let record = headers::to_record(to.name(), to, message).map_err(Refused::Error)?;
+    let limit = inner.topics.max_bytes(inner, operation, to.name()).await;
+    let Some(limit) = limit.map_err(Refused::Error)? else {
+        return Err(Refused::Missing);
     };
     // krafka's estimate holds the name of the topic and 64 bytes for a share of the batch, and up
     // to 6 bytes for numbers that may be shorter. What is left is surely on the wire.
     let surely = record.estimated_size() - to.name().len() - 64 - 6 + BATCH_HEADER;
     if surely > limit || record.estimated_size() > inner.config.window {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            operation,
-            "the message is over the topic's max.message.bytes or the publisher's window",
-        )
-        .with("destination", to)
-        .with("bytes", surely)
-        .with("limit", limit.min(inner.config.window))
-        .help("send a smaller message or raise the limit"));
+        return refuse(
+            Error::new(
+                ErrorKind::TooLarge,
+                operation,
+                "the message is over the topic's max.message.bytes or the publisher's window",
+            )
+            .with("destination", to)
+            .with("bytes", surely)
+            .with("limit", limit.min(inner.config.window))
+            .help("send a smaller message or raise the limit"),
+        );
     }
     Ok(record)
 }
@@ -229,21 +279,27 @@ fn not_enqueued(
     operation: &'static str,
     to: &Destination,
     error: krafka::KrafkaError,
-) -> Error {
+) -> Refused {
     let error = error::map(operation, Stage::Before, error);
     if error.kind() == ErrorKind::NotFound {
         inner.topics.forget(to.name());
-        return no_topic(operation, to);
+        return Refused::Missing;
     }
-    error.with("destination", to)
+    Refused::Error(error.with("destination", to))
 }
 
 /// A queue that is not there makes a message unroutable; a topic that is not there is not found.
 fn no_topic(operation: &'static str, to: &Destination) -> Error {
     let (kind, text) = if to.is_queue() {
-        (ErrorKind::Unroutable, "the queue is not there; the message is stored nowhere")
+        (
+            ErrorKind::Unroutable,
+            "the queue is not there; the message is stored nowhere",
+        )
     } else {
-        (ErrorKind::NotFound, "the topic is not there; the message is stored nowhere")
+        (
+            ErrorKind::NotFound,
+            "the topic is not there; the message is stored nowhere",
+        )
     };
     Error::new(kind, operation, text)
         .with("destination", to)

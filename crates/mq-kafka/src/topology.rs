@@ -12,12 +12,10 @@
 mod offsets;
 mod topics;
 
-use mq_core::{
-    Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind,
-};
+use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
 
 use crate::connection::Inner;
-pub(crate) use offsets::committed;
+pub(crate) use offsets::{committed, edges};
 pub(crate) use topics::{Topic, Topics, describe, find, topic_name};
 
 /// Creates what is missing.
@@ -69,7 +67,12 @@ async fn declare_durable(
     let topic_found = find(inner, DECLARE, "topic", topic).await?;
     let destination = Destination::topic(topic);
     let marker = describe(inner, DECLARE, &[&home_name(DECLARE, &destination)?]).await?;
-    check_kind(DECLARE, &destination, &Some(topic_found.clone()), &marker[0])?;
+    check_kind(
+        DECLARE,
+        &destination,
+        &Some(topic_found.clone()),
+        &marker[0],
+    )?;
     if describe(inner, DECLARE, &[&home]).await?[0].is_none() {
         topics::create(inner, &home).await?;
     }
@@ -103,7 +106,11 @@ async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<
     let name = destination.name();
     let home = home_name(VERIFY, destination)?;
     let found = describe(inner, VERIFY, &[name, &home]).await?;
-    let part = if destination.is_queue() { "queue" } else { "topic" };
+    let part = if destination.is_queue() {
+        "queue"
+    } else {
+        "topic"
+    };
     let missing = |what: &str| Err(topics::missing(VERIFY, part, what));
     let Some(topic) = &found[0] else {
         return missing(name);
@@ -128,7 +135,9 @@ pub(crate) async fn started(
             "the subscription has no place in its topic",
         )
         .with("subscription", group)
-        .help("declare it; a group that nobody reads loses its place after offsets.retention.minutes"));
+        .help(
+            "declare it; a group that nobody reads loses its place after offsets.retention.minutes",
+        ));
     }
     Ok(())
 }

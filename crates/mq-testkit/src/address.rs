@@ -59,16 +59,25 @@ mod tests {
     #[test]
     fn a_set_variable_is_the_address() {
         let here = Address::Here("amqp://host".to_owned());
-        assert_eq!(with(&[("MQ_TEST_URL", "amqp://host"), ("CI", "true")]), here);
+        assert_eq!(
+            with(&[("MQ_TEST_URL", "amqp://host"), ("CI", "true")]),
+            here
+        );
     }
 
     #[test]
     fn a_missing_broker_is_a_failure_only_where_brokers_are_required() {
         for required in [("MQ_REQUIRE_BROKERS", "1"), ("CI", "true")] {
-            assert!(matches!(with(&[required]), Address::Required(_)), "{required:?}");
+            assert!(
+                matches!(with(&[required]), Address::Required(_)),
+                "{required:?}"
+            );
         }
         for optional in [("MQ_REQUIRE_BROKERS", "0"), ("CI", ""), ("MQ_TEST_URL", "")] {
-            assert!(matches!(with(&[optional]), Address::Missing(_)), "{optional:?}");
+            assert!(
+                matches!(with(&[optional]), Address::Missing(_)),
+                "{optional:?}"
+            );
         }
     }
 }

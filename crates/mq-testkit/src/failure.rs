@@ -17,7 +17,10 @@ impl Failure {
     /// A failure at the caller's line.
     #[track_caller]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), at: Location::caller() }
+        Self {
+            text: text.into(),
+            at: Location::caller(),
+        }
     }
 
     /// Puts what was being done in front.
@@ -25,6 +28,20 @@ impl Failure {
     pub(crate) fn while_doing(mut self, what: &str) -> Self {
         self.text = format!("{what}: {}", self.text);
         self
+    }
+}
+
+/// The same outcome; a failure is told at the caller's line instead of the helper's.
+#[track_caller]
+pub(crate) fn located<T>(
+    outcome: impl Future<Output = Check<T>> + Send,
+) -> impl Future<Output = Check<T>> + Send {
+    let at = Location::caller();
+    async move {
+        outcome.await.map_err(|mut failure| {
+            failure.at = at;
+            failure
+        })
     }
 }
 
@@ -46,7 +63,13 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (at {}:{})", self.text, self.at.file(), self.at.line())
+        write!(
+            f,
+            "{} (at {}:{})",
+            self.text,
+            self.at.file(),
+            self.at.line()
+        )
     }
 }
 
@@ -97,7 +120,10 @@ mod tests {
             Ok(())
         }
         let text = fails().expect_err("fails").to_string();
-        assert!(text.starts_with("connect: no answer: refused [Connect] (at "), "{text}");
+        assert!(
+            text.starts_with("connect: no answer: refused [Connect] (at "),
+            "{text}"
+        );
         assert!(text.contains("failure.rs:"), "{text}");
     }
 
@@ -108,6 +134,9 @@ mod tests {
             Ok(())
         }
         let text = compares().expect_err("fails").to_string();
-        assert!(text.starts_with("the sum of ones: found 2, expected 3"), "{text}");
+        assert!(
+            text.starts_with("the sum of ones: found 2, expected 3"),
+            "{text}"
+        );
     }
 }

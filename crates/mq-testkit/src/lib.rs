@@ -3,8 +3,10 @@
 
 mod address;
 mod cases;
+mod checks;
 mod failure;
 mod fixture;
+mod reader;
 mod record;
 mod scene;
 mod suite;

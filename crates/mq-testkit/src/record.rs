@@ -41,7 +41,11 @@ impl Record<'_> {
         line.push(b'\n');
         let path = folder.join(format!("{}.jsonl", self.suite));
         // One write per line: several test programs append to the same file.
-        OpenOptions::new().create(true).append(true).open(path)?.write_all(&line)
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?
+            .write_all(&line)
     }
 }
 
@@ -66,8 +70,10 @@ mod tests {
         record.append_to(&folder).expect("appended");
         let text = fs::read_to_string(folder.join("conformance.jsonl")).expect("readable");
         fs::remove_dir_all(&folder).expect("removed");
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[1]["detail"], "two\nlines");
         assert_eq!(lines[1]["seconds"], 0.5);

@@ -1,20 +1,16 @@
-//! What a case has at hand: a client of its own, names of its own, and readers that wait in bounds.
+//! What a case has at hand: clients, names and queues of its own.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mq_core::{
-    Broker, ConsumePlan, Consumer, Delivery, Destination, ErrorKind, Message, MessageBuilder,
-    MessageId, Publisher, Received, Subscription,
+    Broker, ConsumePlan, Destination, ErrorKind, Message, MessageId, Publisher, Subscription,
 };
-use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Check, Failure, Fixture,
-    failure::ensure,
+    checks::{numbered, refused},
+    failure::{ensure, located},
+    reader::Reader,
 };
 
 /// What a case has at hand.
@@ -28,11 +24,18 @@ pub(crate) struct Scene<F: Fixture> {
 impl<F: Fixture> Scene<F> {
     /// Connects the first client.
     pub(crate) async fn new(fixture: Arc<F>, case: &str) -> Check<Self> {
-        let broker = fixture.connect().await.map_err(|e| Failure::from(e).while_doing("connect"))?;
+        let broker = fixture
+            .connect()
+            .await
+            .map_err(|e| Failure::from(e).while_doing("connect"))?;
         // The last part of a UUIDv7 is random, so that runs on one broker do not meet.
         let id = MessageId::unique().to_string();
         let run = id.rsplit('-').next().unwrap_or_default();
-        Ok(Self { fixture, broker, prefix: format!("mq-test.{run}.{case}") })
+        Ok(Self {
+            fixture,
+            broker,
+            prefix: format!("mq-test.{run}.{case}"),
+        })
     }
 
     /// A name that nobody else uses, legal on every broker.
@@ -46,110 +49,166 @@ impl<F: Fixture> Scene<F> {
     }
 
     /// Declares the case's queue.
-    pub(crate) async fn queue(&self) -> Check<Queue> {
-        self.further_queue("queue").await
+    #[track_caller]
+    pub(crate) fn queue(&self) -> impl Future<Output = Check<Queue>> + Send {
+        located(async move { self.further_queue("queue").await })
     }
 
     /// Declares a queue.
-    pub(crate) async fn further_queue(&self, what: &str) -> Check<Queue> {
-        let queue = Queue::named(&self.name(what));
-        self.broker.declare(&queue.to).await?;
-        Ok(queue)
+    #[track_caller]
+    pub(crate) fn further_queue(&self, what: &str) -> impl Future<Output = Check<Queue>> + Send {
+        located(async move {
+            let queue = Queue::named(&self.name(what));
+            self.broker.declare(&queue.to).await?;
+            Ok(queue)
+        })
     }
 
     /// Declares the case's topic.
-    pub(crate) async fn topic(&self) -> Check<Destination> {
-        let topic = Destination::topic(self.name("topic"));
-        self.broker.declare(&topic).await?;
-        Ok(topic)
+    #[track_caller]
+    pub(crate) fn topic(&self) -> impl Future<Output = Check<Destination>> + Send {
+        located(async move {
+            let topic = Destination::topic(self.name("topic"));
+            self.broker.declare(&topic).await?;
+            Ok(topic)
+        })
     }
 
     /// Declares a durable subscription.
-    pub(crate) async fn subscribe(&self, topic: &Destination, name: &str) -> Check<Subscription> {
-        let subscription = Subscription::durable(Arc::clone(topic.name()), name);
-        self.broker.declare(&subscription).await?;
-        Ok(subscription)
+    #[track_caller]
+    pub(crate) fn subscribe(
+        &self,
+        topic: &Destination,
+        name: &str,
+    ) -> impl Future<Output = Check<Subscription>> + Send {
+        located(async move {
+            let subscription = Subscription::durable(Arc::clone(topic.name()), name);
+            self.broker.declare(&subscription).await?;
+            Ok(subscription)
+        })
     }
 
     /// A further client, as another process would have it.
-    pub(crate) async fn client(&self) -> Check<F::Broker> {
-        self.fixture.connect().await.map_err(|e| Failure::from(e).while_doing("connect again"))
+    #[track_caller]
+    pub(crate) fn client(&self) -> impl Future<Output = Check<F::Broker>> + Send {
+        located(async move {
+            self.fixture
+                .connect()
+                .await
+                .map_err(|e| Failure::from(e).while_doing("connect again"))
+        })
     }
 
     /// Publishes one message on the first client; it has to be confirmed.
-    pub(crate) async fn publish(
+    #[track_caller]
+    pub(crate) fn publish(
         &self,
         to: &Destination,
         message: impl Into<Message> + Send,
-    ) -> Check {
-        self.broker.publisher().publish(to, message).await?;
-        Ok(())
+    ) -> impl Future<Output = Check> + Send {
+        located(async move {
+            self.broker.publisher().publish(to, message).await?;
+            Ok(())
+        })
     }
 
     /// Publishes messages numbered from 0; all have to be confirmed.
-    pub(crate) async fn fill(&self, to: &Destination, count: u64) -> Check {
-        self.publish_all(to, (0..count).map(|n| numbered(n).build()).collect()).await
+    #[track_caller]
+    pub(crate) fn fill(&self, to: &Destination, count: u64) -> impl Future<Output = Check> + Send {
+        located(async move {
+            self.publish_all(to, (0..count).map(|n| numbered(n).build()).collect())
+                .await
+        })
     }
 
     /// Publishes messages as a batch; all have to be confirmed.
-    pub(crate) async fn publish_all(&self, to: &Destination, messages: Vec<Message>) -> Check {
-        for outcome in self.broker.publisher().publish_batch(to, messages).await {
-            outcome?;
-        }
-        Ok(())
+    #[track_caller]
+    pub(crate) fn publish_all(
+        &self,
+        to: &Destination,
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Check> + Send {
+        located(async move {
+            for outcome in self.broker.publisher().publish_batch(to, messages).await {
+                outcome?;
+            }
+            Ok(())
+        })
     }
 
     /// Opens a consumer on the first client.
-    pub(crate) async fn open(&self, from: &Subscription) -> Check<Reader<F>> {
-        self.open_with(from, ConsumePlan::new()).await
+    #[track_caller]
+    pub(crate) fn open(
+        &self,
+        from: &Subscription,
+    ) -> impl Future<Output = Check<Reader<F>>> + Send {
+        located(async move { self.open_with(from, ConsumePlan::new()).await })
     }
 
     /// Opens a consumer on the first client, with a plan.
-    pub(crate) async fn open_with(
+    #[track_caller]
+    pub(crate) fn open_with(
         &self,
         from: &Subscription,
         plan: ConsumePlan,
-    ) -> Check<Reader<F>> {
-        self.open_on(&self.broker, from, plan).await
+    ) -> impl Future<Output = Check<Reader<F>>> + Send {
+        located(async move { self.open_on(&self.broker, from, plan).await })
     }
 
     /// Opens a consumer on a further client, as another process would.
-    pub(crate) async fn open_elsewhere(&self, from: &Subscription) -> Check<Reader<F>> {
-        let client = self.client().await?;
-        self.open_on(&client, from, ConsumePlan::new()).await
+    #[track_caller]
+    pub(crate) fn open_elsewhere(
+        &self,
+        from: &Subscription,
+    ) -> impl Future<Output = Check<Reader<F>>> + Send {
+        located(async move {
+            let client = self.client().await?;
+            self.open_on(&client, from, ConsumePlan::new()).await
+        })
     }
 
     /// Opens a consumer.
-    pub(crate) async fn open_on(
+    #[track_caller]
+    pub(crate) fn open_on(
         &self,
         client: &F::Broker,
         from: &Subscription,
         plan: ConsumePlan,
-    ) -> Check<Reader<F>> {
-        Ok(Reader {
-            consumer: client.consumer(from, plan).await?,
-            patience: self.fixture.patience(),
-            quiet: self.fixture.quiet(),
-            _client: client.clone(),
+    ) -> impl Future<Output = Check<Reader<F>>> + Send {
+        located(async move {
+            let consumer = client.consumer(from, plan).await?;
+            Ok(Reader::new(&*self.fixture, client.clone(), consumer))
         })
     }
 
     /// Passes if opening a consumer is refused with this kind of error; returns its text.
-    pub(crate) async fn refuses_to_open(
+    #[track_caller]
+    pub(crate) fn refuses_to_open(
         &self,
         from: &Subscription,
         plan: ConsumePlan,
         kind: ErrorKind,
-    ) -> Check<String> {
-        let result = self.broker.consumer(from, plan).await.map(|_| ());
-        refused(result, kind, "opening a consumer")
+    ) -> impl Future<Output = Check<String>> + Send {
+        located(async move {
+            let result = self.broker.consumer(from, plan).await.map(|_| ());
+            refused(result, kind, "opening a consumer")
+        })
     }
 
     /// Passes if the queue is empty for whoever comes now.
-    pub(crate) async fn is_empty(&self, queue: &Queue) -> Check {
-        let mut reader = self.open_elsewhere(&queue.from).await?;
-        reader.nothing().await?;
-        reader.close().await
+    #[track_caller]
+    pub(crate) fn is_empty(&self, queue: &Queue) -> impl Future<Output = Check> + Send {
+        located(async move {
+            let mut reader = self.open_elsewhere(&queue.from).await?;
+            // Its arrival shows that the consumer gets what there is.
+            let marker = Message::new("marker").build();
+            self.publish(&queue.to, marker.clone()).await?;
+            let first = reader.ack(1).await?.remove(0);
+            let text = "an unexpected delivery";
+            ensure!(first.id() == marker.id(), "{text}: {first:?}");
+            reader.nothing().await?;
+            reader.close().await
+        })
     }
 
     /// How long a case waits for what must come.
@@ -167,7 +226,10 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn named(name: &str) -> Self {
-        Self { to: Destination::queue(name), from: Subscription::queue(name) }
+        Self {
+            to: Destination::queue(name),
+            from: Subscription::queue(name),
+        }
     }
 
     /// The queue of its dead letters.
@@ -175,123 +237,3 @@ impl Queue {
         Self::named(&format!("{}.dead", self.to.name()))
     }
 }
-
-/// A consumer whose waits are bounded.
-pub(crate) struct Reader<F: Fixture> {
-    consumer: <F::Broker as Broker>::Consumer,
-    patience: Duration,
-    quiet: Duration,
-    /// A client lives as long as its consumers, as in a process.
-    _client: F::Broker,
-}
-
-impl<F: Fixture> Reader<F> {
-    /// The next delivery, which has to come.
-    pub(crate) async fn next(&mut self) -> Check<Delivery> {
-        match timeout_at(Instant::now() + self.patience, self.consumer.receive()).await {
-            Ok(received) => received?.ok_or_else(|| Failure::new("the consumer ended")),
-            Err(_) => Err(Failure::new(format!("no delivery within {:?}", self.patience))),
-        }
-    }
-
-    /// The next deliveries, unsettled.
-    pub(crate) async fn take(&mut self, count: usize) -> Check<Vec<Delivery>> {
-        let mut taken = Vec::with_capacity(count);
-        while taken.len() < count {
-            let next = self.next().await;
-            let seen = || format!("delivery {} of {count}", taken.len() + 1);
-            taken.push(next.map_err(|failure| failure.while_doing(&seen()))?);
-        }
-        Ok(taken)
-    }
-
-    /// Takes and acknowledges.
-    pub(crate) async fn ack(&mut self, count: usize) -> Check<Vec<Received>> {
-        let mut acked = Vec::with_capacity(count);
-        while acked.len() < count {
-            let next = self.next().await;
-            let seen = || format!("delivery {} of {count}", acked.len() + 1);
-            let (received, settlement) = next.map_err(|f| f.while_doing(&seen()))?.into_parts();
-            settlement.ack()?;
-            acked.push(received);
-        }
-        Ok(acked)
-    }
-
-    /// Passes if nothing comes.
-    pub(crate) async fn nothing(&mut self) -> Check {
-        match timeout_at(Instant::now() + self.quiet, self.consumer.receive()).await {
-            Err(_) => Ok(()),
-            Ok(received) => {
-                let text = match received? {
-                    Some(delivery) => format!("an unexpected delivery: {:?}", delivery.received()),
-                    None => "the consumer ended".to_owned(),
-                };
-                Err(Failure::new(text))
-            }
-        }
-    }
-
-    /// Waits until the broker has every verdict.
-    pub(crate) async fn settled(&mut self) -> Check {
-        Ok(self.consumer.settled().await?)
-    }
-
-    /// Closes the consumer.
-    pub(crate) async fn close(self) -> Check {
-        Ok(self.consumer.close().await?)
-    }
-
-    /// The bare consumer.
-    pub(crate) fn into_inner(self) -> <F::Broker as Broker>::Consumer {
-        self.consumer
-    }
-
-    /// The bare consumer, to call it in other ways.
-    pub(crate) fn inner(&mut self) -> &mut <F::Broker as Broker>::Consumer {
-        &mut self.consumer
-    }
-}
-
-/// A message whose payload is a number.
-pub(crate) fn numbered(number: u64) -> MessageBuilder {
-    Message::new(number.to_string())
-}
-
-/// The number in a payload.
-pub(crate) fn number(message: &Message) -> Check<u64> {
-    let text = message.payload().and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let number = text.and_then(|text| text.parse().ok());
-    number.ok_or_else(|| Failure::new(format!("no number in the payload of {message:?}")))
-}
-
-/// The numbers in payloads, in the order of the deliveries.
-pub(crate) fn numbers<'a>(messages: impl IntoIterator<Item = &'a Received>) -> Check<Vec<u64>> {
-    messages.into_iter().map(|received| number(received.message())).collect()
-}
-
-/// Passes if the numbers are exactly those of the range, each once, in any order.
-pub(crate) fn each_once(numbers: &[u64], expected: std::ops::Range<u64>) -> Check {
-    let found: BTreeSet<u64> = numbers.iter().copied().collect();
-    let missing: Vec<u64> = expected.clone().filter(|n| !found.contains(n)).take(SHOWN).collect();
-    let foreign: Vec<_> = found.iter().filter(|n| !expected.contains(n)).take(SHOWN).collect();
-    let twice = numbers.len() - found.len();
-    ensure!(
-        missing.is_empty() && foreign.is_empty() && twice == 0,
-        "{} deliveries of {expected:?}: missing {missing:?}, unexpected {foreign:?}, {twice} more than once",
-        numbers.len()
-    );
-    Ok(())
-}
-
-/// Passes if the operation was refused with this kind of error; returns its text.
-#[track_caller]
-pub(crate) fn refused<T>(result: mq_core::Result<T>, kind: ErrorKind, what: &str) -> Check<String> {
-    match result {
-        Err(error) if error.kind() == kind => Ok(error.to_string()),
-        Err(error) => Err(Failure::from(error).while_doing(&format!("{what} has to be {kind:?}"))),
-        Ok(_) => Err(Failure::new(format!("{what} has to be refused as {kind:?}, and was not"))),
-    }
-}
-
-const SHOWN: usize = 10;

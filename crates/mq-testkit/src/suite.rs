@@ -4,7 +4,10 @@ use std::{
     future::Future,
     io::{self, Write},
     process::ExitCode,
-    sync::{Arc, OnceLock, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,7 +40,14 @@ impl Suite {
     /// if it has several.
     pub fn new(name: &'static str, broker: &'static str, address: Address) -> Self {
         let (version, planned) = (Arc::default(), Vec::new());
-        Self { name, broker, address, deadline: DEADLINE, version, planned }
+        Self {
+            name,
+            broker,
+            address,
+            deadline: DEADLINE,
+            version,
+            planned,
+        }
     }
 
     /// Sets how long each case may take; default 60 s.
@@ -53,7 +63,11 @@ impl Suite {
         T: Future<Output = Check>,
     {
         let body = move |address, deadline| Verdict::of(trial::block_on(deadline, body(address)));
-        self.planned.push(Planned { name, needs: String::new(), body: Box::new(body) });
+        self.planned.push(Planned {
+            name,
+            needs: String::new(),
+            body: Box::new(body),
+        });
         self
     }
 
@@ -69,7 +83,8 @@ impl Suite {
         expected: &'static str,
     ) -> Self {
         let version = Arc::clone(&self.version);
-        self.planned.extend(cases::planned(fixture, expected, version));
+        self.planned
+            .extend(cases::planned(fixture, expected, version));
         self
     }
 
@@ -101,12 +116,18 @@ pub fn run(suites: impl IntoIterator<Item = Suite>) -> ExitCode {
     // Most cases wait for a broker most of the time.
     arguments.test_threads.get_or_insert(THREADS);
     let not_declared = Arc::new(AtomicUsize::new(0));
-    let trials = suites.into_iter().flat_map(|suite| trial::trials(suite, &not_declared)).collect();
+    let trials = suites
+        .into_iter()
+        .flat_map(|suite| trial::trials(suite, &not_declared))
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     let count = not_declared.load(Ordering::Relaxed);
     if count > 0 {
         // Nothing can be done about a closed standard output here; the verdict is the exit code.
-        let _ = writeln!(io::stdout(), "{count} of the ignored cases are not declared\n");
+        let _ = writeln!(
+            io::stdout(),
+            "{count} of the ignored cases are not declared\n"
+        );
     }
     conclusion.exit_code()
 }

@@ -4,7 +4,10 @@ use std::{
     any::Any,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,7 +35,14 @@ pub(crate) enum Verdict {
 
 /// The trials of a suite; each writes its record.
 pub(crate) fn trials(suite: Suite, not_declared: &Arc<AtomicUsize>) -> Vec<Trial> {
-    let Suite { name: suite, broker, address, deadline, version, planned } = suite;
+    let Suite {
+        name: suite,
+        broker,
+        address,
+        deadline,
+        version,
+        planned,
+    } = suite;
     let trial = |case: Planned| {
         let (address, version) = (address.clone(), Arc::clone(&version));
         let not_declared = Arc::clone(not_declared);
@@ -55,7 +65,9 @@ pub(crate) fn trials(suite: Suite, not_declared: &Arc<AtomicUsize>) -> Vec<Trial
                 seconds: start.elapsed().as_secs_f64(),
                 detail,
             };
-            record.write().map_err(|error| format!("the record could not be written: {error}"))?;
+            record
+                .write()
+                .map_err(|error| format!("the record could not be written: {error}"))?;
             verdict.into_completion()
         };
         Trial::ignorable_test(name, body).with_kind(broker)
@@ -125,7 +137,8 @@ pub(crate) fn block_on(
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text")
 }
 
 const LEFTOVERS: Duration = Duration::from_secs(2);

@@ -105,6 +105,7 @@ pub(super) fn without_tests(text: &str) -> &str {
 pub(super) fn first_logic(text: &str) -> Option<(usize, String)> {
     let code = code(without_tests(text));
     let mut rest = code.as_str();
+    let mut only_a_doctest = false;
     loop {
         rest = rest.trim_start();
         let line = code[..code.len() - rest.len()].matches('\n').count() + 1;
@@ -115,12 +116,16 @@ pub(super) fn first_logic(text: &str) -> Option<(usize, String)> {
         if let Some(after) = rest.strip_prefix('}') {
             rest = after;
         } else if rest.starts_with('#') {
-            rest = &rest[brackets(rest)..];
+            let (attribute, after) = rest.split_at(brackets(rest));
+            only_a_doctest |= attribute == "#[cfg(doctest)]";
+            rest = after;
         } else {
             let item = without_visibility(rest);
             let end = match item.split_whitespace().next() {
                 Some("use" | "extern") => rest.find(';'),
                 Some("mod") => rest.find([';', '{']),
+                // The way to test the programs of a README that is nobody's crate page.
+                Some("struct") if only_a_doctest => rest.find(';'),
                 _ => None,
             };
             let Some(end) = end else {
@@ -134,6 +139,7 @@ pub(super) fn first_logic(text: &str) -> Option<(usize, String)> {
                 ));
             };
             rest = &rest[end + 1..];
+            only_a_doctest = false;
         }
     }
 }
@@ -192,6 +198,9 @@ mod tests {
     fn docs_modules_and_uses_are_no_logic() {
         let text = "//! Docs.\n#![doc = include_str!(\"../README.md\")]\n#[cfg(feature = \"a\")]\npub mod a;\nmod b;\npub(crate) use b::{C, d::*};\npub mod prelude {\n    pub use crate::a::E;\n}\n#[cfg(test)]\nmod tests { fn x() {} }\n";
         assert_eq!(first_logic(text), None);
+        let readme = "#[cfg(doctest)]\n#[doc = include_str!(\"../README.md\")]\nstruct Readme;\n";
+        assert_eq!(first_logic(readme), None);
+        assert!(first_logic(&format!("{readme}struct Other;\n")).is_some());
     }
 
     #[test]

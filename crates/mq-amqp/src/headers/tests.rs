@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { payload: 1 << 20, headers: 1 << 17 };
+const LIMITS: Limits = Limits {
+    payload: 1 << 20,
+    headers: 1 << 17,
+};
 
 fn delivery(mut outbound: Outbound) -> Delivery {
     let properties = outbound.numbered(7);
@@ -100,7 +103,10 @@ proptest! {
 #[test]
 fn a_tombstone_is_not_an_empty_payload() {
     let queue = Destination::queue("orders");
-    assert_eq!(round_trip(&queue, &Message::tombstone().build()).payload(), None);
+    assert_eq!(
+        round_trip(&queue, &Message::tombstone().build()).payload(),
+        None
+    );
     let empty = round_trip(&queue, &Message::new("").build());
     assert_eq!(empty.payload().map(Bytes::len), Some(0));
     assert_eq!(empty.routing_key(), None);
@@ -118,8 +124,14 @@ fn refuses_what_the_wire_or_the_broker_would_not_take() {
     invalid(Message::new("x").header("n".repeat(256), "1"));
     invalid(Message::new("x").correlation_id("c".repeat(256)));
     invalid(Message::new("x").expires_in(Duration::from_millis(MAX_EXPIRY + 1)));
-    assert_eq!(refused(Message::new(vec![0; (1 << 20) + 1])).kind(), ErrorKind::TooLarge);
-    assert_eq!(refused(Message::new("x").header("a", vec![0; 1 << 17])).kind(), ErrorKind::TooLarge);
+    assert_eq!(
+        refused(Message::new(vec![0; (1 << 20) + 1])).kind(),
+        ErrorKind::TooLarge
+    );
+    assert_eq!(
+        refused(Message::new("x").header("a", vec![0; 1 << 17])).kind(),
+        ErrorKind::TooLarge
+    );
     let long = Destination::topic("events").routing_key("k".repeat(256));
     let error = Outbound::new(&long, &Message::new("x").build(), LIMITS).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidName);
@@ -141,8 +153,17 @@ fn reads_what_strangers_write() {
     ]);
     assert_eq!(got.headers().text("count"), Some("-3"));
     assert_eq!(got.headers().text("flag"), Some("true"));
-    assert_eq!(got.headers().get("void").map(HeaderValue::is_null), Some(true));
-    assert_eq!(got.headers().get("bytes").and_then(HeaderValue::as_bytes).map(|b| b.len()), Some(2));
+    assert_eq!(
+        got.headers().get("void").map(HeaderValue::is_null),
+        Some(true)
+    );
+    assert_eq!(
+        got.headers()
+            .get("bytes")
+            .and_then(HeaderValue::as_bytes)
+            .map(|b| b.len()),
+        Some(2)
+    );
     let names: Vec<_> = got.headers().iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["bytes", "count", "flag", "mq-attempt", "void"]);
     assert_eq!(got.attempt(), 7, "one, two carried, four counted");
@@ -152,13 +173,26 @@ fn reads_what_strangers_write() {
 fn hostile_numbers_do_not_overflow() {
     let got = foreign(vec![
         ("x-delivery-count", AMQPValue::LongLongInt(i64::MAX)),
-        ("mq-attempt", AMQPValue::LongString(u64::MAX.to_string().into())),
-        ("mq-time", AMQPValue::LongString(u64::MAX.to_string().into())),
+        (
+            "mq-attempt",
+            AMQPValue::LongString(u64::MAX.to_string().into()),
+        ),
+        (
+            "mq-time",
+            AMQPValue::LongString(u64::MAX.to_string().into()),
+        ),
         ("mq-tombstone", AMQPValue::LongString("1".into())),
     ]);
     assert_eq!(got.attempt(), u32::MAX);
-    assert_eq!(got.payload().map(Bytes::len), Some(1), "a tombstone with a body keeps it");
-    assert_eq!(foreign(vec![("x-delivery-count", AMQPValue::LongInt(-1))]).attempt(), 1);
+    assert_eq!(
+        got.payload().map(Bytes::len),
+        Some(1),
+        "a tombstone with a body keeps it"
+    );
+    assert_eq!(
+        foreign(vec![("x-delivery-count", AMQPValue::LongInt(-1))]).attempt(),
+        1
+    );
 }
 
 #[test]
@@ -167,6 +201,9 @@ fn a_retry_copy_carries_its_attempt_and_routing_key() {
     let first = round_trip(&topic, &Message::new("x").build());
     let copy = retry_copy(&first, &Destination::queue("q"), LIMITS).expect("a copy");
     let second = received(&mut delivery(copy), "events".into());
-    assert_eq!((second.attempt(), second.routing_key()), (2, Some("eu.paid")));
+    assert_eq!(
+        (second.attempt(), second.routing_key()),
+        (2, Some("eu.paid"))
+    );
     assert_eq!(second.id(), first.id());
 }

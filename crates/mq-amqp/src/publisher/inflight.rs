@@ -66,15 +66,26 @@ impl Woken {
 impl<F: Future> InFlight<F> {
     /// An empty set.
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), woken: Arc::default() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            woken: Arc::default(),
+        }
     }
 
     /// Adds a future and polls it once; yields its output if it is there at once.
     pub(crate) fn push(&mut self, number: u64, future: F) -> Option<F::Output> {
         let at = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots.len();
-            let waker = Waker::from(Arc::new(SlotWaker { slot, woken: Arc::clone(&self.woken) }));
-            self.slots.push(Slot { number, future: Box::pin(None), waker });
+            let waker = Waker::from(Arc::new(SlotWaker {
+                slot,
+                woken: Arc::clone(&self.woken),
+            }));
+            self.slots.push(Slot {
+                number,
+                future: Box::pin(None),
+                waker,
+            });
             slot
         });
         let slot = &mut self.slots[at];
@@ -106,7 +117,11 @@ impl<F: Future> InFlight<F> {
         let woken = Arc::clone(&self.woken);
         std::future::poll_fn(move |cx| {
             woken.task.register(cx.waker());
-            if woken.lock().is_empty() { Poll::Pending } else { Poll::Ready(()) }
+            if woken.lock().is_empty() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
         })
     }
 
@@ -149,9 +164,12 @@ mod tests {
         set.ready().await;
         set.drain(&mut done);
         assert_eq!(done.len(), 100);
-        assert!(done.iter().all(|(number, output)| output.as_ref() == Ok(number)));
+        assert!(
+            done.iter()
+                .all(|(number, output)| output.as_ref() == Ok(number))
+        );
         // The slots are used again.
-        assert_eq!(set.push(7, oneshot::channel::<u64>().1).map(|r| r.is_err()), Some(true));
+        assert!(set.is_empty() && set.push(7, oneshot::channel::<u64>().1).is_none());
         assert_eq!(set.slots.len(), 100);
     }
 }

@@ -33,7 +33,14 @@ impl AmqpUnconfirmed {
     pub(crate) fn new(settings: &Settings, link: Arc<Link>) -> Self {
         let limits = link.limits(settings.max_message_size);
         let limit = settings.publish_timeout;
-        Self { shared: Arc::new(Shared { link, channel: Mutex::default(), limit, limits }) }
+        Self {
+            shared: Arc::new(Shared {
+                link,
+                channel: Mutex::default(),
+                limit,
+                limits,
+            }),
+        }
     }
 
     /// The channel, or a new one if the broker closed it.
@@ -50,29 +57,39 @@ impl AmqpUnconfirmed {
 impl Unconfirmed for AmqpUnconfirmed {
     /// It returns once the message is written to the socket, so a slow or blocked broker slows the
     /// caller down instead of filling its memory.
-    async fn hand_over(
-        &self,
-        to: &Destination,
-        message: impl Into<Message> + Send,
-    ) -> Result<()> {
+    async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
         let message = message.into();
         let mut outbound = Outbound::new(to, &message, self.shared.limits)?;
         let channel = self.channel().await?;
         let properties = outbound.unnumbered();
-        let Outbound { exchange, routing_key, payload, .. } = outbound;
+        let Outbound {
+            exchange,
+            routing_key,
+            payload,
+            ..
+        } = outbound;
         let options = BasicPublishOptions::default();
         let written = channel.basic_publish(exchange, routing_key, options, &payload, properties);
-        within(self.shared.limit, "hand over", written).await.map(drop).map_err(|e| e.with("to", to))
+        within(self.shared.limit, "hand over", written)
+            .await
+            .map(drop)
+            .map_err(|e| e.with("to", to))
     }
 
     async fn flush(&self) -> Result<()> {
         let link = &self.shared.link;
-        if link.is_connected() { Ok(()) } else { Err(link.gone("flush")) }
+        if link.is_connected() {
+            Ok(())
+        } else {
+            Err(link.gone("flush"))
+        }
     }
 }
 
 impl fmt::Debug for AmqpUnconfirmed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpUnconfirmed").field("link", &self.shared.link).finish_non_exhaustive()
+        f.debug_struct("AmqpUnconfirmed")
+            .field("link", &self.shared.link)
+            .finish_non_exhaustive()
     }
 }

@@ -25,11 +25,15 @@ use super::{
 };
 use crate::{
     connection::Link,
-    error::{map, within},
+    error::map,
     headers::{Outbound, number},
 };
 
 /// What the publisher asks of its writer.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the large one; a box would be an allocation each"
+)]
 pub(super) enum Command {
     Publish(Job),
     Many(Vec<Job>),
@@ -70,7 +74,7 @@ impl Writer {
     pub(super) async fn channel(&self) -> Result<Channel> {
         let channel = self.link.channel("publish").await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
-        within(self.link.limit(), "publish", select).await?;
+        self.link.answer("publish", select).await?;
         Ok(channel)
     }
 
@@ -78,7 +82,10 @@ impl Writer {
         let mut window = Window::new(1, self.limit);
         let mut unsent = VecDeque::new();
         loop {
-            match self.drive(&channel, &mut window, &mut commands, unsent).await {
+            match self
+                .drive(&channel, &mut window, &mut commands, unsent)
+                .await
+            {
                 End::Finished => return,
                 End::Lost(jobs) => unsent = jobs,
             }
@@ -145,7 +152,10 @@ impl Writer {
                     return self.lose(window, None, jobs);
                 }
             }
-            while flushes.front().is_some_and(|(below, _)| window.answered(*below)) {
+            while flushes
+                .front()
+                .is_some_and(|(below, _)| window.answered(*below))
+            {
                 let _ = flushes.pop_front().map(|(_, reply)| reply.send(()));
             }
             if !open && window.is_empty() {
@@ -209,9 +219,13 @@ impl Writer {
         } else {
             "publish it again with the same id"
         };
-        Error::new(ErrorKind::Unknown, "publish", "the broker did not answer in time")
-            .with("seconds", self.limit.as_secs_f32())
-            .help(help)
+        Error::new(
+            ErrorKind::Unknown,
+            "publish",
+            "the broker did not answer in time",
+        )
+        .with("seconds", self.limit.as_secs_f32())
+        .help(help)
     }
 }
 
@@ -220,9 +234,20 @@ async fn publish(
     outbound: Outbound,
     properties: BasicProperties,
 ) -> lapin::Result<Confirmation> {
-    let Outbound { exchange, routing_key, mandatory, payload, .. } = outbound;
-    let options = BasicPublishOptions { mandatory, immediate: false };
-    let confirm = channel.basic_publish(exchange, routing_key, options, &payload, properties).await?;
+    let Outbound {
+        exchange,
+        routing_key,
+        mandatory,
+        payload,
+        ..
+    } = outbound;
+    let options = BasicPublishOptions {
+        mandatory,
+        immediate: false,
+    };
+    let confirm = channel
+        .basic_publish(exchange, routing_key, options, &payload, properties)
+        .await?;
     // The client has a copy; ours would otherwise live as long as the broker thinks.
     drop(payload);
     confirm.await
@@ -258,9 +283,16 @@ fn completions(
         };
         // A return without our number is none of ours, yet it hangs here: 0 is nobody's number.
         let returned = returned.map(|message| {
-            (number_of(&message), format!("{} {}", message.reply_code, message.reply_text))
+            (
+                number_of(&message),
+                format!("{} {}", message.reply_code, message.reply_text),
+            )
         });
-        round.push(Completion { number, acked, returned });
+        round.push(Completion {
+            number,
+            acked,
+            returned,
+        });
     }
     (round, lost)
 }
@@ -278,17 +310,23 @@ fn tell(reply: Reply, outcome: Outcome) {
             "a queue refused the message: it is full, or it failed",
         )
         .help("make room in the queue, then publish it again")),
-        Outcome::Unroutable(text) => {
-            Err(Error::new(ErrorKind::Unroutable, "publish", "no queue took the message")
-                .with("broker", text)
-                .help("declare the queue or subscription first"))
-        }
+        Outcome::Unroutable(text) => Err(Error::new(
+            ErrorKind::Unroutable,
+            "publish",
+            "no queue took the message",
+        )
+        .with("broker", text)
+        .help("declare the queue or subscription first")),
     });
 }
 
 /// The outcome of a publish whose writer is gone, as at the end of the runtime.
 pub(super) fn abandoned() -> Error {
-    Error::new(ErrorKind::Unknown, "publish", "the publisher ended before the broker answered")
+    Error::new(
+        ErrorKind::Unknown,
+        "publish",
+        "the publisher ended before the broker answered",
+    )
 }
 
 impl Reply {
@@ -317,22 +355,35 @@ struct BatchState {
 impl Batch {
     pub(super) fn new(messages: usize) -> Self {
         let outcomes = Mutex::new((vec![None; messages], messages));
-        Self(Arc::new(BatchState { outcomes, task: AtomicWaker::new() }))
+        Self(Arc::new(BatchState {
+            outcomes,
+            task: AtomicWaker::new(),
+        }))
     }
 
     pub(super) fn reply(&self, at: usize) -> Reply {
-        Reply::Batch(BatchReply { state: Some(Arc::clone(&self.0)), at })
+        Reply::Batch(BatchReply {
+            state: Some(Arc::clone(&self.0)),
+            at,
+        })
     }
 
     pub(super) async fn outcomes(self) -> Vec<Result<Receipt>> {
         std::future::poll_fn(|cx| {
             self.0.task.register(cx.waker());
-            let mut outcomes = self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut outcomes = self
+                .0
+                .outcomes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if outcomes.1 > 0 {
                 return Poll::Pending;
             }
             let told = std::mem::take(&mut outcomes.0).into_iter();
-            Poll::Ready(told.map(|one| one.unwrap_or_else(|| Err(abandoned()))).collect())
+            Poll::Ready(
+                told.map(|one| one.unwrap_or_else(|| Err(abandoned())))
+                    .collect(),
+            )
         })
         .await
     }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Copy, Sink, ledger::Frame};
-use crate::{AmqpPublisher, connection::Link, error::within};
+use crate::{AmqpPublisher, connection::Link};
 
 /// What a consumer asks of its task.
 pub(crate) enum Command {
@@ -67,11 +67,10 @@ impl Task {
             let now = Instant::now();
             let full = sink.ledger().acks() >= sink.batch;
             let all = due.is_some_and(|due| due <= now) || !waiting.is_empty();
-            if all || full || sink.ledger().is_urgent() {
-                if let Err(error) = self.flush(all, &mut copying).await {
-                    lost.get_or_insert(error);
-                    sink.end();
-                }
+            let flush = all || full || sink.ledger().is_urgent();
+            if flush && let Err(error) = self.flush(all, &mut copying).await {
+                lost.get_or_insert(error);
+                sink.end();
             }
             due = match sink.ledger().is_dirty() {
                 true => due.filter(|due| *due > now).or(Some(now + DELAY)),
@@ -108,7 +107,7 @@ impl Task {
                 .into_iter()
                 .collect::<lapin::Result<()>>()
         };
-        within(self.link.limit(), "settle", written).await
+        self.link.answer("settle", written).await
     }
 
     /// A round trip on the channel: its answer comes after everything sent before. The prefetch is
@@ -116,7 +115,7 @@ impl Task {
     async fn synced(&self) -> Result<()> {
         let options = BasicQosOptions::default();
         let answer = self.sink.channel.basic_qos(self.prefetch, options);
-        match within(self.link.limit(), "settle", answer).await {
+        match self.link.answer("settle", answer).await {
             Err(error) if error.kind() != ErrorKind::Timeout => Err(unheard(&error)),
             answer => answer,
         }
@@ -125,13 +124,22 @@ impl Task {
 
 async fn send(channel: &Channel, frame: Frame) -> lapin::Result<()> {
     match frame {
-        Frame::AckUpTo(tag) => channel.basic_ack(tag, BasicAckOptions { multiple: true }).await,
+        Frame::AckUpTo(tag) => {
+            channel
+                .basic_ack(tag, BasicAckOptions { multiple: true })
+                .await
+        }
         Frame::Ack(tag) => channel.basic_ack(tag, BasicAckOptions::default()).await,
         Frame::Requeue(tag) => {
-            channel.basic_reject(tag, BasicRejectOptions { requeue: true }).await
+            channel
+                .basic_reject(tag, BasicRejectOptions { requeue: true })
+                .await
         }
         Frame::Release(tag) => {
-            let options = BasicNackOptions { multiple: false, requeue: true };
+            let options = BasicNackOptions {
+                multiple: false,
+                requeue: true,
+            };
             channel.basic_nack(tag, options).await
         }
     }

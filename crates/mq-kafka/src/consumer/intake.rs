@@ -9,7 +9,7 @@ use std::{
 
 use krafka::{
     CloseOptions, ConsumerRecord, KrafkaError,
-    admin::{AdminClient, DescribeTopicsOptions},
+    admin::{AdminClient, DescribeTopicsOptions, OffsetSpec},
     error::ErrorCode,
 };
 use mq_core::{Error, ErrorKind, Filter, Position, Received, Result, headers as names};
@@ -21,6 +21,7 @@ use crate::{
     error::{self, Stage, closed, is_passing},
     headers,
     settle::{Group, Incoming, Ledger},
+    topology::edges,
 };
 
 pub(super) struct Intake {
@@ -48,9 +49,20 @@ impl Intake {
         if grouped {
             return Ok(());
         }
-        for partition in consumer.assignment().await.remove(topic).unwrap_or_default() {
-            let range = consumer.fetch_watermarks(topic, partition).await;
-            let end = range.map_err(failed)?.1;
+        let partitions = consumer
+            .assignment()
+            .await
+            .remove(topic)
+            .unwrap_or_default();
+        let ends = edges(
+            &self.admin,
+            "consume",
+            topic,
+            &partitions,
+            OffsetSpec::Latest,
+        )
+        .await?;
+        for (partition, end) in ends {
             consumer.seek(topic, partition, end).await.map_err(failed)?;
             self.ledger.assign(partition, end, "");
         }
@@ -94,7 +106,9 @@ impl Intake {
                 consumer.resume(topic, &resume).await;
             }
             if !pause.is_empty() {
-                consumer.pause(topic, &pause.iter().copied().collect::<Vec<_>>()).await;
+                consumer
+                    .pause(topic, &pause.iter().copied().collect::<Vec<_>>())
+                    .await;
             }
             paused = pause;
             // A listener may be at work inside it.
@@ -102,6 +116,8 @@ impl Intake {
             match consumer.poll(wait).await {
                 Ok(records) if records.is_empty() => {}
                 Ok(records) => self.take_in(records),
+                // The loop looks at why it was woken.
+                Err(KrafkaError::Wakeup) => {}
                 Err(error) => self.failed(error).await,
             }
             if !room {
@@ -116,7 +132,10 @@ impl Intake {
 
     fn take_in(&self, records: Vec<ConsumerRecord>) {
         let now = SystemTime::now();
-        let incoming = records.into_iter().map(|record| self.incoming(record, now)).collect();
+        let incoming = records
+            .into_iter()
+            .map(|record| self.incoming(record, now))
+            .collect();
         self.ledger.push(incoming);
     }
 
@@ -135,7 +154,9 @@ impl Intake {
             return skipped;
         }
         let before = message.headers().text(names::ATTEMPT);
-        let attempt = before.and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+        let attempt = before
+            .and_then(|text| text.parse::<u32>().ok())
+            .unwrap_or(0);
         let position = Position {
             partition: u32::try_from(partition).unwrap_or_default(),
             offset: u64::try_from(offset).unwrap_or_default(),
@@ -157,10 +178,17 @@ impl Intake {
             KrafkaError::NoOffset { partitions }
                 if !self.group.commits && partitions.iter().all(|(_, p)| !self.ledger.owns(*p)) =>
             {
-                for (topic, partition) in partitions {
-                    let start = self.group.consumer.fetch_watermarks(&topic, partition).await;
-                    if let Ok((first, _)) = start
-                        && self.group.consumer.seek(&topic, partition, first).await.is_ok()
+                let new: Vec<i32> = partitions.iter().map(|(_, p)| *p).collect();
+                let topic = &*self.group.topic;
+                let starts = edges(&self.admin, "consume", topic, &new, OffsetSpec::Earliest);
+                // What fails here is asked for again by the next poll.
+                for (partition, first) in starts.await.unwrap_or_default() {
+                    if self
+                        .group
+                        .consumer
+                        .seek(topic, partition, first)
+                        .await
+                        .is_ok()
                     {
                         self.ledger.assign(partition, first, "");
                     }
@@ -229,7 +257,11 @@ impl Intake {
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
         let left = self.group.consumer.close_with(options).await;
-        if let Some(error) = self.ledger.failure().filter(|e| e.kind() != ErrorKind::Closed) {
+        if let Some(error) = self
+            .ledger
+            .failure()
+            .filter(|e| e.kind() != ErrorKind::Closed)
+        {
             return Err(error);
         }
         let failed = |e| error::map("close", Stage::Before, e).with("source", &self.source);

@@ -1,26 +1,25 @@
 //! What happens when the group gives or takes partitions. It runs inside the poll.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
 use krafka::{
-    KrafkaError,
-    admin::{AdminClient, TopicPartition},
+    admin::{AdminClient, OffsetSpec, TopicPartition},
     consumer::ConsumerRebalanceListener,
 };
 use mq_core::Result;
 use tokio::{
-    sync::oneshot,
+    sync::watch,
     time::{sleep, timeout},
 };
 use tracing::debug;
 
 use crate::{
-    error::{self, Stage},
+    error::{self, Stage, is_passing},
     settle::{Group, Ledger},
-    topology::committed,
+    topology::{committed, edges},
 };
 
 /// Brings the ledger up to date with the assignment.
@@ -31,25 +30,36 @@ pub(super) struct Listener {
     topic: Arc<str>,
     /// Weak: the group's consumer owns this listener.
     group: OnceLock<Weak<Group>>,
-    joined: Mutex<Option<oneshot::Sender<()>>>,
+    joined: watch::Sender<Joined>,
+}
+
+/// How far a member got since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Joined {
+    /// Not yet a member.
+    No,
+    /// A member without partitions: others give some up in a further round, or there are none left.
+    Empty,
+    /// It has had partitions.
+    Assigned,
 }
 
 impl Listener {
-    /// A listener, and what tells of the first assignment.
+    /// A listener, and what tells of the first assignments.
     pub(super) fn new(
         ledger: Arc<Ledger>,
         admin: Arc<AdminClient>,
         group_id: Arc<str>,
         topic: Arc<str>,
-    ) -> (Arc<Self>, oneshot::Receiver<()>) {
-        let (joined, first) = oneshot::channel();
+    ) -> (Arc<Self>, watch::Receiver<Joined>) {
+        let (joined, first) = watch::channel(Joined::No);
         let listener = Arc::new(Self {
             ledger,
             admin,
             group_id,
             topic,
             group: OnceLock::new(),
-            joined: Mutex::new(Some(joined)),
+            joined,
         });
         (listener, first)
     }
@@ -69,18 +79,19 @@ impl Listener {
     async fn start(&self, group: &Group, partitions: &[i32]) -> Result<()> {
         let (id, topic) = (&*self.group_id, &*self.topic);
         let places = committed(&self.admin, "consume", id, topic, Some(partitions)).await?;
-        let failed = |e: KrafkaError| error::map("consume", Stage::Before, e).with("topic", topic);
+        let new: Vec<i32> = partitions
+            .iter()
+            .filter(|p| places.get(p).is_none_or(|place| place.offset.is_none()))
+            .copied()
+            .collect();
+        let starts = edges(&self.admin, "consume", topic, &new, OffsetSpec::Earliest).await?;
         for partition in partitions {
             let place = places.get(partition).cloned().unwrap_or_default();
-            let offset = match place.offset {
-                Some(offset) => offset,
-                None => {
-                    let range = group.consumer.fetch_watermarks(topic, *partition).await;
-                    range.map_err(failed)?.0
-                }
+            let Some(offset) = place.offset.or_else(|| starts.get(partition).copied()) else {
+                continue;
             };
             let seek = group.consumer.seek(topic, *partition, offset).await;
-            seek.map_err(failed)?;
+            seek.map_err(|e| error::map("consume", Stage::Before, e))?;
             self.ledger.assign(*partition, offset, &place.metadata);
         }
         Ok(())
@@ -108,11 +119,11 @@ impl ConsumerRebalanceListener for Listener {
                 self.ledger.end(Some(error.with("group", &self.group_id)));
             }
         }
-        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(joined) = joined {
-            // Nobody waits any more if opening was given up.
-            let _ = joined.send(());
-        }
+        let now = match partitions.is_empty() {
+            true => Joined::Empty,
+            false => Joined::Assigned,
+        };
+        self.joined.send_modify(|joined| *joined = now.max(*joined));
     }
 
     /// The partitions are still ours here: what is with handlers gets a moment to end, the
@@ -133,10 +144,16 @@ impl ConsumerRebalanceListener for Listener {
         };
         // Past this the records come again elsewhere, which at least once allows.
         let _ = timeout(DRAIN, drained).await;
-        if let Some(group) = self.group()
-            && let Err(error) = group.commit(&self.ledger, Some(&partitions)).await
-        {
-            debug!(group = %self.group_id, %error, "commit before revocation failed");
+        if let Some(group) = self.group() {
+            for _ in 0..COMMIT_TRIES {
+                match group.commit(&self.ledger, Some(&partitions)).await {
+                    Err(error) if is_passing(&error) => {
+                        debug!(group = %self.group_id, %error, "commit before revocation failed");
+                        sleep(COMMIT_BACKOFF).await;
+                    }
+                    _ => break,
+                }
+            }
         }
         self.ledger.remove(&partitions);
     }
@@ -155,5 +172,7 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
 
 /// How long handlers may take to end what they have of a revoked partition. The whole group waits.
 const DRAIN: Duration = Duration::from_secs(5);
+const COMMIT_TRIES: usize = 5;
+const COMMIT_BACKOFF: Duration = Duration::from_millis(100);
 const START_TRIES: usize = 5;
 const START_BACKOFF: Duration = Duration::from_millis(200);

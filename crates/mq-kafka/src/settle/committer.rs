@@ -109,7 +109,9 @@ impl Committer {
                     let since = *failing.get_or_insert_with(Instant::now);
                     if !is_passing(&error) {
                         let error = error::map("commit", Stage::Before, error);
-                        return self.ledger.end(Some(error.with("topic", &self.group.topic)));
+                        return self
+                            .ledger
+                            .end(Some(error.with("topic", &self.group.topic)));
                     }
                     if since.elapsed() >= self.unreachable_after {
                         return self.ledger.end(Some(self.gone(error)));
@@ -131,4 +133,4 @@ impl Committer {
 }
 
 /// How long a verdict may wait for its commit; what a crash repeats at most.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
+const COMMIT_EVERY: Duration = Duration::from_millis(250);

@@ -1,16 +1,12 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mq_core::{
-    Delivery, Error, ErrorKind, Received, Rejection, Result, Settle, Verdict, stale,
-};
+use mq_core::{Delivery, Error, ErrorKind, Received, Result, Settle, Verdict, stale};
 use tokio::sync::Notify;
 
 use super::{
+    book::{Partition, Place, Ready, Reject, State, Tag, again},
     marks::Marks,
     tracker::{Pushed, Tracker},
 };
@@ -34,45 +30,6 @@ pub(crate) struct Ledger {
     can_reject: bool,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    partitions: HashMap<i32, Partition>,
-    /// Counts assignments, so that a settlement can be told from one of an earlier assignment.
-    assignments: u64,
-    ready: VecDeque<Ready>,
-    ready_bytes: usize,
-    /// Given back in place, in the order of the log: delivered before what is buffered.
-    again: BTreeMap<(i32, u64), Received>,
-    handed: usize,
-    rejects: Vec<Reject>,
-    rejects_open: usize,
-    /// Records done since the last commit.
-    done: usize,
-    flush: bool,
-    /// A verdict was given that can no longer reach the broker.
-    lost: bool,
-    ended: Option<Option<Error>>,
-}
-
-#[derive(Debug)]
-struct Partition {
-    assignment: u64,
-    tracker: Tracker,
-    committed: (i64, String),
-    /// Verdicts that were given, and up to which of them the broker has them.
-    verdicts: u64,
-    confirmed: u64,
-    handed: usize,
-    /// About to be given up: nothing more is handed out.
-    draining: bool,
-}
-
-#[derive(Debug)]
-struct Ready {
-    tag: Tag,
-    received: Received,
-}
-
 /// A record as it comes from the poll.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -80,27 +37,6 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// `None`: not for this subscription, or expired.
     pub(crate) received: Option<Received>,
-}
-
-/// A rejected record on its way to the dead-letter home.
-#[derive(Debug)]
-pub(crate) struct Reject {
-    pub(crate) received: Received,
-    pub(crate) why: Box<Rejection>,
-    tag: Tag,
-}
-
-/// What may be committed of one partition, and how many verdicts that covers.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
-    pub(crate) metadata: String,
-    /// It differs from what was committed last.
-    pub(crate) changed: bool,
-    assignment: u64,
-    /// `None` if the metadata had no room for all of them.
-    verdicts: Option<u64>,
 }
 
 /// Verdicts that a caller waits for: partition, assignment, number.
@@ -115,14 +51,6 @@ pub(crate) enum Taken {
     Nothing,
     /// Nothing will come; with the error that ended it.
     Ended(Option<Error>),
-}
-
-/// Names a delivery: which assignment of which partition, and the slot in its tracker.
-#[derive(Debug, Clone, Copy)]
-struct Tag {
-    partition: i32,
-    assignment: u64,
-    seq: u64,
 }
 
 impl Ledger {
@@ -205,7 +133,10 @@ impl Ledger {
     /// The partitions that take no more, since too many records wait for one that is not settled.
     pub(crate) fn clogged(&self) -> Vec<i32> {
         let state = self.lock();
-        let clogged = state.partitions.iter().filter(|(_, p)| p.tracker.len() >= RING);
+        let clogged = state
+            .partitions
+            .iter()
+            .filter(|(_, p)| p.tracker.len() >= RING);
         clogged.map(|(partition, _)| *partition).collect()
     }
 
@@ -218,7 +149,9 @@ impl Ledger {
         let room = max.min(self.prefetch.saturating_sub(state.handed));
         let mut taken = 0;
         while taken < room {
-            let Some((tag, received)) = state.next() else { break };
+            let Some((tag, received)) = state.next() else {
+                break;
+            };
             let Some(partition) = state.partitions.get_mut(&tag.partition) else {
                 continue;
             };
@@ -252,7 +185,12 @@ impl Ledger {
     /// True if nothing of these partitions is with a handler.
     pub(crate) fn is_drained(&self, partitions: &[i32]) -> bool {
         let state = self.lock();
-        let open = |p| state.partitions.get(p).is_some_and(|entry| entry.handed > 0);
+        let open = |p| {
+            state
+                .partitions
+                .get(p)
+                .is_some_and(|entry| entry.handed > 0)
+        };
         !partitions.iter().any(open)
     }
 
@@ -343,8 +281,12 @@ impl Ledger {
         let state = &mut *self.lock();
         state.flush = true;
         self.due.notify_one();
-        let open = state.partitions.iter().filter(|(_, p)| p.verdicts > p.confirmed);
-        open.map(|(at, p)| (*at, p.assignment, p.verdicts)).collect()
+        let open = state
+            .partitions
+            .iter()
+            .filter(|(_, p)| p.verdicts > p.confirmed);
+        open.map(|(at, p)| (*at, p.assignment, p.verdicts))
+            .collect()
     }
 
     /// True if the broker has these verdicts, or never will.
@@ -396,9 +338,8 @@ impl Settle for Ledger {
             return Err(stale(&self.source));
         };
         let tag = Tag::unpack(partition, tag);
-        let unsupported = |text| {
-            Error::new(ErrorKind::Unsupported, "settle", text).with("source", &self.source)
-        };
+        let unsupported =
+            |text| Error::new(ErrorKind::Unsupported, "settle", text).with("source", &self.source);
         let state = &mut *self.lock();
         let Some(entry) = state.partition(tag) else {
             return Err(stale(&self.source));
@@ -444,77 +385,6 @@ impl Settle for Ledger {
     }
 }
 
-impl State {
-    /// The partition that a delivery came from, if it is still the same assignment.
-    fn partition(&mut self, tag: Tag) -> Option<&mut Partition> {
-        let entry = self.partitions.get_mut(&tag.partition)?;
-        (entry.assignment == tag.assignment).then_some(entry)
-    }
-
-    fn next(&mut self) -> Option<(Tag, Received)> {
-        if let Some(((partition, seq), received)) = self.again.pop_first() {
-            let assignment = self.partitions.get(&partition).map_or(0, |p| p.assignment);
-            let tag = Tag {
-                partition,
-                assignment,
-                seq,
-            };
-            return Some((tag, received));
-        }
-        let ready = self.ready.pop_front()?;
-        self.ready_bytes -= ready.received.message().size();
-        Some((ready.tag, ready.received))
-    }
-
-    fn forget(&mut self, partitions: &[i32]) {
-        self.ready.retain(|r| !partitions.contains(&r.tag.partition));
-        self.ready_bytes = self.ready.iter().map(|r| r.received.message().size()).sum();
-        self.again.retain(|(partition, _), _| !partitions.contains(partition));
-    }
-}
-
-impl Partition {
-    fn place(&self, partition: i32) -> Place {
-        let offset = self.tracker.low_water();
-        let (metadata, complete) = self.tracker.marks().encode(offset);
-        Place {
-            partition,
-            changed: offset != self.committed.0 || metadata != self.committed.1,
-            offset,
-            metadata,
-            assignment: self.assignment,
-            // Verdicts that do not fit reach the broker when the watermark passes them.
-            verdicts: complete.then_some(self.verdicts),
-        }
-    }
-}
-
-impl Tag {
-    /// 24 bits of assignment, 40 of slot: neither runs out in the life of a consumer.
-    fn pack(self) -> u64 {
-        self.assignment << SEQ_BITS | self.seq & SEQ_MASK
-    }
-
-    fn unpack(partition: i32, tag: u64) -> Self {
-        Self {
-            partition,
-            assignment: tag >> SEQ_BITS,
-            seq: tag & SEQ_MASK,
-        }
-    }
-}
-
-/// The same message at a later attempt.
-fn again(received: Received, failures: u32) -> Received {
-    if failures == 0 {
-        return received;
-    }
-    let attempt = received.attempt().saturating_add(failures);
-    received.with_attempt(attempt).with_redelivered(true)
-}
-
-const SEQ_BITS: u32 = 40;
-const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;
 /// Records that are buffered between the poll and `receive_many`.
 const BUFFER: usize = 4000;
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;

@@ -208,7 +208,9 @@ mod tests {
 
     #[test]
     fn keeps_inherited_marks_of_records_not_read_yet() {
-        let marks: Marks = [(5, Mark::Done), (6, Mark::Failed(3))].into_iter().collect();
+        let marks: Marks = [(5, Mark::Done), (6, Mark::Failed(3))]
+            .into_iter()
+            .collect();
         let mut tracker = Tracker::new(4, marks);
         delivered(&mut tracker, 4);
         let (text, _) = tracker.marks().encode(4);

@@ -58,6 +58,25 @@ pub(crate) async fn committed(
         .collect()
 }
 
+/// The first or the next offset of each of these partitions, once its leader answers.
+pub(crate) async fn edges(
+    admin: &AdminClient,
+    operation: &'static str,
+    topic: &str,
+    partitions: &[i32],
+    edge: OffsetSpec,
+) -> Result<HashMap<i32, i64>> {
+    let failed = |e| error::map(operation, Stage::Before, e).with("topic", topic);
+    let all = partitions
+        .iter()
+        .map(|p| (TopicPartition::new(topic, *p), edge));
+    let listed = admin.list_offsets(all, ListOffsetsOptions::default()).await;
+    let listed = listed.map_err(failed)?.into_iter();
+    listed
+        .map(|(at, found)| Ok((at.partition, found.map_err(failed)?.offset)))
+        .collect()
+}
+
 /// Commits the end of the topic as the start of a new group, on every partition.
 ///
 /// A group that has a place anywhere is not new: its other partitions were added later, and are
@@ -70,28 +89,20 @@ pub(super) async fn fix_start(
     partitions: usize,
 ) -> Result<()> {
     const DECLARE: &str = "declare";
-    let failed = |e| -> Error {
-        error::map(DECLARE, Stage::Before, e).with("subscription", group)
-    };
+    let failed = |e| -> Error { error::map(DECLARE, Stage::Before, e).with("subscription", group) };
     let places = committed(&inner.admin, DECLARE, group, topic, None).await?;
     if places.values().any(|place| place.offset.is_some()) {
         return Ok(());
     }
-    let all = (0..i32::try_from(partitions).unwrap_or(i32::MAX))
-        .map(|p| (TopicPartition::new(topic, p), OffsetSpec::Latest));
-    let ends = inner
-        .admin
-        .list_offsets(all, ListOffsetsOptions::default())
-        .await
-        .map_err(failed)?;
-    let ends: Result<Vec<_>> = ends
+    let all: Vec<i32> = (0..i32::try_from(partitions).unwrap_or(i32::MAX)).collect();
+    let ends = edges(&inner.admin, DECLARE, topic, &all, OffsetSpec::Latest).await?;
+    let ends = ends
         .into_iter()
-        .map(|(at, end)| Ok((at, end.map_err(failed)?.offset)))
-        .collect();
+        .map(|(p, end)| (TopicPartition::new(topic, p), end));
     let options = AlterConsumerGroupOffsetsOptions::default();
     let set = inner
         .admin
-        .alter_consumer_group_offsets(group, ends?, options)
+        .alter_consumer_group_offsets(group, ends, options)
         .await
         .map_err(failed)?;
     for (_, result) in set {

@@ -10,12 +10,13 @@ use krafka::{
     KrafkaError,
     admin::{
         ConfigResource, CreateTopicsOptions, DescribeConfigsOptions, DescribeTopicsOptions,
-        NewTopic,
+        NewTopic, OffsetSpec,
     },
     error::ErrorCode,
 };
 use mq_core::{Error, ErrorKind, Result, check_name};
 
+use super::edges;
 use crate::{
     connection::Inner,
     error::{self, Stage},
@@ -121,14 +122,18 @@ pub(super) async fn create(inner: &Inner, name: &str) -> Result<()> {
         | None => {}
         Some(Err(e)) => return Err(failed(e)),
     }
-    // The controller has it; the brokers hear of it a moment later.
+    // The controller has it; the brokers hear of it a moment later, and lead it another one later.
     let ready = async {
-        loop {
+        let found = loop {
             match describe(inner, "declare", &[name]).await?.pop().flatten() {
-                Some(topic) if topic.led => return Ok(()),
+                Some(topic) if topic.led => break topic,
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
-        }
+        };
+        let all: Vec<i32> = (0..i32::try_from(found.partitions).unwrap_or(i32::MAX)).collect();
+        edges(&inner.admin, "declare", name, &all, OffsetSpec::Latest)
+            .await
+            .map(drop)
     };
     match tokio::time::timeout(READY, ready).await {
         Ok(result) => result,
@@ -209,7 +214,7 @@ fn is_missing(error: &KrafkaError) -> bool {
 
 /// Partitions of a new topic: how many consumers can share a queue.
 const PARTITIONS: u32 = 8;
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(30);
 /// Names that a publisher remembers, so that made-up names cannot fill the memory.
 const KNOWN: usize = 10_000;
 

@@ -65,7 +65,10 @@ impl<F: Fixture> Case<F> {
 
 impl<F: Fixture> std::fmt::Debug for Case<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Case").field("name", &self.name).field("needs", &self.needs()).finish()
+        f.debug_struct("Case")
+            .field("name", &self.name)
+            .field("needs", &self.needs())
+            .finish()
     }
 }
 
@@ -115,7 +118,11 @@ pub(crate) fn planned<F: Fixture>(
     expected: &'static str,
     version: Arc<OnceLock<String>>,
 ) -> Vec<Planned> {
-    let suite = Arc::new(Shared { fixture, can: OnceLock::new(), version });
+    let suite = Arc::new(Shared {
+        fixture,
+        can: OnceLock::new(),
+        version,
+    });
     let plan = |case: Case<F>| {
         let suite = Arc::clone(&suite);
         Planned {
@@ -128,10 +135,12 @@ pub(crate) fn planned<F: Fixture>(
     planned.push(Planned {
         name: "the_expected_cases_run",
         needs: String::new(),
-        body: Box::new(move |address, deadline| match suite.capabilities(&address, deadline) {
-            Ok(can) => Verdict::of(compare(&listing::<F>(can), expected)),
-            Err(why) => Verdict::Failed(why),
-        }),
+        body: Box::new(
+            move |address, deadline| match suite.capabilities(&address, deadline) {
+                Ok(can) => Verdict::of(compare(&listing::<F>(can), expected)),
+                Err(why) => Verdict::Failed(why),
+            },
+        ),
     });
     planned
 }
@@ -149,7 +158,10 @@ impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
         match self.capabilities(&address, deadline) {
             Err(why) => Verdict::Failed(why),
             Ok(can) if !case.runs_with(can) => Verdict::NotDeclared(case.needs()),
-            Ok(_) => Verdict::of(block_on(deadline, case.run(Arc::new((self.fixture)(address))))),
+            Ok(_) => Verdict::of(block_on(
+                deadline,
+                case.run(Arc::new((self.fixture)(address))),
+            )),
         }
     }
 
@@ -173,7 +185,9 @@ impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
 async fn close<B: Broker>(broker: &B) -> Check {
     match timeout(CLOSE, broker.close()).await {
         Ok(closed) => closed.map_err(|error| Failure::from(error).while_doing("close the client")),
-        Err(_) => Err(Failure::new(format!("the client did not close within {CLOSE:?}"))),
+        Err(_) => Err(Failure::new(format!(
+            "the client did not close within {CLOSE:?}"
+        ))),
     }
 }
 
@@ -189,7 +203,10 @@ fn listing<F: Fixture>(can: Capabilities) -> String {
 fn compare(found: &str, expected: &str) -> Result<(), String> {
     let lines = |text: &'static str, of: &str, other: &str| -> Vec<String> {
         let other: BTreeSet<&str> = other.lines().collect();
-        of.lines().filter(|l| !other.contains(l)).map(|l| format!("{text} {l}")).collect()
+        of.lines()
+            .filter(|l| !other.contains(l))
+            .map(|l| format!("{text} {l}"))
+            .collect()
     };
     let different = [lines("-", expected, found), lines("+", found, expected)].concat();
     if different.is_empty() {
@@ -214,7 +231,10 @@ mod tests {
         let after = "runs          a\nnot declared  b (defer)\n";
         assert_eq!(compare(before, before), Ok(()));
         let text = compare(after, before).expect_err("different");
-        assert!(text.contains("- runs          b\n+ not declared  b (defer)\n"), "{text}");
+        assert!(
+            text.contains("- runs          b\n+ not declared  b (defer)\n"),
+            "{text}"
+        );
         assert!(!text.contains("- runs          a"), "{text}");
     }
 }

@@ -1,13 +1,17 @@
 //! Competing consumers (EIP *Competing Consumers*).
 
-use mq_core::Message;
-use tokio::sync::{mpsc, watch};
+use mq_core::{Consumer, Message};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::{case::list, ordering::both};
 use crate::{
     Check, Failure, Fixture,
+    checks::{each_once, number, numbered, numbers},
     failure::ensure,
-    scene::{Scene, each_once, number, numbered, numbers},
+    scene::Scene,
 };
 
 list![
@@ -17,7 +21,9 @@ list![
 ];
 
 fn spread(numbers: std::ops::Range<u64>) -> Vec<Message> {
-    numbers.map(|n| numbered(n).key(format!("key-{}", n % 50)).build()).collect()
+    numbers
+        .map(|n| numbered(n).key(format!("key-{}", n % 50)).build())
+        .collect()
 }
 
 async fn competing_consumers_get_each_message_once<F: Fixture>(scene: &Scene<F>) -> Check {
@@ -62,10 +68,12 @@ async fn ten_thousand_messages_through_four_consumers<F: Fixture>(scene: &Scene<
         let (send, mut stop) = (send.clone(), stop.clone());
         consumers.push(tokio::spawn(async move {
             loop {
-                let delivery = tokio::select! {
+                // Without patience: one of four may have nothing to do.
+                let received = tokio::select! {
                     _ = stop.changed() => return reader.close().await,
-                    delivery = reader.next() => delivery?,
+                    received = reader.inner().receive() => received?,
                 };
+                let delivery = received.ok_or_else(|| Failure::new("a consumer ended"))?;
                 let number = number(&delivery)?;
                 delivery.ack()?;
                 // Nobody listens any more only after a failure, which is told there.
@@ -76,14 +84,16 @@ async fn ten_thousand_messages_through_four_consumers<F: Fixture>(scene: &Scene<
     drop(send);
     let publish = async {
         for start in (0..10_000).step_by(1000) {
-            scene.publish_all(&queue.to, spread(start..start + 1000)).await?;
+            scene
+                .publish_all(&queue.to, spread(start..start + 1000))
+                .await?;
         }
         Ok(())
     };
     let collect = async {
         let mut numbers = Vec::new();
         while numbers.len() < 10_000
-            && let Some(number) = seen.recv().await
+            && let Ok(Some(number)) = timeout(scene.patience(), seen.recv()).await
         {
             numbers.push(number);
         }

@@ -7,8 +7,9 @@ use mq_core::{Capability, ConsumePlan, ErrorKind};
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{number, numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, number, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -27,7 +28,9 @@ fn with_delay() -> ConsumePlan {
 
 async fn a_deferred_message_comes_again_after_its_delay<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
-    scene.publish(&queue.to, numbered(0).header("kept", "yes")).await?;
+    scene
+        .publish(&queue.to, numbered(0).header("kept", "yes"))
+        .await?;
     let mut reader = scene.open_with(&queue.from, with_delay()).await?;
     let delivery = reader.next().await?;
     let (id, start) = (delivery.id().clone(), Instant::now());
@@ -38,7 +41,10 @@ async fn a_deferred_message_comes_again_after_its_delay<F: Fixture>(scene: &Scen
     let again = reader.ack(1).await?.remove(0);
     let waited = start.elapsed();
     ensure_eq!(number(&again)?, 0, "what comes again");
-    ensure!(waited >= DELAY, "it came after {waited:?}, before {DELAY:?}");
+    ensure!(
+        waited >= DELAY,
+        "it came after {waited:?}, before {DELAY:?}"
+    );
     ensure_eq!(again.attempt(), 2, "attempt after a defer");
     ensure_eq!(again.id(), &id, "id");
     ensure_eq!(again.headers().text("kept"), Some("yes"), "header");
@@ -66,15 +72,25 @@ async fn a_deferred_message_comes_to_its_own_subscription_only<F: Fixture>(
     scene: &Scene<F>,
 ) -> Check {
     let topic = scene.topic().await?;
-    let (audit, billing) =
-        (scene.subscribe(&topic, "audit").await?, scene.subscribe(&topic, "billing").await?);
+    let (audit, billing) = (
+        scene.subscribe(&topic, "audit").await?,
+        scene.subscribe(&topic, "billing").await?,
+    );
     scene.publish(&topic, numbered(0)).await?;
     let mut reader = scene.open_with(&billing, with_delay()).await?;
     reader.next().await?.into_settlement().defer(DELAY)?;
-    ensure_eq!(reader.ack(1).await?[0].attempt(), 2, "attempt after a defer");
+    ensure_eq!(
+        reader.ack(1).await?[0].attempt(),
+        2,
+        "attempt after a defer"
+    );
     reader.close().await?;
     let mut reader = scene.open(&audit).await?;
-    ensure_eq!(reader.ack(1).await?[0].attempt(), 1, "attempt at the other subscription");
+    ensure_eq!(
+        reader.ack(1).await?[0].attempt(),
+        1,
+        "attempt at the other subscription"
+    );
     reader.nothing().await?;
     reader.close().await
 }
@@ -93,13 +109,16 @@ async fn a_defer_is_refused_where_there_is_none_and_the_message_comes_back<F: Fi
     reader.close().await
 }
 
-async fn a_plan_with_delays_is_refused_where_there_are_none<F: Fixture>(
-    scene: &Scene<F>,
-) -> Check {
+async fn a_plan_with_delays_is_refused_where_there_are_none<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
-    let text = scene.refuses_to_open(&queue.from, with_delay(), ErrorKind::Unsupported).await?;
+    let text = scene
+        .refuses_to_open(&queue.from, with_delay(), ErrorKind::Unsupported)
+        .await?;
     let missing = Capability::Defer.to_string();
-    ensure!(text.contains(&missing), "the error does not name the capability: {text}");
+    ensure!(
+        text.contains(&missing),
+        "the error does not name the capability: {text}"
+    );
     Ok(())
 }
 

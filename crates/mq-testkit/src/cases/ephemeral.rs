@@ -5,8 +5,9 @@ use mq_core::{ConsumePlan, DeadLetters, ErrorKind, Filter, Subscription};
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{each_once, numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -53,9 +54,15 @@ async fn an_ephemeral_subscription_has_a_filter<F: Fixture>(scene: &Scene<F>) ->
     let some = Subscription::ephemeral(topic.name().clone()).filter(Filter::pattern("eu.*"));
     let mut reader = scene.open(&some).await?;
     for (n, key) in (0..).zip(["us.order", "eu.order", "eu", "eu.invoice"]) {
-        scene.publish(&topic.clone().routing_key(key), numbered(n).key("k")).await?;
+        scene
+            .publish(&topic.clone().routing_key(key), numbered(n).key("k"))
+            .await?;
     }
-    ensure_eq!(numbers(&reader.ack(2).await?)?, [1, 3], "what the filter takes");
+    ensure_eq!(
+        numbers(&reader.ack(2).await?)?,
+        [1, 3],
+        "what the filter takes"
+    );
     reader.nothing().await?;
     reader.close().await
 }
@@ -66,7 +73,11 @@ async fn an_ephemeral_subscription_has_no_home<F: Fixture>(scene: &Scene<F>) -> 
     let mut reader = scene.open(&some).await?;
     scene.publish(&topic, numbered(7)).await?;
     let settlement = reader.next().await?.into_settlement();
-    refused(settlement.reject("wrong"), ErrorKind::Unsupported, "a reject without a home")?;
+    refused(
+        settlement.reject("wrong"),
+        ErrorKind::Unsupported,
+        "a reject without a home",
+    )?;
     ensure_eq!(numbers(&reader.ack(1).await?)?, [7], "what comes back");
     reader.close().await?;
     // Unless the plan names one.
@@ -77,7 +88,11 @@ async fn an_ephemeral_subscription_has_no_home<F: Fixture>(scene: &Scene<F>) -> 
     reader.next().await?.into_settlement().reject("wrong")?;
     reader.close().await?;
     let mut dead = scene.open(&home.from).await?;
-    ensure_eq!(numbers(&dead.ack(1).await?)?, [8], "what is in the named home");
+    ensure_eq!(
+        numbers(&dead.ack(1).await?)?,
+        [8],
+        "what is in the named home"
+    );
     dead.close().await
 }
 
@@ -86,8 +101,13 @@ async fn an_ephemeral_subscription_of_a_missing_topic_is_not_found<F: Fixture>(
 ) -> Check {
     let name = scene.name("missing");
     let some = Subscription::ephemeral(name.as_str());
-    let text = scene.refuses_to_open(&some, ConsumePlan::new(), ErrorKind::NotFound).await?;
-    ensure!(text.contains(&name), "the error does not name the topic: {text}");
+    let text = scene
+        .refuses_to_open(&some, ConsumePlan::new(), ErrorKind::NotFound)
+        .await?;
+    ensure!(
+        text.contains(&name),
+        "the error does not name the topic: {text}"
+    );
     Ok(())
 }
 
@@ -96,5 +116,8 @@ async fn an_ephemeral_subscription_is_refused_where_there_is_none<F: Fixture>(
 ) -> Check {
     let some = Subscription::ephemeral(scene.name("topic"));
     let plan = ConsumePlan::new();
-    scene.refuses_to_open(&some, plan, ErrorKind::Unsupported).await.map(drop)
+    scene
+        .refuses_to_open(&some, plan, ErrorKind::Unsupported)
+        .await
+        .map(drop)
 }

@@ -1,14 +1,13 @@
 //! Filters of durable subscriptions (EIP *Selective Consumer*).
 
-use mq_core::{
-    Broker, ConsumePlan, Destination, ErrorKind, Filter, MessageBuilder, Subscription,
-};
+use mq_core::{Broker, ConsumePlan, Destination, ErrorKind, Filter, MessageBuilder, Subscription};
 
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{numbered, numbers},
     failure::ensure_eq,
-    scene::{Scene, numbered, numbers},
+    scene::Scene,
 };
 
 list![
@@ -56,7 +55,12 @@ async fn gets<F: Fixture>(
 ) -> Check {
     let mut reader = scene.open(subscription).await?;
     let received = numbers(&reader.ack(expected.len()).await?)?;
-    ensure_eq!(received, expected, "what {:?} takes", subscription.filter_by());
+    ensure_eq!(
+        received,
+        expected,
+        "what {:?} takes",
+        subscription.filter_by()
+    );
     reader.nothing().await?;
     reader.close().await?;
     // What it does not take is behind it for good.
@@ -97,7 +101,8 @@ async fn a_filter_takes_a_pattern_of_routing_keys<F: Fixture>(scene: &Scene<F>) 
     let topic = scene.topic().await?;
     for (n, (pattern, expected)) in patterns.into_iter().enumerate() {
         let name = format!("pattern-{n}");
-        let some = Subscription::durable(topic.name().clone(), name).filter(Filter::pattern(pattern));
+        let some =
+            Subscription::durable(topic.name().clone(), name).filter(Filter::pattern(pattern));
         scene.broker.declare(&some).await?;
         cases.push((some, expected));
     }
@@ -113,11 +118,20 @@ async fn a_filter_takes_messages_with_all_of_its_headers<F: Fixture>(scene: &Sce
 }
 
 async fn a_filter_takes_messages_with_any_of_its_headers<F: Fixture>(scene: &Scene<F>) -> Check {
-    takes(scene, Filter::AnyHeader(wanted()), with_headers(), &[0, 1, 2, 4]).await
+    takes(
+        scene,
+        Filter::AnyHeader(wanted()),
+        with_headers(),
+        &[0, 1, 2, 4],
+    )
+    .await
 }
 
 fn wanted() -> Vec<(String, String)> {
-    vec![("region".into(), "eu".into()), ("kind".into(), "order".into())]
+    vec![
+        ("region".into(), "eu".into()),
+        ("kind".into(), "order".into()),
+    ]
 }
 
 fn with_headers() -> impl Iterator<Item = (Option<&'static str>, MessageBuilder)> {
@@ -126,7 +140,10 @@ fn with_headers() -> impl Iterator<Item = (Option<&'static str>, MessageBuilder)
         numbered(1).header("region", "eu"),
         numbered(2).header("region", "us").header("kind", "order"),
         numbered(3).header("region", "us"),
-        numbered(4).header("kind", "order").header("region", "eu").header("more", "1"),
+        numbered(4)
+            .header("kind", "order")
+            .header("region", "eu")
+            .header("more", "1"),
         numbered(5),
     ];
     messages.into_iter().map(|message| (None, message))
@@ -135,5 +152,8 @@ fn with_headers() -> impl Iterator<Item = (Option<&'static str>, MessageBuilder)
 async fn a_filter_on_a_queue_is_refused<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     let filtered = queue.from.filter(Filter::exact("eu"));
-    scene.refuses_to_open(&filtered, ConsumePlan::new(), ErrorKind::Config).await.map(drop)
+    scene
+        .refuses_to_open(&filtered, ConsumePlan::new(), ErrorKind::Config)
+        .await
+        .map(drop)
 }

@@ -9,8 +9,9 @@ use mq_core::{
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -34,7 +35,10 @@ async fn unicode_binary_null_and_empty_headers_are_kept<F: Fixture>(scene: &Scen
         ("null", HeaderValue::null()),
         ("number", 42.into()),
     ];
-    let message = sent.iter().cloned().fold(Message::new("x"), |m, (n, v)| m.header(n, v));
+    let message = sent
+        .iter()
+        .cloned()
+        .fold(Message::new("x"), |m, (n, v)| m.header(n, v));
     scene.publish(&queue.to, message).await?;
     let mut reader = scene.open(&queue.from).await?;
     let received = &reader.ack(1).await?[0];
@@ -48,11 +52,16 @@ async fn unicode_binary_null_and_empty_headers_are_kept<F: Fixture>(scene: &Scen
 async fn many_headers_are_kept<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     let add = |message: MessageBuilder, n: u64| message.header(format!("header-{n}"), n);
-    scene.publish(&queue.to, (0..200).fold(Message::new("x"), add)).await?;
+    scene
+        .publish(&queue.to, (0..200).fold(Message::new("x"), add))
+        .await?;
     let mut reader = scene.open(&queue.from).await?;
     let received = &reader.ack(1).await?[0];
     for n in 0..200 {
-        let text = received.headers().text(&format!("header-{n}")).map(str::to_owned);
+        let text = received
+            .headers()
+            .text(&format!("header-{n}"))
+            .map(str::to_owned);
         ensure_eq!(text, Some(n.to_string()), "header-{n}");
     }
     ensure_eq!(received.headers().len(), 200, "number of headers");
@@ -60,7 +69,10 @@ async fn many_headers_are_kept<F: Fixture>(scene: &Scene<F>) -> Check {
 }
 
 fn repeated() -> MessageBuilder {
-    Message::new("x").header("via", "a").header("other", "o").header("via", "b")
+    Message::new("x")
+        .header("via", "a")
+        .header("other", "o")
+        .header("via", "b")
 }
 
 async fn repeated_headers_are_kept_in_their_order<F: Fixture>(scene: &Scene<F>) -> Check {
@@ -68,7 +80,11 @@ async fn repeated_headers_are_kept_in_their_order<F: Fixture>(scene: &Scene<F>) 
     scene.publish(&queue.to, repeated()).await?;
     let mut reader = scene.open(&queue.from).await?;
     let received = &reader.ack(1).await?[0];
-    let values: Vec<_> = received.headers().all("via").filter_map(HeaderValue::as_str).collect();
+    let values: Vec<_> = received
+        .headers()
+        .all("via")
+        .filter_map(HeaderValue::as_str)
+        .collect();
     ensure_eq!(values, ["a", "b"], "values of the repeated header");
     ensure_eq!(received.headers().len(), 3, "number of headers");
     reader.close().await
@@ -79,7 +95,10 @@ async fn repeated_headers_are_refused<F: Fixture>(scene: &Scene<F>) -> Check {
     let publisher = scene.broker.publisher();
     let result = publisher.publish(&queue.to, repeated()).await;
     let text = refused(result, ErrorKind::InvalidMessage, "a repeated header")?;
-    ensure!(text.contains("via"), "the error does not name the header: {text}");
+    ensure!(
+        text.contains("via"),
+        "the error does not name the header: {text}"
+    );
     scene.is_empty(&queue).await
 }
 
@@ -90,19 +109,28 @@ async fn the_name_of_a_mapped_header_is_refused<F: Fixture>(scene: &Scene<F>) ->
         let message = Message::new("x").header(name, "1");
         let result = publisher.publish(&queue.to, message).await;
         let text = refused(result, ErrorKind::InvalidMessage, name)?;
-        ensure!(text.contains(name), "the error does not name the header {name}: {text}");
+        ensure!(
+            text.contains(name),
+            "the error does not name the header {name}: {text}"
+        );
     }
     scene.is_empty(&queue).await
 }
 
 async fn an_attempt_header_counts_as_attempts_made<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
-    scene.publish(&queue.to, Message::new("x").header(headers::ATTEMPT, 2)).await?;
+    scene
+        .publish(&queue.to, Message::new("x").header(headers::ATTEMPT, 2))
+        .await?;
     let mut reader = scene.open(&queue.from).await?;
     let delivery = reader.next().await?;
     ensure_eq!(delivery.attempt(), 3, "attempt after two made");
     delivery.into_settlement().requeue()?;
-    ensure_eq!(reader.ack(1).await?[0].attempt(), 4, "attempt after a requeue");
+    ensure_eq!(
+        reader.ack(1).await?[0].attempt(),
+        4,
+        "attempt after a requeue"
+    );
     reader.close().await
 }
 

@@ -1,14 +1,15 @@
 //! Closing: nothing is lost, nothing hangs, nobody else is touched.
 
-use futures::{FutureExt, future::try_join_all};
+use futures::future::try_join_all;
 use mq_core::{Broker, ConsumePlan, Consumer, ErrorKind, Publisher};
 use tokio::time::timeout;
 
 use super::case::list;
 use crate::{
-    Check, Failure, Fixture,
+    Check, Fixture,
+    checks::{all_known, each_once, numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -35,19 +36,18 @@ where
         handles.push(publisher.enqueue(&queue.to, numbered(n)).await?);
     }
     close(client).await?;
-    for (n, handle) in (0..).zip(handles) {
-        match handle.now_or_never() {
-            Some(outcome) => outcome.map(drop)?,
-            None => return Err(Failure::new(format!("the outcome of message {n} is not known"))),
-        }
-    }
+    all_known(handles)?;
     let mut reader = scene.open(&queue.from).await?;
     each_once(&numbers(&reader.ack(500).await?)?, 0..500)?;
     reader.close().await
 }
 
 async fn closing_a_publisher_flushes_what_was_enqueued<F: Fixture>(scene: &Scene<F>) -> Check {
-    flushes(scene, |client| async move { client.publisher().close().await }).await
+    flushes(
+        scene,
+        |client| async move { client.publisher().close().await },
+    )
+    .await
 }
 
 async fn closing_a_client_flushes_what_was_enqueued<F: Fixture>(scene: &Scene<F>) -> Check {
@@ -75,14 +75,19 @@ async fn a_closed_client_refuses_messages_and_ends_its_consumers<F: Fixture>(
 ) -> Check {
     let queue = scene.queue().await?;
     let client = scene.client().await?;
-    let reader = scene.open_on(&client, &queue.from, ConsumePlan::new()).await?;
+    let reader = scene
+        .open_on(&client, &queue.from, ConsumePlan::new())
+        .await?;
     client.close().await?;
     let result = client.publisher().publish(&queue.to, numbered(0)).await;
     refused(result, ErrorKind::Closed, "a publish after close")?;
     let mut consumer = reader.into_inner();
     let ended = timeout(scene.patience(), consumer.receive()).await?;
     refused(ended, ErrorKind::Closed, "receiving after close")?;
-    let opened = client.consumer(&queue.from, ConsumePlan::new()).await.map(drop);
+    let opened = client
+        .consumer(&queue.from, ConsumePlan::new())
+        .await
+        .map(drop);
     refused(opened, ErrorKind::Closed, "opening a consumer after close").map(drop)
 }
 
@@ -120,7 +125,11 @@ async fn consumers_and_publishers_close_at_the_same_time<F: Fixture>(scene: &Sce
     }
     let closing = async {
         let publishers = try_join_all(publishers.iter().map(Broker::close));
-        let readers = try_join_all(readers.into_iter().map(|reader| reader.into_inner().close()));
+        let readers = try_join_all(
+            readers
+                .into_iter()
+                .map(|reader| reader.into_inner().close()),
+        );
         futures::future::try_join(publishers, readers).await
     };
     timeout(scene.patience(), closing).await??;

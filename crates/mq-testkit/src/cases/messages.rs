@@ -7,8 +7,9 @@ use mq_core::{Broker, Message, MessageId, Publisher, headers::Headers};
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{each_once, numbered, numbers},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, numbered, numbers},
+    scene::Scene,
 };
 
 list![
@@ -45,17 +46,28 @@ async fn every_field_arrives_as_it_was_sent<F: Fixture>(scene: &Scene<F>) -> Che
     let received = &reader.ack(1).await?[0];
     ensure_eq!(received.id(), sent.id(), "id");
     ensure_eq!(received.key(), sent.key(), "key");
-    ensure_eq!(sorted(received.headers()), sorted(sent.headers()), "headers");
+    ensure_eq!(
+        sorted(received.headers()),
+        sorted(sent.headers()),
+        "headers"
+    );
     ensure_eq!(received.payload(), sent.payload(), "payload");
     ensure_eq!(received.content_type(), sent.content_type(), "content type");
-    ensure_eq!(received.correlation_id(), sent.correlation_id(), "correlation id");
+    ensure_eq!(
+        received.correlation_id(),
+        sent.correlation_id(),
+        "correlation id"
+    );
     ensure_eq!(received.reply_to(), sent.reply_to(), "reply-to");
     ensure_eq!(received.priority(), sent.priority(), "priority");
     ensure_eq!(received.time(), sent.time(), "time");
     // A log tells what is left of it.
     let left = received.expires_in();
     let near = expires_in - Duration::from_secs(30)..=expires_in;
-    ensure!(left.is_some_and(|left| near.contains(&left)), "expiry: found {left:?}");
+    ensure!(
+        left.is_some_and(|left| near.contains(&left)),
+        "expiry: found {left:?}"
+    );
     ensure_eq!(received.attempt(), 1, "attempt");
     reader.close().await
 }
@@ -82,14 +94,18 @@ async fn a_generated_id_is_kept<F: Fixture>(scene: &Scene<F>) -> Check {
     scene.publish_all(&queue.to, sent.clone()).await?;
     let mut reader = scene.open(&queue.from).await?;
     let received = reader.ack(sent.len()).await?;
-    let mut numbers = Vec::new();
+    each_once(&numbers(&received)?, 0..10)?;
     for one in &received {
-        let number = crate::scene::number(one)?;
-        let original = sent.iter().find(|message| message.payload() == one.payload());
-        ensure_eq!(Some(one.id()), original.map(Message::id), "id of message {number}");
-        numbers.push(number);
+        let original = sent
+            .iter()
+            .find(|message| message.payload() == one.payload());
+        ensure_eq!(
+            Some(one.id()),
+            original.map(Message::id),
+            "id of {:?}",
+            one.payload()
+        );
     }
-    each_once(&numbers, 0..10)?;
     reader.close().await
 }
 
@@ -98,7 +114,9 @@ async fn an_id_of_the_application_is_kept<F: Fixture>(scene: &Scene<F>) -> Check
     let longest = "x".repeat(MessageId::MAX);
     let uuid = "018F3A6E-0000-7000-8000-00000000000A";
     for text in ["order/2026-1", "заказ-7", uuid, &longest] {
-        scene.publish(&queue.to, Message::new("x").id(MessageId::new(text)?)).await?;
+        scene
+            .publish(&queue.to, Message::new("x").id(MessageId::new(text)?))
+            .await?;
         let mut reader = scene.open(&queue.from).await?;
         let received = &reader.ack(1).await?[0];
         ensure_eq!(received.id().to_string(), text, "id");
@@ -113,20 +131,32 @@ async fn the_time_is_kept_in_milliseconds<F: Fixture>(scene: &Scene<F>) -> Check
     let minute_ago = mq_core::time::to_millis(SystemTime::now()) - 60_000;
     let millis = minute_ago - minute_ago % 1000 + 123;
     let time = mq_core::time::from_millis(millis).unwrap_or(SystemTime::UNIX_EPOCH);
-    scene.publish(&queue.to, Message::new("x").time(time)).await?;
+    scene
+        .publish(&queue.to, Message::new("x").time(time))
+        .await?;
     let mut reader = scene.open(&queue.from).await?;
     let received = &reader.ack(1).await?[0];
-    ensure_eq!(mq_core::time::to_millis(received.time()), millis, "time in ms");
+    ensure_eq!(
+        mq_core::time::to_millis(received.time()),
+        millis,
+        "time in ms"
+    );
     reader.close().await
 }
 
 async fn a_binary_key_is_kept<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     let key: Vec<u8> = (0..=255).collect();
-    scene.publish(&queue.to, Message::new("x").key(key.clone())).await?;
+    scene
+        .publish(&queue.to, Message::new("x").key(key.clone()))
+        .await?;
     let mut reader = scene.open(&queue.from).await?;
     let received = &reader.ack(1).await?[0];
-    ensure_eq!(received.key().map(|key| key.as_bytes().to_vec()), Some(key), "key");
+    ensure_eq!(
+        received.key().map(|key| key.as_bytes().to_vec()),
+        Some(key),
+        "key"
+    );
     reader.close().await
 }
 
@@ -151,7 +181,9 @@ async fn the_source_is_the_name_of_the_subscription<F: Fixture>(scene: &Scene<F>
 async fn an_expired_message_is_not_delivered<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     let expiry = Duration::from_millis(200);
-    scene.publish(&queue.to, numbered(0).key("k").expires_in(expiry)).await?;
+    scene
+        .publish(&queue.to, numbered(0).key("k").expires_in(expiry))
+        .await?;
     // Time itself is what this case is about.
     tokio::time::sleep(expiry + Duration::from_millis(200)).await;
     scene.publish(&queue.to, numbered(1).key("k")).await?;
@@ -164,39 +196,74 @@ async fn an_expired_message_is_not_delivered<F: Fixture>(scene: &Scene<F>) -> Ch
 async fn a_higher_priority_is_delivered_sooner<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     for (number, priority) in [(0, 1), (1, 9), (2, 1), (3, 9)] {
-        scene.publish(&queue.to, numbered(number).priority(priority)).await?;
+        scene
+            .publish(&queue.to, numbered(number).priority(priority))
+            .await?;
     }
     let mut reader = scene.open(&queue.from).await?;
-    ensure_eq!(numbers(&reader.ack(4).await?)?, [1, 3, 0, 2], "the order of delivery");
+    ensure_eq!(
+        numbers(&reader.ack(4).await?)?,
+        [1, 3, 0, 2],
+        "the order of delivery"
+    );
     reader.close().await
 }
 
 async fn a_receipt_and_its_delivery_name_one_position<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
-    let first = scene.broker.publisher().publish(&queue.to, numbered(0).key("k")).await?;
-    let second = scene.broker.publisher().publish(&queue.to, numbered(1).key("k")).await?;
+    let first = scene
+        .broker
+        .publisher()
+        .publish(&queue.to, numbered(0).key("k"))
+        .await?;
+    let second = scene
+        .broker
+        .publisher()
+        .publish(&queue.to, numbered(1).key("k"))
+        .await?;
     ensure!(first.position().is_some(), "the receipt has no position");
-    ensure!(first.position() < second.position(), "positions of one key do not rise");
+    ensure!(
+        first.position() < second.position(),
+        "positions of one key do not rise"
+    );
     let mut reader = scene.open(&queue.from).await?;
     let received = reader.ack(2).await?;
-    ensure_eq!(received[0].position(), first.position(), "position of the first");
-    ensure_eq!(received[1].position(), second.position(), "position of the second");
+    ensure_eq!(
+        received[0].position(),
+        first.position(),
+        "position of the first"
+    );
+    ensure_eq!(
+        received[1].position(),
+        second.position(),
+        "position of the second"
+    );
     reader.close().await
 }
 
 async fn no_position_is_made_up<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
-    let receipt = scene.broker.publisher().publish(&queue.to, Message::new("x")).await?;
+    let receipt = scene
+        .broker
+        .publisher()
+        .publish(&queue.to, Message::new("x"))
+        .await?;
     ensure_eq!(receipt.position(), None, "position of the receipt");
     let mut reader = scene.open(&queue.from).await?;
-    ensure_eq!(reader.ack(1).await?[0].position(), None, "position of the delivery");
+    ensure_eq!(
+        reader.ack(1).await?[0].position(),
+        None,
+        "position of the delivery"
+    );
     reader.close().await
 }
 
 /// Brokers need not keep the order of headers.
 fn sorted(headers: &Headers) -> Vec<(String, String)> {
-    let mut pairs: Vec<_> =
-        headers.iter().map(|(name, value)| (name.to_owned(), format!("{value:?}"))).collect();
+    let mut pairs: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.to_owned(), format!("{value:?}")))
+        .collect();
     pairs.sort();
     pairs
 }

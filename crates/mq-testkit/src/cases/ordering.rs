@@ -7,8 +7,10 @@ use mq_core::{Capability, ConsumePlan, ErrorKind, Message, Received};
 use super::case::list;
 use crate::{
     Check, Failure, Fixture,
+    checks::{each_once, number, numbered, numbers},
     failure::{ensure, ensure_eq},
-    scene::{Reader, Scene, each_once, number, numbered, numbers},
+    reader::Reader,
+    scene::Scene,
 };
 
 list![
@@ -21,17 +23,25 @@ list![
 
 /// Messages numbered from 0, the keys in turn.
 fn keyed(count: u64, keys: u64) -> Vec<Message> {
-    (0..count).map(|n| numbered(n).key(format!("key-{}", n % keys)).build()).collect()
+    (0..count)
+        .map(|n| numbered(n).key(format!("key-{}", n % keys)).build())
+        .collect()
 }
 
 /// Passes if the numbers of each key rise.
 fn in_order(received: &[Received]) -> Check {
     let mut last: BTreeMap<_, u64> = BTreeMap::new();
     for one in received {
-        let key = one.key().ok_or_else(|| Failure::new("a key is missing"))?.clone();
+        let key = one
+            .key()
+            .ok_or_else(|| Failure::new("a key is missing"))?
+            .clone();
         let number = number(one)?;
         if let Some(before) = last.insert(key.clone(), number) {
-            ensure!(before < number, "{number} came after {before}, both of {key:?}");
+            ensure!(
+                before < number,
+                "{number} came after {before}, both of {key:?}"
+            );
         }
     }
     Ok(())
@@ -52,7 +62,9 @@ async fn a_requeued_message_comes_before_the_next_of_its_key<F: Fixture>(
 ) -> Check {
     let queue = scene.queue().await?;
     scene.publish_all(&queue.to, keyed(5, 1)).await?;
-    let mut reader = scene.open_with(&queue.from, ConsumePlan::new().prefetch(1)).await?;
+    let mut reader = scene
+        .open_with(&queue.from, ConsumePlan::new().prefetch(1))
+        .await?;
     for n in 0..5 {
         let delivery = reader.next().await?;
         ensure_eq!(number(&delivery)?, n, "the first delivery");
@@ -75,7 +87,12 @@ async fn a_key_goes_to_one_consumer_at_a_time<F: Fixture>(scene: &Scene<F>) -> C
     }
     let numbers = [numbers(&both[0])?, numbers(&both[1])?];
     each_once(&numbers.concat(), 0..400)?;
-    let keys = |n: usize| numbers[n].iter().map(|number| number % 20).collect::<Vec<_>>();
+    let keys = |n: usize| {
+        numbers[n]
+            .iter()
+            .map(|number| number % 20)
+            .collect::<Vec<_>>()
+    };
     let shared = keys(0).into_iter().find(|key| keys(1).contains(key));
     ensure_eq!(shared, None, "a key that both consumers got");
     first.close().await?;
@@ -127,6 +144,9 @@ async fn a_single_active_consumer_is_refused_where_there_is_none<F: Fixture>(
     let queue = scene.queue().await?;
     let refused = scene.refuses_to_open(&queue.from, single_active(), ErrorKind::Unsupported);
     let (text, missing) = (refused.await?, Capability::SingleActiveConsumer.to_string());
-    ensure!(text.contains(&missing), "the error does not name the capability: {text}");
+    ensure!(
+        text.contains(&missing),
+        "the error does not name the capability: {text}"
+    );
     Ok(())
 }

@@ -5,8 +5,9 @@ use mq_core::{Broker, Destination, ErrorKind, Publisher};
 use super::case::list;
 use crate::{
     Check, Failure, Fixture,
+    checks::{each_once, numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -23,11 +24,22 @@ async fn a_publish_to_a_missing_queue_is_unroutable<F: Fixture>(scene: &Scene<F>
     let queue = scene.missing_queue();
     let publisher = scene.broker.publisher();
     let result = publisher.publish(&queue.to, numbered(0)).await;
-    let text = refused(result, ErrorKind::Unroutable, "a publish to a missing queue")?;
-    ensure!(text.contains(&**queue.to.name()), "the error does not name the queue: {text}");
+    let text = refused(
+        result,
+        ErrorKind::Unroutable,
+        "a publish to a missing queue",
+    )?;
+    ensure!(
+        text.contains(&**queue.to.name()),
+        "the error does not name the queue: {text}"
+    );
     // It was stored nowhere, and created nothing.
     let missing = scene.broker.verify(&queue.to).await;
-    refused(missing, ErrorKind::NotFound, "verifying the queue after a publish to it")?;
+    refused(
+        missing,
+        ErrorKind::NotFound,
+        "verifying the queue after a publish to it",
+    )?;
     scene.broker.declare(&queue.to).await?;
     scene.publish(&queue.to, numbered(1)).await?;
     let mut reader = scene.open(&queue.from).await?;
@@ -55,8 +67,14 @@ async fn an_unroutable_publish_is_told_apart_among_many<F: Fixture>(scene: &Scen
     }
     let mut reader = scene.open(&queue.from).await?;
     let received = numbers(&reader.ack(900).await?)?;
-    ensure!(received.iter().all(|n| routable(*n)), "a message is in the wrong queue");
-    each_once(&received.iter().map(|n| n - n / 10 - 1).collect::<Vec<_>>(), 0..900)?;
+    ensure!(
+        received.iter().all(|n| routable(*n)),
+        "a message is in the wrong queue"
+    );
+    each_once(
+        &received.iter().map(|n| n - n / 10 - 1).collect::<Vec<_>>(),
+        0..900,
+    )?;
     reader.close().await
 }
 
@@ -65,18 +83,24 @@ async fn an_event_without_listeners_is_confirmed<F: Fixture>(scene: &Scene<F>) -
     scene.publish(&topic, numbered(0)).await
 }
 
-async fn a_mandatory_event_without_listeners_is_unroutable<F: Fixture>(
-    scene: &Scene<F>,
-) -> Check {
+async fn a_mandatory_event_without_listeners_is_unroutable<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = scene.topic().await?;
     let mandatory = topic.clone().mandatory();
     let publisher = scene.broker.publisher();
     let result = publisher.publish(&mandatory, numbered(0)).await;
-    refused(result, ErrorKind::Unroutable, "a mandatory publish that nobody takes")?;
+    refused(
+        result,
+        ErrorKind::Unroutable,
+        "a mandatory publish that nobody takes",
+    )?;
     let subscription = scene.subscribe(&topic, "audit").await?;
     scene.publish(&mandatory, numbered(1)).await?;
     let mut reader = scene.open(&subscription).await?;
-    ensure_eq!(numbers(&reader.ack(1).await?)?, [1], "what the subscription got");
+    ensure_eq!(
+        numbers(&reader.ack(1).await?)?,
+        [1],
+        "what the subscription got"
+    );
     reader.close().await
 }
 
@@ -86,7 +110,12 @@ async fn a_mandatory_event_is_refused_where_its_outcome_is_not_told<F: Fixture>(
     let topic = scene.topic().await?.mandatory();
     let publisher = scene.broker.publisher();
     let result = publisher.publish(&topic, numbered(0)).await;
-    refused(result, ErrorKind::Unsupported, "a mandatory publish to a topic").map(drop)
+    refused(
+        result,
+        ErrorKind::Unsupported,
+        "a mandatory publish to a topic",
+    )
+    .map(drop)
 }
 
 async fn a_publish_to_a_missing_topic_fails_and_harms_no_other<F: Fixture>(

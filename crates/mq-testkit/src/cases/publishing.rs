@@ -2,14 +2,14 @@
 
 use std::iter;
 
-use futures::FutureExt;
 use mq_core::{Broker, ErrorKind, Message, Publisher, Unconfirmed, headers};
 
 use super::case::list;
 use crate::{
     Check, Failure, Fixture,
+    checks::{all_known, each_once, number, numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, number, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -45,7 +45,10 @@ async fn a_thousand_enqueued_messages_are_each_confirmed<F: Fixture>(scene: &Sce
     }
     let mut reader = scene.open(&queue.from).await?;
     let received = numbers(&reader.ack(1000).await?)?;
-    ensure!(received.iter().copied().eq(0..1000), "not in the order of enqueueing: {received:?}");
+    ensure!(
+        received.iter().copied().eq(0..1000),
+        "not in the order of enqueueing: {received:?}"
+    );
     reader.nothing().await?;
     reader.close().await
 }
@@ -89,13 +92,7 @@ async fn after_a_flush_every_outcome_is_known<F: Fixture>(scene: &Scene<F>) -> C
     }
     // By a clone: a flush is for all of them.
     scene.broker.publisher().flush().await?;
-    for (n, handle) in (0..).zip(handles) {
-        match handle.now_or_never() {
-            Some(outcome) => outcome.map(drop)?,
-            None => return Err(Failure::new(format!("the outcome of message {n} is not known"))),
-        }
-    }
-    Ok(())
+    all_known(handles)
 }
 
 async fn a_batch_reports_its_outcomes_in_order<F: Fixture>(scene: &Scene<F>) -> Check {
@@ -106,25 +103,43 @@ async fn a_batch_reports_its_outcomes_in_order<F: Fixture>(scene: &Scene<F>) -> 
         message if bad(n) => message.header(headers::ID, "mapped").build(),
         message => message.build(),
     };
-    let outcomes = publisher.publish_batch(&queue.to, (0..10).map(message).collect()).await;
+    let outcomes = publisher
+        .publish_batch(&queue.to, (0..10).map(message).collect())
+        .await;
     ensure_eq!(outcomes.len(), 10, "number of outcomes");
     for (n, outcome) in (0..).zip(outcomes) {
         match bad(n) {
-            true => drop(refused(outcome, ErrorKind::InvalidMessage, "a mapped header")?),
+            true => drop(refused(
+                outcome,
+                ErrorKind::InvalidMessage,
+                "a mapped header",
+            )?),
             false => drop(outcome?),
         }
     }
     let mut reader = scene.open(&queue.from).await?;
     let received = numbers(&reader.ack(8).await?)?;
-    ensure_eq!(received, [0, 1, 2, 4, 5, 6, 8, 9], "what the batch left in the queue");
+    ensure_eq!(
+        received,
+        [0, 1, 2, 4, 5, 6, 8, 9],
+        "what the batch left in the queue"
+    );
     reader.nothing().await?;
     reader.close().await
 }
 
 async fn an_empty_batch_has_no_outcomes<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
-    let outcomes = scene.broker.publisher().publish_batch(&queue.to, Vec::new()).await;
-    ensure!(outcomes.is_empty(), "{} outcomes of no message", outcomes.len());
+    let outcomes = scene
+        .broker
+        .publisher()
+        .publish_batch(&queue.to, Vec::new())
+        .await;
+    ensure!(
+        outcomes.is_empty(),
+        "{} outcomes of no message",
+        outcomes.len()
+    );
     Ok(())
 }
 
@@ -132,7 +147,9 @@ async fn a_message_handed_over_arrives<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     let unconfirmed = scene.broker.unconfirmed();
     for n in 0..10 {
-        unconfirmed.hand_over(&queue.to, numbered(n).header("region", "eu")).await?;
+        unconfirmed
+            .hand_over(&queue.to, numbered(n).header("region", "eu"))
+            .await?;
     }
     unconfirmed.flush().await?;
     let mut reader = scene.open(&queue.from).await?;
@@ -159,7 +176,10 @@ async fn a_message_that_cannot_be_sent_is_not_handed_over<F: Fixture>(scene: &Sc
 }
 
 async fn two_queues_do_not_mix<F: Fixture>(scene: &Scene<F>) -> Check {
-    let (even, odd) = (scene.further_queue("even").await?, scene.further_queue("odd").await?);
+    let (even, odd) = (
+        scene.further_queue("even").await?,
+        scene.further_queue("odd").await?,
+    );
     let publisher = scene.broker.publisher();
     let queues = iter::repeat([&even, &odd]).flatten();
     let mut handles = Vec::new();
@@ -172,7 +192,12 @@ async fn two_queues_do_not_mix<F: Fixture>(scene: &Scene<F>) -> Check {
     for (queue, rest) in [(even, 0), (odd, 1)] {
         let mut reader = scene.open(&queue.from).await?;
         for received in reader.ack(50).await? {
-            ensure_eq!(number(&received)? % 2, rest, "remainder of a number in {}", queue.to);
+            ensure_eq!(
+                number(&received)? % 2,
+                rest,
+                "remainder of a number in {}",
+                queue.to
+            );
         }
         reader.nothing().await?;
         reader.close().await?;

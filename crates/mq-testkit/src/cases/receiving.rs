@@ -9,8 +9,9 @@ use tokio::time::timeout;
 use super::case::list;
 use crate::{
     Check, Failure, Fixture,
+    checks::{each_once, number, numbered, numbers},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, number, numbered, numbers},
+    scene::Scene,
 };
 
 list![
@@ -25,11 +26,8 @@ async fn a_waiting_consumer_gets_what_is_published_later<F: Fixture>(scene: &Sce
     let queue = scene.queue().await?;
     let mut reader = scene.open(&queue.from).await?;
     for n in 0..3 {
-        let (delivery, published) = futures::future::join(
-            reader.next(),
-            scene.publish(&queue.to, numbered(n)),
-        )
-        .await;
+        let (delivery, published) =
+            futures::future::join(reader.next(), scene.publish(&queue.to, numbered(n))).await;
         published?;
         let delivery = delivery?;
         ensure_eq!(number(&delivery)?, n, "what came");
@@ -46,7 +44,10 @@ async fn a_batch_has_at_most_what_was_asked_for<F: Fixture>(scene: &Scene<F>) ->
     while seen.len() < 50 {
         let received = consumer.receive_many(&mut batch, 7);
         let count = timeout(scene.patience(), received).await??;
-        ensure!((1..=7).contains(&count), "{count} deliveries, at most 7 were asked for");
+        ensure!(
+            (1..=7).contains(&count),
+            "{count} deliveries, at most 7 were asked for"
+        );
         ensure_eq!(batch.len(), count, "length of the batch");
         for delivery in batch.drain(..) {
             seen.push(number(&delivery)?);
@@ -74,7 +75,12 @@ async fn a_dropped_receive_loses_nothing<F: Fixture>(scene: &Scene<F>) -> Check 
             let receive = timeout(Duration::from_micros(200), reader.inner().receive());
             if let Ok(received) = receive.await {
                 let delivery = received?.ok_or_else(|| Failure::new("the consumer ended"))?;
-                ensure_eq!(delivery.attempt(), 1, "attempt of message {}", number(&delivery)?);
+                ensure_eq!(
+                    delivery.attempt(),
+                    1,
+                    "attempt of message {}",
+                    number(&delivery)?
+                );
                 seen.push(number(&delivery)?);
                 delivery.ack()?;
             }

@@ -5,8 +5,9 @@ use mq_core::{ConsumePlan, Settlement};
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{each_once, number, numbered, numbers},
     failure::ensure_eq,
-    scene::{Scene, each_once, number, numbered, numbers},
+    scene::Scene,
 };
 
 list![
@@ -28,7 +29,9 @@ async fn attempt_after<F: Fixture>(
     verb: fn(Settlement) -> mq_core::Result<()>,
 ) -> Check<u32> {
     let queue = scene.queue().await?;
-    scene.publish(&queue.to, numbered(7).header("kept", "yes")).await?;
+    scene
+        .publish(&queue.to, numbered(7).header("kept", "yes"))
+        .await?;
     let mut reader = scene.open(&queue.from).await?;
     let delivery = reader.next().await?;
     ensure_eq!(delivery.attempt(), 1, "the first attempt");
@@ -37,7 +40,11 @@ async fn attempt_after<F: Fixture>(
     let again = reader.ack(1).await?.remove(0);
     ensure_eq!(number(&again)?, 7, "the number that comes again");
     ensure_eq!(again.id(), &id, "the id that comes again");
-    ensure_eq!(again.headers().text("kept"), Some("yes"), "the header that comes again");
+    ensure_eq!(
+        again.headers().text("kept"),
+        Some("yes"),
+        "the header that comes again"
+    );
     reader.nothing().await?;
     reader.close().await?;
     scene.is_empty(&queue).await?;
@@ -45,7 +52,11 @@ async fn attempt_after<F: Fixture>(
 }
 
 async fn a_requeued_message_comes_again_and_is_counted<F: Fixture>(scene: &Scene<F>) -> Check {
-    ensure_eq!(attempt_after(scene, Settlement::requeue).await?, 2, "attempt after a requeue");
+    ensure_eq!(
+        attempt_after(scene, Settlement::requeue).await?,
+        2,
+        "attempt after a requeue"
+    );
     Ok(())
 }
 
@@ -59,7 +70,11 @@ async fn a_dropped_settlement_counts_as_a_requeue<F: Fixture>(scene: &Scene<F>) 
 }
 
 async fn a_released_message_comes_again_uncounted<F: Fixture>(scene: &Scene<F>) -> Check {
-    ensure_eq!(attempt_after(scene, Settlement::release).await?, 1, "attempt after a release");
+    ensure_eq!(
+        attempt_after(scene, Settlement::release).await?,
+        1,
+        "attempt after a release"
+    );
     Ok(())
 }
 
@@ -81,9 +96,17 @@ async fn the_broker_tells_what_was_delivered_before<F: Fixture>(scene: &Scene<F>
     scene.publish(&queue.to, numbered(0)).await?;
     let mut reader = scene.open(&queue.from).await?;
     let delivery = reader.next().await?;
-    ensure_eq!(delivery.redelivered(), Some(false), "flag of the first delivery");
+    ensure_eq!(
+        delivery.redelivered(),
+        Some(false),
+        "flag of the first delivery"
+    );
     delivery.into_settlement().requeue()?;
-    ensure_eq!(reader.ack(1).await?[0].redelivered(), Some(true), "flag of the second delivery");
+    ensure_eq!(
+        reader.ack(1).await?[0].redelivered(),
+        Some(true),
+        "flag of the second delivery"
+    );
     reader.close().await
 }
 
@@ -94,7 +117,11 @@ async fn no_redelivered_flag_is_made_up<F: Fixture>(scene: &Scene<F>) -> Check {
     let delivery = reader.next().await?;
     ensure_eq!(delivery.redelivered(), None, "flag of the first delivery");
     delivery.into_settlement().requeue()?;
-    ensure_eq!(reader.ack(1).await?[0].redelivered(), None, "flag of the second delivery");
+    ensure_eq!(
+        reader.ack(1).await?[0].redelivered(),
+        None,
+        "flag of the second delivery"
+    );
     reader.close().await
 }
 
@@ -125,9 +152,7 @@ async fn a_dropped_consumer_gives_back_what_it_held<F: Fixture>(scene: &Scene<F>
     reader.close().await
 }
 
-async fn a_dropped_consumer_counts_only_what_was_handed_out<F: Fixture>(
-    scene: &Scene<F>,
-) -> Check {
+async fn a_dropped_consumer_counts_only_what_was_handed_out<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     for n in 0..10 {
         scene.publish(&queue.to, numbered(n).key("k")).await?;
@@ -164,7 +189,9 @@ async fn a_lost_client_gives_back_what_it_held<F: Fixture>(scene: &Scene<F>) -> 
     let queue = scene.queue().await?;
     scene.fill(&queue.to, 20).await?;
     let client = scene.client().await?;
-    let mut reader = scene.open_on(&client, &queue.from, ConsumePlan::new()).await?;
+    let mut reader = scene
+        .open_on(&client, &queue.from, ConsumePlan::new())
+        .await?;
     let open = reader.take(10).await?;
     // As a crash does: nothing is settled, nothing is closed.
     open.into_iter().for_each(std::mem::forget);

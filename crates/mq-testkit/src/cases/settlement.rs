@@ -5,8 +5,9 @@ use mq_core::{ConsumePlan, ErrorKind};
 use super::case::list;
 use crate::{
     Check, Fixture,
+    checks::{each_once, number, numbered, numbers, refused},
     failure::ensure_eq,
-    scene::{Scene, each_once, number, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -33,7 +34,9 @@ async fn settled_means_that_a_crash_redelivers_nothing<F: Fixture>(scene: &Scene
     let queue = scene.queue().await?;
     scene.fill(&queue.to, 50).await?;
     let client = scene.client().await?;
-    let mut reader = scene.open_on(&client, &queue.from, ConsumePlan::new()).await?;
+    let mut reader = scene
+        .open_on(&client, &queue.from, ConsumePlan::new())
+        .await?;
     reader.ack(50).await?;
     reader.settled().await?;
     drop(reader);
@@ -60,7 +63,9 @@ async fn a_close_waits_for_the_verdicts<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     scene.fill(&queue.to, 50).await?;
     let client = scene.client().await?;
-    let mut reader = scene.open_on(&client, &queue.from, ConsumePlan::new()).await?;
+    let mut reader = scene
+        .open_on(&client, &queue.from, ConsumePlan::new())
+        .await?;
     reader.ack(50).await?;
     reader.close().await?;
     drop(client);
@@ -70,7 +75,9 @@ async fn a_close_waits_for_the_verdicts<F: Fixture>(scene: &Scene<F>) -> Check {
 async fn prefetch_bounds_what_is_unsettled<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     scene.fill(&queue.to, 10).await?;
-    let mut reader = scene.open_with(&queue.from, ConsumePlan::new().prefetch(3)).await?;
+    let mut reader = scene
+        .open_with(&queue.from, ConsumePlan::new().prefetch(3))
+        .await?;
     let mut open = reader.take(3).await?;
     reader.nothing().await?;
     let mut seen = Vec::new();
@@ -92,7 +99,9 @@ async fn prefetch_bounds_what_is_unsettled<F: Fixture>(scene: &Scene<F>) -> Chec
 async fn a_delivery_that_waits_holds_up_no_other<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     scene.fill(&queue.to, 20).await?;
-    let mut reader = scene.open_with(&queue.from, ConsumePlan::new().prefetch(2)).await?;
+    let mut reader = scene
+        .open_with(&queue.from, ConsumePlan::new().prefetch(2))
+        .await?;
     let held = reader.next().await?;
     let waiting = number(&held)?;
     reader.ack(19).await?;
@@ -100,7 +109,11 @@ async fn a_delivery_that_waits_holds_up_no_other<F: Fixture>(scene: &Scene<F>) -
     drop(reader);
     drop(held);
     let mut reader = scene.open_elsewhere(&queue.from).await?;
-    ensure_eq!(numbers(&reader.ack(1).await?)?, [waiting], "what comes again");
+    ensure_eq!(
+        numbers(&reader.ack(1).await?)?,
+        [waiting],
+        "what comes again"
+    );
     reader.nothing().await?;
     reader.close().await
 }

@@ -5,8 +5,9 @@ use mq_core::{Broker, ConsumePlan, ErrorKind, Subscription};
 use super::{case::list, ordering::both};
 use crate::{
     Check, Fixture,
+    checks::{each_once, numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, each_once, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -32,9 +33,7 @@ async fn a_subscription_gets_what_is_published_after_its_declaration<F: Fixture>
     reader.close().await
 }
 
-async fn a_subscription_keeps_its_place_while_nobody_reads<F: Fixture>(
-    scene: &Scene<F>,
-) -> Check {
+async fn a_subscription_keeps_its_place_while_nobody_reads<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = scene.topic().await?;
     let subscription = scene.subscribe(&topic, "audit").await?;
     scene.fill(&topic, 10).await?;
@@ -55,8 +54,10 @@ async fn a_subscription_keeps_its_place_while_nobody_reads<F: Fixture>(
 
 async fn every_subscription_gets_every_message<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = scene.topic().await?;
-    let subscriptions =
-        [scene.subscribe(&topic, "audit").await?, scene.subscribe(&topic, "billing").await?];
+    let subscriptions = [
+        scene.subscribe(&topic, "audit").await?,
+        scene.subscribe(&topic, "billing").await?,
+    ];
     scene.fill(&topic, 50).await?;
     for subscription in subscriptions {
         let mut reader = scene.open(&subscription).await?;
@@ -75,7 +76,9 @@ async fn the_members_of_a_subscription_compete<F: Fixture>(scene: &Scene<F>) -> 
     let mut first = scene.open(&subscription).await?;
     let mut second = scene.open_elsewhere(&subscription).await?;
     let keyed = |n: u64| numbered(n).key(format!("key-{}", n % 50)).build();
-    scene.publish_all(&topic, (0..300).map(keyed).collect()).await?;
+    scene
+        .publish_all(&topic, (0..300).map(keyed).collect())
+        .await?;
     let got = both(&mut first, &mut second, 300).await?;
     each_once(&numbers(got.iter().flatten())?, 0..300)?;
     first.close().await?;
@@ -90,18 +93,30 @@ async fn the_routing_key_is_delivered<F: Fixture>(scene: &Scene<F>) -> Check {
     let mut reader = scene.open(&subscription).await?;
     let received = reader.ack(1).await?.remove(0);
     ensure_eq!(received.routing_key(), Some("eu.order.paid"), "routing key");
-    ensure!(received.headers().is_empty(), "headers: {:?}", received.headers());
+    ensure!(
+        received.headers().is_empty(),
+        "headers: {:?}",
+        received.headers()
+    );
     reader.close().await
 }
 
-async fn a_subscription_that_was_not_declared_is_not_found<F: Fixture>(
-    scene: &Scene<F>,
-) -> Check {
+async fn a_subscription_that_was_not_declared_is_not_found<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = scene.topic().await?;
     let missing = Subscription::durable(topic.name().clone(), "nobody");
-    let text = scene.refuses_to_open(&missing, ConsumePlan::new(), ErrorKind::NotFound).await?;
-    ensure!(text.contains("nobody"), "the error does not name the subscription: {text}");
-    refused(scene.broker.verify(&missing).await, ErrorKind::NotFound, "verifying it").map(drop)
+    let text = scene
+        .refuses_to_open(&missing, ConsumePlan::new(), ErrorKind::NotFound)
+        .await?;
+    ensure!(
+        text.contains("nobody"),
+        "the error does not name the subscription: {text}"
+    );
+    refused(
+        scene.broker.verify(&missing).await,
+        ErrorKind::NotFound,
+        "verifying it",
+    )
+    .map(drop)
 }
 
 async fn a_durable_subscription_is_refused_where_there_is_none<F: Fixture>(
@@ -109,7 +124,14 @@ async fn a_durable_subscription_is_refused_where_there_is_none<F: Fixture>(
 ) -> Check {
     let subscription = Subscription::durable(scene.name("topic"), "audit");
     let result = scene.broker.declare(&subscription).await;
-    refused(result, ErrorKind::Unsupported, "declaring a durable subscription")?;
+    refused(
+        result,
+        ErrorKind::Unsupported,
+        "declaring a durable subscription",
+    )?;
     let plan = ConsumePlan::new();
-    scene.refuses_to_open(&subscription, plan, ErrorKind::Unsupported).await.map(drop)
+    scene
+        .refuses_to_open(&subscription, plan, ErrorKind::Unsupported)
+        .await
+        .map(drop)
 }

@@ -5,8 +5,9 @@ use mq_core::{Broker, ConsumePlan, Destination, ErrorKind, Publisher, Subscripti
 use super::case::list;
 use crate::{
     Check, Failure, Fixture,
+    checks::{numbered, numbers, refused},
     failure::{ensure, ensure_eq},
-    scene::{Scene, numbered, numbers, refused},
+    scene::Scene,
 };
 
 list![
@@ -27,7 +28,11 @@ async fn declaring_twice_changes_nothing<F: Fixture>(scene: &Scene<F>) -> Check 
     let client = scene.client().await?;
     client.declare(&queue.to).await?;
     let mut reader = scene.open(&queue.from).await?;
-    ensure_eq!(numbers(&reader.ack(1).await?)?, [7], "what was in the queue");
+    ensure_eq!(
+        numbers(&reader.ack(1).await?)?,
+        [7],
+        "what was in the queue"
+    );
     reader.close().await
 }
 
@@ -55,13 +60,26 @@ async fn verifying_what_is_missing_is_not_found<F: Fixture>(scene: &Scene<F>) ->
     let queue = scene.missing_queue();
     for _ in 0..2 {
         // Twice: to verify must not create.
-        let text =
-            refused(scene.broker.verify(&queue.to).await, ErrorKind::NotFound, "verifying")?;
-        ensure!(text.contains(&**queue.to.name()), "the error does not name the queue: {text}");
+        let text = refused(
+            scene.broker.verify(&queue.to).await,
+            ErrorKind::NotFound,
+            "verifying",
+        )?;
+        ensure!(
+            text.contains(&**queue.to.name()),
+            "the error does not name the queue: {text}"
+        );
     }
     let topic = Destination::topic(scene.name("missing-topic"));
-    let text = refused(scene.broker.verify(&topic).await, ErrorKind::NotFound, "verifying")?;
-    ensure!(text.contains(&**topic.name()), "the error does not name the topic: {text}");
+    let text = refused(
+        scene.broker.verify(&topic).await,
+        ErrorKind::NotFound,
+        "verifying",
+    )?;
+    ensure!(
+        text.contains(&**topic.name()),
+        "the error does not name the topic: {text}"
+    );
     Ok(())
 }
 
@@ -70,18 +88,37 @@ async fn a_consumer_on_a_missing_queue_is_not_found_and_creates_nothing<F: Fixtu
 ) -> Check {
     let queue = scene.missing_queue();
     let plan = ConsumePlan::new();
-    let text = scene.refuses_to_open(&queue.from, plan, ErrorKind::NotFound).await?;
-    ensure!(text.contains(&**queue.to.name()), "the error does not name the queue: {text}");
-    refused(scene.broker.verify(&queue.to).await, ErrorKind::NotFound, "verifying").map(drop)
+    let text = scene
+        .refuses_to_open(&queue.from, plan, ErrorKind::NotFound)
+        .await?;
+    ensure!(
+        text.contains(&**queue.to.name()),
+        "the error does not name the queue: {text}"
+    );
+    refused(
+        scene.broker.verify(&queue.to).await,
+        ErrorKind::NotFound,
+        "verifying",
+    )
+    .map(drop)
 }
 
 async fn a_subscription_of_a_missing_topic_is_not_found<F: Fixture>(scene: &Scene<F>) -> Check {
     let name = scene.name("missing");
     let subscription = Subscription::durable(name.as_str(), "audit");
     let result = scene.broker.declare(&subscription).await;
-    let text = refused(result, ErrorKind::NotFound, "declaring a subscription of it")?;
-    ensure!(text.contains(&name), "the error does not name the topic: {text}");
-    scene.refuses_to_open(&subscription, ConsumePlan::new(), ErrorKind::NotFound).await?;
+    let text = refused(
+        result,
+        ErrorKind::NotFound,
+        "declaring a subscription of it",
+    )?;
+    ensure!(
+        text.contains(&name),
+        "the error does not name the topic: {text}"
+    );
+    scene
+        .refuses_to_open(&subscription, ConsumePlan::new(), ErrorKind::NotFound)
+        .await?;
     Ok(())
 }
 
@@ -90,12 +127,26 @@ async fn a_name_that_no_broker_takes_is_refused<F: Fixture>(scene: &Scene<F>) ->
     for name in ["", ".", "..", "line\nbreak", "nul\0", &long] {
         let (queue, from) = (Destination::queue(name), Subscription::queue(name));
         let declared = scene.broker.declare(&queue).await;
-        refused(declared, ErrorKind::InvalidName, &format!("declaring {name:?}"))?;
+        refused(
+            declared,
+            ErrorKind::InvalidName,
+            &format!("declaring {name:?}"),
+        )?;
         let published = scene.broker.publisher().publish(&queue, numbered(0)).await;
-        refused(published, ErrorKind::InvalidName, &format!("publishing to {name:?}"))?;
-        scene.refuses_to_open(&from, ConsumePlan::new(), ErrorKind::InvalidName).await?;
+        refused(
+            published,
+            ErrorKind::InvalidName,
+            &format!("publishing to {name:?}"),
+        )?;
+        scene
+            .refuses_to_open(&from, ConsumePlan::new(), ErrorKind::InvalidName)
+            .await?;
         let topic = scene.broker.declare(Destination::topic(name)).await;
-        refused(topic, ErrorKind::InvalidName, &format!("declaring topic {name:?}"))?;
+        refused(
+            topic,
+            ErrorKind::InvalidName,
+            &format!("declaring topic {name:?}"),
+        )?;
     }
     Ok(())
 }
@@ -103,5 +154,8 @@ async fn a_name_that_no_broker_takes_is_refused<F: Fixture>(scene: &Scene<F>) ->
 async fn a_plan_without_prefetch_is_refused<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = scene.queue().await?;
     let unlimited = ConsumePlan::new().prefetch(0);
-    scene.refuses_to_open(&queue.from, unlimited, ErrorKind::Config).await.map(drop)
+    scene
+        .refuses_to_open(&queue.from, unlimited, ErrorKind::Config)
+        .await
+        .map(drop)
 }

@@ -1,0 +1,98 @@
+//! What is declared for each name and filter.
+
+use super::*;
+
+fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
+    let show = |part: Part| match part {
+        Part::Queue { name, home } => format!("queue {name} -> {}", home.unwrap_or_default()),
+        Part::Exchange { name, kind } => format!("{kind:?} {name}"),
+        Part::Hang { topic, headers } => format!("{topic} -> {headers}"),
+        Part::Bind {
+            queue,
+            exchange,
+            key,
+            ..
+        } => format!("{exchange} -{key}-> {queue}"),
+    };
+    Ok(parts("declare", &what.into())?
+        .into_iter()
+        .map(show)
+        .collect())
+}
+
+#[test]
+fn declares_the_home_before_its_queue() {
+    assert_eq!(
+        names(Destination::queue("orders")).expect("parts"),
+        ["queue orders.dead -> ", "queue orders -> orders.dead"]
+    );
+    assert_eq!(
+        names(Destination::queue("orders.dead")).expect("parts"),
+        ["queue orders.dead -> "]
+    );
+}
+
+#[test]
+fn binds_a_subscription_by_its_filter() {
+    let all = Subscription::durable("events", "billing");
+    let queues = [
+        "queue events.billing.dead -> ",
+        "queue billing@events -> events.billing.dead",
+    ];
+    let with = |rest: &[&str]| {
+        queues
+            .iter()
+            .chain(rest)
+            .map(|s| (*s).to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names(&all).expect("parts"),
+        with(&["events -#-> billing@events"])
+    );
+    let pattern = all.clone().filter(Filter::pattern("eu.*"));
+    assert_eq!(
+        names(pattern).expect("parts"),
+        with(&["events -eu.*-> billing@events"])
+    );
+    let headers = all.filter(Filter::AllHeaders(vec![("a".into(), "b".into())]));
+    assert_eq!(
+        names(headers).expect("parts"),
+        with(&[
+            "Headers events.headers",
+            "events -> events.headers",
+            "events.headers --> billing@events"
+        ])
+    );
+}
+
+#[test]
+fn refuses_filters_and_names_that_mean_something_else_to_the_broker() {
+    let refused = |what: Declaration| names(what).expect_err("refused").kind();
+    let durable = |filter| Subscription::durable("events", "b").filter(filter).into();
+    assert_eq!(refused(durable(Filter::exact("eu.*"))), ErrorKind::Config);
+    assert_eq!(
+        refused(durable(Filter::pattern("#.a.#.b.#"))),
+        ErrorKind::Config
+    );
+    assert_eq!(
+        refused(durable(Filter::AnyHeader(vec![]))),
+        ErrorKind::Config
+    );
+    assert_eq!(
+        refused(durable(Filter::exact("k".repeat(256)))),
+        ErrorKind::Config
+    );
+    assert_eq!(
+        refused(Destination::queue("amq.mine").into()),
+        ErrorKind::InvalidName
+    );
+    assert_eq!(
+        refused(Destination::queue("q".repeat(300)).into()),
+        ErrorKind::InvalidName
+    );
+    assert_eq!(
+        refused(Subscription::ephemeral("events").into()),
+        ErrorKind::Unsupported
+    );
+}

@@ -1,0 +1,178 @@
+//! Connecting: what is refused, how soon, and what the error says.
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use std::{process::ExitCode, time::Duration};
+
+use mq_amqp::{
+    Amqp, Tls,
+    core::{Broker, ConsumePlan, Error, ErrorKind, Subscription},
+};
+use mq_testkit::{Address, Check, Suite, broker_address};
+use support::{builder, expect_kind, soon, unique};
+use tokio::{io::AsyncReadExt, net::TcpListener};
+
+fn main() -> ExitCode {
+    let broker = Suite::new("connecting", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
+        .case(
+            "a_wrong_password_is_an_auth_error_without_the_password",
+            password,
+        )
+        .case("a_wrong_virtual_host_is_not_found", virtual_host)
+        .case("what_is_missing_is_named", missing)
+        .case("connections_carry_the_given_name_and_close", name);
+    let nobody = Suite::new(
+        "connecting",
+        "mq-amqp without a broker",
+        Address::in_process(),
+    )
+    .case("a_refused_port_is_a_connect_error", refused)
+    .case("an_unknown_host_is_a_connect_error", unknown_host)
+    .case("a_silent_peer_ends_at_the_deadline", silent)
+    .case(
+        "a_peer_that_speaks_something_else_ends_in_time",
+        something_else,
+    )
+    .case("amqps_begins_with_a_tls_hello", hello);
+    mq_testkit::run([broker, nobody])
+}
+
+async fn connect(builder: mq_amqp::AmqpBuilder) -> Check<Result<(), Error>> {
+    Ok(soon("an answer", builder.connect()).await?.map(drop))
+}
+
+async fn password(url: String) -> Check {
+    let error = expect_kind(
+        connect(builder(&url)?.password("canary-5ecret")).await?,
+        ErrorKind::Auth,
+    )?;
+    let mut text = format!("{error} {error:?}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(source) = cause {
+        text.push_str(&format!(" {source} {source:?}"));
+        cause = source.source();
+    }
+    assert!(!text.contains("canary") && text.contains("user"), "{text}");
+    let broker = Amqp::connect(&url).await?;
+    assert!(!format!("{broker:?} {:?}", broker.publisher()).contains("guest:guest"));
+    assert!(!error.is_retryable());
+    Ok(())
+}
+
+async fn virtual_host(url: String) -> Check {
+    let missing = unique("vhost");
+    let error = expect_kind(
+        connect(builder(&url)?.virtual_host(&missing)).await?,
+        ErrorKind::NotFound,
+    )?;
+    assert!(error.to_string().contains(&missing), "{error}");
+    Ok(())
+}
+
+async fn missing(url: String) -> Check {
+    let broker = Amqp::connect(&url).await?;
+    let queue = unique("missing");
+    let opened = broker
+        .consumer(&Subscription::queue(queue.as_str()), ConsumePlan::new())
+        .await;
+    let error = expect_kind(opened.map(drop), ErrorKind::NotFound)?;
+    assert!(error.to_string().contains(&queue), "{error}");
+    Ok(())
+}
+
+async fn name(url: String) -> Check {
+    let broker = builder(&url)?
+        .name("the billing service")
+        .heartbeat(Duration::from_secs(10))
+        .connect()
+        .await?;
+    broker.close().await?;
+    // Closing what is closed is nothing.
+    soon("close", broker.close()).await??;
+    Ok(())
+}
+
+async fn refused(_: String) -> Check {
+    let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let error = expect_kind(
+        connect(builder(&format!("amqp://u:canary@{free}"))?).await?,
+        ErrorKind::Connect,
+    )?;
+    assert_eq!(error.context("address"), Some(free.to_string().as_str()));
+    assert!(
+        error.is_retryable() && !format!("{error:?}").contains("canary"),
+        "{error:?}"
+    );
+    Ok(())
+}
+
+async fn unknown_host(_: String) -> Check {
+    expect_kind(
+        connect(builder("amqp://no-such-host.invalid")?).await?,
+        ErrorKind::Connect,
+    )?;
+    Ok(())
+}
+
+async fn silent(_: String) -> Check {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("amqp://{}", listener.local_addr()?);
+    let limit = Duration::from_millis(600);
+    let begun = tokio::time::Instant::now();
+    let result = connect(builder(&url)?.connect_timeout(limit)).await?;
+    expect_kind(result, ErrorKind::Timeout)?;
+    assert!(begun.elapsed() < 5 * limit, "{:?}", begun.elapsed());
+    Ok(())
+}
+
+async fn something_else(_: String) -> Check {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("amqp://{}", listener.local_addr()?);
+    let peer = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(
+                &mut stream,
+                b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            )
+            .await;
+        }
+    });
+    let result = connect(builder(&url)?.connect_timeout(Duration::from_secs(2))).await?;
+    peer.abort();
+    let error = expect_kind(result, ErrorKind::Connect)?;
+    assert!(
+        !error.is_retryable(),
+        "the same port answers the same again: {error}"
+    );
+    Ok(())
+}
+
+async fn hello(_: String) -> Check {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("amqps://{}", listener.local_addr()?);
+    let first = tokio::spawn(async move {
+        let mut byte = [0];
+        listener
+            .accept()
+            .await?
+            .0
+            .read_exact(&mut byte)
+            .await
+            .map(|_| byte[0])
+    });
+    let limit = Duration::from_secs(2);
+    let result = connect(builder(&url)?.tls(Tls::new()).connect_timeout(limit)).await?;
+    if cfg!(feature = "tls") {
+        assert!(result.is_err());
+        assert_eq!(
+            soon("the first byte", first).await???,
+            0x16,
+            "a TLS handshake record"
+        );
+    } else {
+        expect_kind(result, ErrorKind::Unsupported)?;
+        first.abort();
+    }
+    Ok(())
+}

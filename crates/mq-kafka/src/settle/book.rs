@@ -1,0 +1,152 @@
+//! What a ledger knows: the state behind its lock.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use mq_core::{Error, Received, Rejection};
+
+use super::tracker::Tracker;
+
+/// The deliveries of all partitions.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) partitions: HashMap<i32, Partition>,
+    /// Counts assignments, so that a settlement can be told from one of an earlier assignment.
+    pub(super) assignments: u64,
+    pub(super) ready: VecDeque<Ready>,
+    pub(super) ready_bytes: usize,
+    /// Given back in place, in the order of the log: delivered before what is buffered.
+    pub(super) again: BTreeMap<(i32, u64), Received>,
+    pub(super) handed: usize,
+    pub(super) rejects: Vec<Reject>,
+    pub(super) rejects_open: usize,
+    /// Records done since the last commit.
+    pub(super) done: usize,
+    pub(super) flush: bool,
+    /// A verdict was given that can no longer reach the broker.
+    pub(super) lost: bool,
+    pub(super) ended: Option<Option<Error>>,
+}
+
+/// The deliveries of one assignment of a partition.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) assignment: u64,
+    pub(super) tracker: Tracker,
+    pub(super) committed: (i64, String),
+    /// Verdicts that were given, and up to which of them the broker has them.
+    pub(super) verdicts: u64,
+    pub(super) confirmed: u64,
+    pub(super) handed: usize,
+    /// About to be given up: nothing more is handed out.
+    pub(super) draining: bool,
+}
+
+/// A buffered delivery.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) tag: Tag,
+    pub(super) received: Received,
+}
+
+/// A rejected record on its way to the dead-letter home.
+#[derive(Debug)]
+pub(crate) struct Reject {
+    pub(crate) received: Received,
+    pub(crate) why: Box<Rejection>,
+    pub(super) tag: Tag,
+}
+
+/// What may be committed of one partition, and how many verdicts that covers.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) metadata: String,
+    /// It differs from what was committed last.
+    pub(crate) changed: bool,
+    pub(super) assignment: u64,
+    /// `None` if the metadata had no room for all of them.
+    pub(super) verdicts: Option<u64>,
+}
+
+/// Names a delivery: which assignment of which partition, and the slot in its tracker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tag {
+    pub(super) partition: i32,
+    pub(super) assignment: u64,
+    pub(super) seq: u64,
+}
+
+impl State {
+    /// The partition that a delivery came from, if it is still the same assignment.
+    pub(super) fn partition(&mut self, tag: Tag) -> Option<&mut Partition> {
+        let entry = self.partitions.get_mut(&tag.partition)?;
+        (entry.assignment == tag.assignment).then_some(entry)
+    }
+
+    pub(super) fn next(&mut self) -> Option<(Tag, Received)> {
+        if let Some(((partition, seq), received)) = self.again.pop_first() {
+            let assignment = self.partitions.get(&partition).map_or(0, |p| p.assignment);
+            let tag = Tag {
+                partition,
+                assignment,
+                seq,
+            };
+            return Some((tag, received));
+        }
+        let ready = self.ready.pop_front()?;
+        self.ready_bytes -= ready.received.message().size();
+        Some((ready.tag, ready.received))
+    }
+
+    pub(super) fn forget(&mut self, partitions: &[i32]) {
+        self.ready
+            .retain(|r| !partitions.contains(&r.tag.partition));
+        self.ready_bytes = self.ready.iter().map(|r| r.received.message().size()).sum();
+        self.again
+            .retain(|(partition, _), _| !partitions.contains(partition));
+    }
+}
+
+impl Partition {
+    pub(super) fn place(&self, partition: i32) -> Place {
+        let offset = self.tracker.low_water();
+        let (metadata, complete) = self.tracker.marks().encode(offset);
+        Place {
+            partition,
+            changed: offset != self.committed.0 || metadata != self.committed.1,
+            offset,
+            metadata,
+            assignment: self.assignment,
+            // Verdicts that do not fit reach the broker when the watermark passes them.
+            verdicts: complete.then_some(self.verdicts),
+        }
+    }
+}
+
+impl Tag {
+    /// 24 bits of assignment, 40 of slot: neither runs out in the life of a consumer.
+    pub(super) fn pack(self) -> u64 {
+        self.assignment << SEQ_BITS | self.seq & SEQ_MASK
+    }
+
+    pub(super) fn unpack(partition: i32, tag: u64) -> Self {
+        Self {
+            partition,
+            assignment: tag >> SEQ_BITS,
+            seq: tag & SEQ_MASK,
+        }
+    }
+}
+
+/// The same message at a later attempt.
+pub(super) fn again(received: Received, failures: u32) -> Received {
+    if failures == 0 {
+        return received;
+    }
+    let attempt = received.attempt().saturating_add(failures);
+    received.with_attempt(attempt)
+}
+
+const SEQ_BITS: u32 = 40;
+const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;
