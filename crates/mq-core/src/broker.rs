@@ -20,7 +20,8 @@ pub trait Broker: Clone + Send + Sync + 'static {
     /// What this backend can do on this broker.
     fn capabilities(&self) -> Capabilities;
 
-    /// The broker's product and version, such as `RabbitMQ 4.3.6`.
+    /// The broker's product, with its version where the client library can learn it: `RabbitMQ`,
+    /// `Apache Kafka 4.3`.
     fn product(&self) -> String;
 
     /// The confirmed publisher; every call shares one.

@@ -67,6 +67,10 @@ fn main() -> ExitCode {
             reject_too_large,
         )
         .case(
+            "a_dead_letter_home_that_is_gone_ends_the_consumer",
+            home_gone,
+        )
+        .case(
             "records_that_a_filter_leaves_out_are_passed_by_offset",
             filtered_offsets,
         )
@@ -473,6 +477,31 @@ async fn reject_too_large(servers: String) -> Check {
     let mut next = open(&kafka, &queue).await?;
     let again = take(&mut next, 1).await?.remove(0);
     same(again.attempt(), 2, "attempt")?;
+    Ok(again.ack()?)
+}
+
+async fn home_gone(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "home-gone").await?;
+    fill(&kafka, &queue, 0..1).await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    let home = queue.dead_letter_home().expect("a home");
+    let raw = krafka::Kafka::builder(&servers)
+        .connect()
+        .await
+        .map_err(broken)?;
+    let gone = raw
+        .admin()
+        .delete_topics([&**home.name()], Default::default())
+        .await;
+    gone.map_err(broken)?;
+    let delivery = take(&mut consumer, 1).await?.remove(0);
+    delivery.into_settlement().reject("bad")?;
+    let ended = within(10, consumer.receive()).await?.expect_err("no home");
+    same(ended.kind(), ErrorKind::Unroutable, "kind")?;
+    drop(consumer);
+    kafka.declare(&home).await?;
+    let mut next = open(&kafka, &queue).await?;
+    let again = take(&mut next, 1).await?.remove(0);
     Ok(again.ack()?)
 }
 
