@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         "mq-kafka",
         broker_address("MQ_KAFKA_SERVERS"),
     )
+    // Above the patience, so that a case can say what did not come.
+    .deadline(Duration::from_secs(120))
     .conformance(Servers, include_str!("conformance.expected"))
     .run()
 }
