@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::Result;
 use crate::containers::Containers;
 use crate::probe;
-use crate::step::heading;
 use crate::workspace::Workspace;
 
 /// How long a starting broker may take. It needs about ten seconds on two idle cores, and a good deal more on busy ones.
@@ -108,7 +107,6 @@ pub(crate) struct Brokers {
 impl Brokers {
     /// Finds or starts both brokers, and waits until they answer. One that does not is missing, which is no error yet.
     pub(crate) fn provide(workspace: &Workspace, wish: &Wish) -> Result<Self> {
-        heading("brokers");
         let records = workspace.target.join("test-records");
         if records.exists() {
             std::fs::remove_dir_all(&records)?;

@@ -3,7 +3,6 @@
 use xshell::cmd;
 
 use crate::brokers::Wish;
-use crate::results::Totals;
 use crate::step::Steps;
 use crate::workspace::{Workspace, cargo};
 use crate::{Result, alone, docs, features, test, tidy};
@@ -29,14 +28,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result {
         required: true,
         ..Wish::default()
     };
-    let totals = test::all(workspace, &wish, &mut steps).unwrap_or_else(|error| {
-        eprintln!("error: {error}");
-        Totals {
-            failed: 1,
-            ..Totals::default()
-        }
-    });
+    let totals = test::all(workspace, &wish, &mut steps);
     println!("\n{}\n", steps.summary());
     println!("{totals}");
-    totals.verdict().and_then(|()| steps.verdict())
+    steps.verdict()
 }

@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
 /// Runs the command. A missing broker is a failure that names it.
 pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
     let mut steps = Steps::default();
+    heading("start brokers");
     let brokers = Brokers::provide(workspace, wish)?;
     brokers.require()?;
     let mut totals = Totals::default();
@@ -42,9 +43,8 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
         totals += found;
         found.verdict()
     });
-    steps.run("records", || {
+    steps.run("cases by broker", || {
         let found = records::read(brokers.records())?;
-        heading("cases by broker");
         println!("{}", records::tables(&found));
         all_took_part(&found)
     });
@@ -54,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
 }
 
 /// A backend whose harness ran nothing must not look like one that passed.
-fn all_took_part(records: &[Record]) -> Result {
+pub(crate) fn all_took_part(records: &[Record]) -> Result {
     let absent = |backend: &&&str| {
         !records
             .iter()
