@@ -63,6 +63,7 @@ async fn publishing(url: String, fault: Flow) -> Check {
     for _ in 0..500 {
         pending.push(publisher.enqueue(&to, Message::new("x")).await?);
     }
+    soon("the first of them", relay.until_held()).await?;
     relay.set(fault);
     let mut unknown = 0;
     for one in pending {

@@ -9,7 +9,7 @@ use mq_testkit::{Check, Failure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 
@@ -25,6 +25,8 @@ struct State {
     flow: watch::Sender<Flow>,
     /// What each connection wrote to the broker.
     written: Mutex<Vec<Vec<u8>>>,
+    /// A client wrote while nothing passes.
+    held: Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,7 @@ impl Relay {
         let state = Arc::new(State {
             flow: watch::channel(Flow::Open).0,
             written: Mutex::default(),
+            held: Notify::new(),
         });
         let shared = Arc::clone(&state);
         let accept = tokio::spawn(async move {
@@ -86,6 +89,11 @@ impl Relay {
 
     pub fn set(&self, flow: Flow) {
         self.state.flow.send_replace(flow);
+    }
+
+    /// Waits until a client has written something that a frozen relay does not pass on.
+    pub async fn until_held(&self) {
+        self.state.held.notified().await;
     }
 
     /// What clients settled, in order, connection by connection.
@@ -115,11 +123,19 @@ async fn carry(mut client: TcpStream, upstream: String, state: Arc<State>) {
     };
     let mut flow = state.flow.subscribe();
     let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
+    let mut held = false;
     loop {
         let now = *flow.borrow_and_update();
         let moved = match now {
             Flow::Cut => return,
-            Flow::Frozen => flow.changed().await.is_ok(),
+            Flow::Frozen => tokio::select! {
+                changed = flow.changed() => changed.is_ok(),
+                ready = client.readable(), if !held => {
+                    held = true;
+                    state.held.notify_one();
+                    ready.is_ok()
+                }
+            },
             Flow::Garbage => {
                 let _ = broker.write_all(&[0xff; 64]).await;
                 // Only the broker's word passes from here on.

@@ -122,7 +122,7 @@ impl Consumer for BrokenConsumer {
             }
         }
         if fault == Fault::LosesOnCancel {
-            tokio::time::sleep(Duration::from_micros(100)).await;
+            tokio::time::sleep(Duration::from_millis(3)).await;
         }
         let count = batch.len();
         into.extend(batch.into_iter().map(|delivery| self.wrapped(delivery)));
