@@ -13,8 +13,22 @@ fn sent<T: Send + 'static>() {}
 
 #[test]
 fn values_cross_tasks() {
-    shared::<(Message, MessageId, Headers, Destination, Subscription, ConsumePlan)>();
-    shared::<(Error, Receipt, Rejection, Capabilities, AtLeastOnce, AtMostOnce)>();
+    shared::<(
+        Message,
+        MessageId,
+        Headers,
+        Destination,
+        Subscription,
+        ConsumePlan,
+    )>();
+    shared::<(
+        Error,
+        Receipt,
+        Rejection,
+        Capabilities,
+        AtLeastOnce,
+        AtMostOnce,
+    )>();
     shared::<(Received, Delivery, Settlement)>();
     shared::<Worker<Memory>>();
     sent::<(Outcome, BatchOutcome, PendingBatch, Run)>();

@@ -81,6 +81,10 @@ impl Task {
                     Some(error) => Err(unheard(error)),
                     None => self.synced().await,
                 };
+                if answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::Stale) {
+                    // The channel is gone, also where the client's own record lags behind.
+                    sink.end();
+                }
                 for reply in waiting.drain(..) {
                     let _ = reply.send(answer.clone());
                 }
