@@ -21,9 +21,9 @@ impl Policy {
     /// At most this many attempts in place, one right after the other; at least 1.
     ///
     /// Attempts that the message already has behind it count: with `fast(3)`, a message whose
-    /// first attempt died with its process is attempted twice more. Only a message with all of its
-    /// attempts behind it gets one more than the ceiling, since a connection that was lost several
-    /// times looks the same.
+    /// first attempt died with its process is attempted twice more. One with all of them behind it
+    /// is rejected by the worker without another call; the layer alone, outside a worker, calls
+    /// once.
     pub fn fast(attempts: u32) -> Self {
         Self {
             fast: attempts.max(1),

@@ -92,7 +92,7 @@ where
         };
         let attempt = received.attempt();
         let reason = match failure.class() {
-            // Not the handler's: the worker gives the message back and ends.
+            // Not the message's fault: the worker hands it back, and ends if that cannot pass.
             FailureClass::Infrastructure => return Ok(outcome),
             FailureClass::Permanent => Some(Reason::Permanent),
             _ if attempt >= policy.attempts() => Some(Reason::Exhausted),
