@@ -15,8 +15,8 @@ use std::{
 use common::{Bench, run_until, soon};
 use mq_core::{
     AtLeastOnce, AtMostOnce, Broker, Classify, ConsumePlan, Decision, Destination, Error,
-    ErrorKind, Failure, FromReceived, Guarantee, Message, Outcome, Received, Result, Settlement,
-    Worker,
+    ErrorKind, Failure, FromReceived, Guarantee, Message, MessageId, Outcome, Received, Result,
+    Settlement, Worker,
     extract::{Context, Lease},
     guarantee::{Entry, Undone},
 };
@@ -255,6 +255,50 @@ async fn a_scope_that_cannot_be_opened_is_not_held_against_the_message() {
         start.elapsed()
     );
     assert!(bench.is_empty("orders").await && bench.is_empty("orders.dead").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_order_by_key_no_later_message_overtakes_one_whose_scope_cannot_be_opened() {
+    let guarantee = Transactional::default();
+    guarantee.open_fails.store(3, Ordering::SeqCst);
+    let bench = Bench::new().await;
+    for number in 0..3 {
+        bench
+            .publish(Message::new("x").key("k").id(id(number)))
+            .await;
+    }
+    let (tx, rx) = mpsc::unbounded_channel();
+    let run = Worker::new(&bench.broker, bench.source())
+        .ordered_by_key()
+        .guarantee(guarantee)
+        .run(move |Tx(_): Tx, received: Received| {
+            let sent = tx.send((received.id().to_string(), received.attempt()));
+            async move { sent.transient() }
+        });
+    let seen = run_until(run, rx, 3).await;
+    let expected = [0, 1, 2].map(|number| (id(number).to_string(), 1));
+    assert_eq!(seen, expected);
+    assert!(bench.is_empty("orders").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_order_by_key_a_message_that_is_held_goes_back_uncounted_when_the_worker_stops() {
+    let guarantee = Transactional::default();
+    guarantee.open_fails.store(u32::MAX, Ordering::SeqCst);
+    let bench = Bench::new().await;
+    bench.publish(Message::new("x").key("k")).await;
+    Worker::new(&bench.broker, bench.source())
+        .ordered_by_key()
+        .guarantee(guarantee)
+        .run(never_called)
+        .with_graceful_shutdown(tokio::time::sleep(Duration::from_secs(5)))
+        .await
+        .expect("ends well");
+    assert_eq!(bench.take("orders").await.attempt(), 1);
+}
+
+fn id(number: u32) -> MessageId {
+    MessageId::new(format!("m-{number}")).expect("a good id")
 }
 
 #[tokio::test]

@@ -124,6 +124,11 @@ impl Lanes {
         self.done.notify_one();
     }
 
+    /// True once the worker stops.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// The key to name when the delivery is done: none without order by key.
     pub(super) fn key_of(&self, delivery: &Settlement) -> Option<Key> {
         delivery.received().key().filter(|_| self.ordered).cloned()

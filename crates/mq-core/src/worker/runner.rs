@@ -81,10 +81,13 @@ where
                     .key()
                     .filter(|_| shared.ordered)
                     .cloned();
-                let outcome = shared
-                    .attempts(&mut service, &fresh, settlement.received())
-                    .await;
-                shared.finish::<B>(settlement, outcome).await;
+                let mut held = Some(settlement);
+                while let Some(settlement) = held.take() {
+                    let outcome = shared
+                        .attempts(&mut service, &fresh, settlement.received())
+                        .await;
+                    held = shared.finish::<B>(settlement, outcome).await;
+                }
                 shared.lanes.done(1, key.as_slice());
             }
         }
@@ -197,7 +200,8 @@ impl<G, Session> Shared<G, Session> {
             self.fault.set(error);
         } else {
             tokio::time::sleep(PAUSE).await;
-            if self.ordered {
+            // Once the worker stops, nothing of its key is behind it any more.
+            if self.ordered && !self.lanes.is_closed() {
                 return Some(settlement);
             }
         }
