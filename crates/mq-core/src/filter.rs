@@ -1,6 +1,9 @@
 //! Filters of a subscription: all, exact routing key, pattern, headers.
 
-use crate::headers::Headers;
+use crate::{
+    Error, ErrorKind, Result,
+    headers::{self, Headers},
+};
 
 /// Which messages of a topic a subscription takes (EIP *Message Filter*).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +50,50 @@ impl Filter {
             Self::AnyHeader(wanted) => wanted.iter().any(has),
         }
     }
+
+    /// Checks the filter against the rules that hold on every broker.
+    ///
+    /// A backend calls it before it declares or opens a subscription, and adds its own rules.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) for a key or pattern of more than 255 bytes, and for a filter by
+    /// headers that names none, or one twice, or one which stands for another field of the message
+    /// ([`is_mapped`](headers::is_mapped)).
+    pub fn check(&self, operation: &'static str) -> Result<()> {
+        let refused = |text: &'static str, shown: &str| {
+            let shown: String = shown.chars().take(64).collect();
+            let error = Error::new(ErrorKind::Config, operation, text);
+            Err(error.with("filter", shown.escape_debug()))
+        };
+        match self {
+            Self::All => Ok(()),
+            Self::Exact(key) | Self::Pattern(key) if key.len() > MAX_KEY => {
+                refused("a routing key has at most 255 bytes", key)
+            }
+            Self::Exact(_) | Self::Pattern(_) => Ok(()),
+            Self::AllHeaders(pairs) | Self::AnyHeader(pairs) => {
+                if pairs.is_empty() {
+                    return refused("a filter by headers names at least one header", "");
+                }
+                for (at, (name, _)) in pairs.iter().enumerate() {
+                    if headers::is_mapped(name) {
+                        return refused(
+                            "this header stands for a field of the message; filter by one of your own",
+                            name,
+                        );
+                    }
+                    if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                        return refused("a filter names each header once", name);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
 }
+
+/// The most bytes of a routing key: an AMQP short string (AMQP 0-9-1, section 4.2.5.3).
+const MAX_KEY: usize = 255;
 
 /// Matches word by word, in at most words × words steps, so a hostile pattern cannot stall it.
 fn fits(pattern: &str, key: &str) -> bool {
@@ -130,6 +176,35 @@ mod tests {
         assert!(!Filter::AllHeaders(wanted).takes(None, &headers));
     }
 
+    #[test]
+    fn what_no_broker_can_hold_is_refused_by_its_name() {
+        let pairs = |name: &str| vec![(name.to_owned(), "x".to_owned())];
+        let long = "k".repeat(256);
+        let refused = [
+            (Filter::exact(&long), &long[..64]),
+            (Filter::pattern(&long), &long[..64]),
+            (Filter::AllHeaders(Vec::new()), ""),
+            (Filter::AnyHeader(Vec::new()), ""),
+            (Filter::AnyHeader(pairs("mq-id")), "mq-id"),
+            (Filter::AllHeaders(pairs("content-type")), "content-type"),
+            (Filter::AnyHeader([pairs("a"), pairs("a")].concat()), "a"),
+        ];
+        for (filter, shown) in refused {
+            let error = filter.check("declare").expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert_eq!(error.context("filter"), Some(shown));
+        }
+        let taken = [
+            Filter::All,
+            Filter::exact(""),
+            Filter::pattern("k".repeat(255)),
+            Filter::AllHeaders(pairs("mq-attempt")),
+        ];
+        for filter in taken {
+            assert!(filter.check("declare").is_ok(), "{filter:?}");
+        }
+    }
+
     /// The definition, word by word, with no regard for time.
     fn naive(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern, key) {
@@ -153,6 +228,19 @@ mod tests {
             let key: Vec<&str> = key.iter().map(String::as_str).collect();
             let taken = Filter::pattern(pattern.join(".")).takes(Some(&key.join(".")), &Headers::new());
             proptest::prop_assert_eq!(taken, naive(&pattern, &key));
+        }
+
+        #[test]
+        fn headers_match_as_the_definition_says(
+            has in proptest::collection::vec(("[ab]", "[xy]"), 0..5),
+            wanted in proptest::collection::vec(("[ab]", "[xy]"), 1..4),
+        ) {
+            let headers: Headers = has.iter().cloned().collect();
+            // A name that stands more than once has each of its values.
+            let met = wanted.iter().filter(|pair| has.contains(pair)).count();
+            let all = Filter::AllHeaders(wanted.clone()).takes(None, &headers);
+            let any = Filter::AnyHeader(wanted.clone()).takes(None, &headers);
+            proptest::prop_assert_eq!((all, any), (met == wanted.len(), met > 0));
         }
     }
 }

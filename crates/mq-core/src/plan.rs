@@ -94,7 +94,8 @@ impl ConsumePlan {
     /// Every backend calls it before it opens a consumer.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) for a number out of range or a filter on a queue;
+    /// [`Config`](ErrorKind::Config) for a number out of range, a filter on a queue, or one that
+    /// [`Filter::check`](crate::Filter::check) refuses;
     /// [`Unsupported`](ErrorKind::Unsupported) for what the backend cannot do.
     pub fn check(&self, subscription: &Subscription, can: Capabilities) -> Result<()> {
         use crate::{SubscriptionKind as Kind, filter::Filter};
@@ -111,6 +112,7 @@ impl ConsumePlan {
         if queue && *subscription.filter_by() != Filter::All {
             return config("a queue has no filter; filter a subscription of a topic");
         }
+        subscription.filter_by().check("consume")?;
         let needed = [
             (Capability::Defer, !self.delays.is_empty()),
             (

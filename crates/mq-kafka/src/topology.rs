@@ -203,6 +203,7 @@ fn durable_home(
 ) -> Result<String> {
     topic_name(operation, topic)?;
     topic_name(operation, name)?;
+    subscription.filter_by().check(operation)?;
     let home = subscription
         .dead_letter_home()
         .map(|home| home.name().to_string())

@@ -130,7 +130,10 @@ fn part<'a>(operation: &'static str, what: &'a Declaration) -> Result<Part<'a>> 
             SubscriptionKind::Queue { queue } => {
                 Ok(Part::Destination(Destination::queue(Arc::clone(queue))))
             }
-            SubscriptionKind::Durable { topic, .. } => Ok(Part::Durable(topic, subscription)),
+            SubscriptionKind::Durable { topic, .. } => {
+                subscription.filter_by().check(operation)?;
+                Ok(Part::Durable(topic, subscription))
+            }
             SubscriptionKind::Ephemeral { .. } => Err(Error::new(
                 ErrorKind::Config,
                 operation,

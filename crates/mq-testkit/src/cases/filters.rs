@@ -5,7 +5,7 @@ use mq_core::{Broker, ConsumePlan, Destination, ErrorKind, Filter, MessageBuilde
 use super::case::list;
 use crate::{
     Check, Fixture,
-    checks::{numbered, numbers},
+    checks::{numbered, numbers, refused},
     failure::ensure_eq,
     scene::Scene,
 };
@@ -16,6 +16,8 @@ list![
     a_filter_takes_messages_with_all_of_its_headers needs DurableSubscriptions,
     a_filter_takes_messages_with_any_of_its_headers needs DurableSubscriptions,
     a_filter_on_a_queue_is_refused,
+    a_filter_that_no_broker_can_hold_is_refused needs DurableSubscriptions,
+    an_open_filter_that_no_broker_can_hold_is_refused needs EphemeralSubscriptions,
 ];
 
 /// Passes if a subscription with the filter gets exactly these of the published messages.
@@ -156,4 +158,38 @@ async fn a_filter_on_a_queue_is_refused<F: Fixture>(scene: &Scene<F>) -> Check {
         .refuses_to_open(&filtered, ConsumePlan::new(), ErrorKind::Config)
         .await
         .map(drop)
+}
+
+/// What [`Filter::check`] refuses.
+fn unfit() -> [Filter; 4] {
+    let header = |name: &str| vec![(name.to_owned(), "x".to_owned())];
+    [
+        Filter::pattern("k".repeat(256)),
+        Filter::AllHeaders(Vec::new()),
+        Filter::AnyHeader(header("mq-id")),
+        Filter::AllHeaders([header("a"), header("a")].concat()),
+    ]
+}
+
+async fn a_filter_that_no_broker_can_hold_is_refused<F: Fixture>(scene: &Scene<F>) -> Check {
+    let topic = scene.topic().await?;
+    for filter in unfit() {
+        let some = Subscription::durable(topic.name().clone(), "some").filter(filter.clone());
+        let declared = scene.broker.declare(&some).await;
+        refused(declared, ErrorKind::Config, "declaring it")?;
+        let verified = scene.broker.verify(&some).await;
+        refused(verified, ErrorKind::Config, "verifying it")?;
+    }
+    Ok(())
+}
+
+async fn an_open_filter_that_no_broker_can_hold_is_refused<F: Fixture>(scene: &Scene<F>) -> Check {
+    let topic = scene.topic().await?;
+    for filter in unfit() {
+        let some = Subscription::ephemeral(topic.name().clone()).filter(filter);
+        scene
+            .refuses_to_open(&some, ConsumePlan::new(), ErrorKind::Config)
+            .await?;
+    }
+    Ok(())
 }

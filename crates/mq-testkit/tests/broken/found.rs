@@ -485,6 +485,8 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
             "a_filter_takes_a_pattern_of_routing_keys",
             "a_filter_takes_messages_with_all_of_its_headers",
             "a_filter_takes_messages_with_any_of_its_headers",
+            "a_filter_that_no_broker_can_hold_is_refused",
+            "an_open_filter_that_no_broker_can_hold_is_refused",
             "an_ephemeral_subscription_has_a_filter",
         ],
     ),
