@@ -5,3 +5,5 @@
 pub mod dead_letter;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "timeout")]
+pub mod timeout;

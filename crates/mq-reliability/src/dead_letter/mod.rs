@@ -31,6 +31,11 @@
 //!
 //! One confirmed publish for each rejected message; nothing for the others.
 //!
+//! # Tests
+//!
+//! `tests/dead_letter.rs` in process; on each broker the cases `dead-letter: …` of
+//! `tests/promises.rs`, and the conformance suite for the headers.
+//!
 //! # Example
 //!
 //! A worker over the dead-letter home takes [`DeadLetter`] as an argument of its handler, and needs

@@ -44,6 +44,11 @@
 //! The last layer added is outermost. A timeout added *before* the retry limits each attempt; one
 //! added *after* it limits all of them together.
 //!
+//! # Tests
+//!
+//! `tests/retry.rs` in process, on a paused clock; on each broker the cases `retry: …` of
+//! `tests/promises.rs`.
+//!
 //! # Example
 //!
 //! ```
