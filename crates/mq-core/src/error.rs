@@ -54,6 +54,8 @@ pub enum ErrorKind {
     NotFound,
     /// Something is there, but with other settings than asked for.
     Mismatch,
+    /// It is there, but another connection has it for itself.
+    InUse,
     /// At least one target refused the message. On a topic other subscriptions may have it.
     Rejected,
     /// No queue took the message. It is stored nowhere.
@@ -184,7 +186,8 @@ impl ErrorKind {
             | Self::Unknown
             | Self::Timeout
             | Self::Disconnected
-            | Self::Lost => RetryAdvice::Later,
+            | Self::Lost
+            | Self::InUse => RetryAdvice::Later,
             // The same bytes, names, settings or rights give the same answer.
             _ => RetryAdvice::Never,
         }
