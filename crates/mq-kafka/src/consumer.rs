@@ -1,6 +1,7 @@
 //! Consuming: a member of a group (or a reader without one) whose own task polls all the time, so
 //! that a slow handler never loses the membership.
 
+mod assignment;
 mod intake;
 mod listener;
 
@@ -28,6 +29,8 @@ use crate::{
     settle::{Committer, Group, Ledger, Taken, copy_rejected},
     topology::{self, Topic},
 };
+use assignment::Assigned;
+pub use assignment::Assignment;
 use intake::Intake;
 use listener::{Joined, Listener};
 
@@ -37,6 +40,7 @@ use listener::{Joined, Listener};
 /// the group as [`close`](Consumer::close) does, as long as the runtime lives.
 pub struct KafkaConsumer {
     ledger: Arc<Ledger>,
+    assigned: Arc<Assigned>,
     source: Arc<str>,
     deadline: Duration,
     stop: CancellationToken,
@@ -45,6 +49,11 @@ pub struct KafkaConsumer {
 }
 
 impl KafkaConsumer {
+    /// The partitions that this consumer has, now and later.
+    pub fn assignment(&self) -> Assignment {
+        self.assigned.watch()
+    }
+
     pub(crate) async fn open(
         inner: Arc<Inner>,
         subscription: &Subscription,
@@ -66,8 +75,10 @@ impl KafkaConsumer {
             true => kafka.consumer(&*source),
             false => kafka.consumer_without_group(),
         };
+        let assigned = Arc::new(Assigned::new());
         let (listener, joined) = Listener::new(
             Arc::clone(&ledger),
+            Arc::clone(&assigned),
             Arc::clone(&admin),
             Arc::clone(&source),
             Arc::clone(&topic),
@@ -91,6 +102,7 @@ impl KafkaConsumer {
         let intake = Intake {
             group: Arc::clone(&group),
             ledger: Arc::clone(&ledger),
+            assigned: Arc::clone(&assigned),
             admin,
             source: Arc::clone(&source),
             filter: subscription.filter_by().clone(),
@@ -129,6 +141,7 @@ impl KafkaConsumer {
         }
         Ok(Self {
             ledger,
+            assigned,
             source,
             deadline: config.publish_timeout + config.request_timeout(),
             stop: guard.disarm(),
@@ -145,7 +158,10 @@ async fn find_all(
 ) -> Result<(Arc<str>, Topic)> {
     let (part, topic) = match subscription.kind() {
         SubscriptionKind::Queue { queue } => ("queue", queue),
-        SubscriptionKind::Durable { topic, .. } => ("topic", topic),
+        SubscriptionKind::Durable { topic, name } => {
+            topology::topic_name(CONSUME, name)?;
+            ("topic", topic)
+        }
         SubscriptionKind::Ephemeral { topic } => ("topic", topic),
     };
     let found = topology::find(inner, CONSUME, part, topic).await?;

@@ -154,10 +154,16 @@ fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
 
 fn help(kind: ErrorKind) -> Option<&'static str> {
     match kind {
-        ErrorKind::Connect => Some("check the addresses, the listener and whether it asks for TLS"),
+        ErrorKind::Connect => {
+            Some("check the addresses, the listener and whether it asks for TLS or a login")
+        }
         ErrorKind::Auth => Some("check user, password and SASL mechanism"),
         ErrorKind::Permission => Some("grant the operation to this user in the broker's ACLs"),
         ErrorKind::NotFound => Some("declare it first"),
+        // The names were checked before, all but this.
+        ErrorKind::InvalidName => {
+            Some("Kafka refuses names that differ from others only in dot and underscore")
+        }
         ErrorKind::TooLarge => Some("send a smaller message or raise max.message.bytes"),
         _ => None,
     }

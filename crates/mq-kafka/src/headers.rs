@@ -12,7 +12,8 @@ use mq_core::{
 /// A message as a record for a topic.
 ///
 /// # Errors
-/// `InvalidMessage` for a header whose name belongs to a field of the message.
+/// `InvalidMessage` for a header whose name belongs to a field of the message, and for too many
+/// headers.
 pub(crate) fn to_record(topic: &str, to: &Destination, message: &Message) -> Result<Record> {
     let created = message.time();
     let mut record = match message.payload() {
@@ -61,6 +62,15 @@ pub(crate) fn to_record(topic: &str, to: &Destination, message: &Message) -> Res
         record
             .headers
             .push((name.to_owned(), value.as_bytes().cloned()));
+    }
+    if record.headers.len() > MAX_HEADERS {
+        return Err(Error::new(
+            ErrorKind::InvalidMessage,
+            "publish",
+            "the client writes at most 10,000 headers, those of the message's fields included",
+        )
+        .with("destination", to)
+        .with("headers", record.headers.len()));
     }
     Ok(record)
 }
@@ -151,6 +161,9 @@ fn published(created: SystemTime) -> SystemTime {
         now
     }
 }
+
+/// What krafka 0.28 writes; it reads ten times as many.
+const MAX_HEADERS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

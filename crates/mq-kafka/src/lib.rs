@@ -13,6 +13,6 @@ mod topology;
 
 pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
-pub use consumer::KafkaConsumer;
+pub use consumer::{Assignment, KafkaConsumer};
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};

@@ -10,7 +10,8 @@ use std::{
 };
 
 use krafka::{
-    Record,
+    KrafkaError, Record,
+    admin::OffsetSpec,
     producer::{DeliveryConfirmation, DeliveryHandle, Producer, RecordMetadata},
 };
 use mq_core::{
@@ -22,6 +23,7 @@ use crate::{
     connection::Inner,
     error::{self, Stage, closed},
     headers,
+    topology::{describe, edges},
 };
 
 /// Publishes with the answer of the leader and all in-sync replicas.
@@ -32,11 +34,35 @@ use crate::{
 #[derive(Clone)]
 pub struct KafkaPublisher {
     inner: Arc<Inner>,
+    /// Where every message goes; by key without it.
+    partition: Option<u32>,
 }
 
 impl KafkaPublisher {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
-        Self { inner }
+        Self {
+            inner,
+            partition: None,
+        }
+    }
+
+    /// A publisher of the same connection that puts every message into this partition.
+    ///
+    /// The key travels with the message and decides nothing: the messages of a key stay in order
+    /// as far as all of them go to this partition. Window, deadline and idempotence are the
+    /// connection's, as those of [`publisher`](mq_core::Broker::publisher) are; closing one
+    /// publisher closes all.
+    ///
+    /// # Errors
+    /// A message to a queue or topic that has no such partition is a [`Config`](ErrorKind::Config)
+    /// error that names the topic, the partition and how many there are; nothing is sent.
+    /// Partitions that were added later are found.
+    #[must_use]
+    pub fn partition(&self, partition: u32) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            partition: Some(partition),
+        }
     }
 
     pub(crate) async fn enqueue_to(
@@ -44,17 +70,32 @@ impl KafkaPublisher {
         to: &Destination,
         message: &Message,
     ) -> Result<PublishOutcome> {
-        let enqueued = match prepare(&self.inner, PUBLISH, to, message).await {
-            Ok(record) => self.inner.producer.enqueue(record).await,
-            Err(Refused::Missing) => return Ok(self.outcome(State::Missing, to)),
-            Err(Refused::Error(error)) => return Err(error),
-        };
-        match enqueued {
+        match self.send(to, message).await {
             Ok(handle) => Ok(self.outcome(State::Sent(handle), to)),
-            Err(error) => match not_enqueued(&self.inner, PUBLISH, to, error) {
-                Refused::Missing => Ok(self.outcome(State::Missing, to)),
-                Refused::Error(error) => Err(error),
-            },
+            Err(Refused::Missing) => Ok(self.outcome(State::Missing, to)),
+            Err(Refused::Error(error)) => Err(error),
+        }
+    }
+
+    async fn send(&self, to: &Destination, message: &Message) -> Result<DeliveryHandle, Refused> {
+        let inner = &*self.inner;
+        let record = prepare(inner, PUBLISH, to, message).await?;
+        let record = match self.partition {
+            Some(partition) => record.partition(number(partition)),
+            None => record,
+        };
+        match (inner.producer.enqueue(record).await, self.partition) {
+            (Ok(handle), _) => Ok(handle),
+            // The client looked at what it knows of the topic, which may be some minutes old.
+            (Err(KrafkaError::Config { .. }), Some(partition)) => {
+                in_range(inner, to, partition).await?;
+                let record = prepare(inner, PUBLISH, to, message).await?;
+                let enqueued = inner.producer.enqueue(record.partition(number(partition)));
+                enqueued
+                    .await
+                    .map_err(|e| not_enqueued(inner, PUBLISH, to, e))
+            }
+            (Err(error), _) => Err(not_enqueued(inner, PUBLISH, to, error)),
         }
     }
 
@@ -62,6 +103,7 @@ impl KafkaPublisher {
         PublishOutcome {
             state,
             to: to.clone(),
+            partition: self.partition,
             inner: Arc::clone(&self.inner),
         }
     }
@@ -96,7 +138,9 @@ impl Publisher for KafkaPublisher {
 
 impl fmt::Debug for KafkaPublisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaPublisher").finish_non_exhaustive()
+        f.debug_struct("KafkaPublisher")
+            .field("partition", &self.partition)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,6 +151,7 @@ impl fmt::Debug for KafkaPublisher {
 pub struct PublishOutcome {
     state: State,
     to: Destination,
+    partition: Option<u32>,
     inner: Arc<Inner>,
 }
 
@@ -130,7 +175,12 @@ impl Future for PublishOutcome {
                 let error = error::map(PUBLISH, Stage::Handed, error);
                 if error.kind() == ErrorKind::NotFound {
                     self.inner.topics.forget(self.to.name());
-                    Err(no_topic(PUBLISH, &self.to))
+                    let missing = no_topic(PUBLISH, &self.to);
+                    // It may be there again with fewer partitions.
+                    Err(match self.partition {
+                        Some(partition) => missing.with("partition", partition),
+                        None => missing,
+                    })
                 } else {
                     Err(error.with("destination", &self.to))
                 }
@@ -273,12 +323,39 @@ async fn prepare(
     Ok(record)
 }
 
+/// Asks the cluster whether the topic has this partition, and lets the client know of it.
+async fn in_range(inner: &Inner, to: &Destination, partition: u32) -> Result<(), Refused> {
+    let found = describe(inner, PUBLISH, &[to.name()]).await;
+    let Some(topic) = found.map_err(Refused::Error)?.pop().flatten() else {
+        inner.topics.forget(to.name());
+        return Err(Refused::Missing);
+    };
+    if partition as usize >= topic.partitions {
+        return Err(Refused::Error(
+            Error::new(ErrorKind::Config, PUBLISH, "there is no such partition")
+                .with("destination", to)
+                .with("partition", partition)
+                .with("partitions", topic.partitions)
+                .help("partitions are numbered from 0"),
+        ));
+    }
+    // The look for the partition's leader makes the client read the topic anew.
+    let new = [number(partition)];
+    let known = edges(&inner.admin, PUBLISH, to.name(), &new, OffsetSpec::Latest);
+    known.await.map(drop).map_err(Refused::Error)
+}
+
+/// Kafka counts partitions in 31 bits; what is over them is out of any topic's range.
+fn number(partition: u32) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
+
 /// The error of a record that the client did not take: it was never sent.
 fn not_enqueued(
     inner: &Inner,
     operation: &'static str,
     to: &Destination,
-    error: krafka::KrafkaError,
+    error: KrafkaError,
 ) -> Refused {
     let error = error::map(operation, Stage::Before, error);
     if error.kind() == ErrorKind::NotFound {

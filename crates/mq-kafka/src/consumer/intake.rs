@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::assignment::Assigned;
 use crate::{
     error::{self, Stage, closed, is_passing},
     headers,
@@ -27,6 +28,7 @@ use crate::{
 pub(super) struct Intake {
     pub(super) group: Arc<Group>,
     pub(super) ledger: Arc<Ledger>,
+    pub(super) assigned: Arc<Assigned>,
     pub(super) admin: Arc<AdminClient>,
     pub(super) source: Arc<str>,
     pub(super) filter: Filter,
@@ -66,6 +68,7 @@ impl Intake {
             consumer.seek(topic, partition, end).await.map_err(failed)?;
             self.ledger.assign(partition, end, "");
         }
+        self.assigned.tell(self.ledger.partitions());
         Ok(())
     }
 
@@ -193,11 +196,24 @@ impl Intake {
                         self.ledger.assign(partition, first, "");
                     }
                 }
+                self.assigned.tell(self.ledger.partitions());
             }
             // The watch counts how long it goes on.
             error if is_passing(&error) => sleep(BACKOFF).await,
             error => {
-                let error = error::map("consume", Stage::Before, error);
+                let shown = unreadable(&error).map(ToOwned::to_owned);
+                let partition = match &error {
+                    KrafkaError::NoOffset { partitions } => partitions.first().map(|(_, p)| *p),
+                    _ => None,
+                };
+                let mut error = error::map("consume", Stage::Before, error);
+                if let Some(partition) = partition {
+                    error = error.with("partition", partition);
+                }
+                if let Some(shown) = shown {
+                    let help = "to go on without it, move the group's offset behind it";
+                    error = error.with("client", shown).help(help);
+                }
                 self.ledger.end(Some(error.with("source", &self.source)));
             }
         }
@@ -254,6 +270,7 @@ impl Intake {
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
         let committed = self.group.commit(&self.ledger, None).await;
         self.ledger.remove(&partitions);
+        self.assigned.tell(self.ledger.partitions());
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
         let left = self.group.consumer.close_with(options).await;
@@ -270,6 +287,23 @@ impl Intake {
             return Err(mq_core::stale(&self.source));
         }
         left.map_err(failed)
+    }
+}
+
+/// What krafka says of a record that cannot be decoded: only its text tells which one.
+fn unreadable(error: &KrafkaError) -> Option<&str> {
+    match error {
+        KrafkaError::Protocol { message, .. } => message.split(';').next(),
+        _ => None,
+    }
+}
+
+/// A task that is gone half-way, with its runtime, leaves nobody waiting for it.
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.ledger.end(Some(closed("consume")));
+        self.ledger.remove(&self.ledger.partitions());
+        self.assigned.end();
     }
 }
 

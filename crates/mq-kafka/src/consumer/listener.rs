@@ -9,13 +9,14 @@ use krafka::{
     admin::{AdminClient, OffsetSpec, TopicPartition},
     consumer::ConsumerRebalanceListener,
 };
-use mq_core::Result;
+use mq_core::{Error, ErrorKind, Result, RetryAdvice};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 use tracing::debug;
 
+use super::assignment::Assigned;
 use crate::{
     error::{self, Stage, is_passing},
     settle::{Group, Ledger},
@@ -25,6 +26,7 @@ use crate::{
 /// Brings the ledger up to date with the assignment.
 pub(super) struct Listener {
     ledger: Arc<Ledger>,
+    assigned: Arc<Assigned>,
     admin: Arc<AdminClient>,
     group_id: Arc<str>,
     topic: Arc<str>,
@@ -48,6 +50,7 @@ impl Listener {
     /// A listener, and what tells of the first assignments.
     pub(super) fn new(
         ledger: Arc<Ledger>,
+        assigned: Arc<Assigned>,
         admin: Arc<AdminClient>,
         group_id: Arc<str>,
         topic: Arc<str>,
@@ -55,6 +58,7 @@ impl Listener {
         let (joined, first) = watch::channel(Joined::No);
         let listener = Arc::new(Self {
             ledger,
+            assigned,
             admin,
             group_id,
             topic,
@@ -85,6 +89,17 @@ impl Listener {
             .copied()
             .collect();
         let starts = edges(&self.admin, "consume", topic, &new, OffsetSpec::Earliest).await?;
+        // The client would go back to the end of the log and say nothing. Where no leader answers
+        // just now it is left alone.
+        let last = OffsetSpec::Latest;
+        let ends = edges(&self.admin, "consume", topic, partitions, last);
+        let ends = timeout(LOOK, ends).await.ok().and_then(Result::ok);
+        for (partition, end) in ends.unwrap_or_default() {
+            let place = places.get(&partition).and_then(|place| place.offset);
+            if let Some(offset) = place.filter(|offset| *offset > end) {
+                return Err(beyond(topic, partition, offset, end));
+            }
+        }
         for partition in partitions {
             let place = places.get(partition).cloned().unwrap_or_default();
             let Some(offset) = place.offset.or_else(|| starts.get(partition).copied()) else {
@@ -118,6 +133,7 @@ impl ConsumerRebalanceListener for Listener {
             if let Err(error) = result {
                 self.ledger.end(Some(error.with("group", &self.group_id)));
             }
+            self.assigned.tell(self.ledger.partitions());
         }
         let now = match partitions.is_empty() {
             true => Joined::Empty,
@@ -156,6 +172,7 @@ impl ConsumerRebalanceListener for Listener {
             }
         }
         self.ledger.remove(&partitions);
+        self.assigned.tell(self.ledger.partitions());
     }
 
     /// They belong to somebody else already: no commit.
@@ -163,7 +180,22 @@ impl ConsumerRebalanceListener for Listener {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions lost");
         self.ledger.remove(&partitions);
+        self.assigned.tell(self.ledger.partitions());
     }
+}
+
+fn beyond(topic: &str, partition: i32, offset: i64, end: i64) -> Error {
+    Error::new(
+        ErrorKind::Lost,
+        "consume",
+        "the group's committed offset lies behind the end of the log",
+    )
+    .with("topic", topic)
+    .with("partition", partition)
+    .with("offset", offset)
+    .with("end", end)
+    .help("somebody moved it, or the log lost its end; move it where reading shall go on")
+    .advise(RetryAdvice::Never)
 }
 
 fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
@@ -172,6 +204,8 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
 
 /// How long handlers may take to end what they have of a revoked partition. The whole group waits.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the ends of partitions may take to be told: it is milliseconds, or not now.
+const LOOK: Duration = Duration::from_secs(2);
 const COMMIT_TRIES: usize = 5;
 const COMMIT_BACKOFF: Duration = Duration::from_millis(100);
 const START_TRIES: usize = 5;

@@ -31,20 +31,20 @@ pub(crate) struct Topic {
     led: bool,
 }
 
-/// Checks a name against Kafka's alphabet.
+/// Checks a name against Kafka's alphabet, and keeps Kafka's own topics (`__consumer_offsets` and
+/// others) from being written and read as if they held messages.
 pub(crate) fn topic_name(operation: &'static str, name: &str) -> Result<()> {
     check_name(operation, name)?;
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.chars().all(legal) && name.len() <= 249 {
+    let wrong = if !name.chars().all(legal) {
+        "a Kafka topic has only letters, digits, dot, underscore and hyphen in its name"
+    } else if name.starts_with("__") {
+        "names that begin with two underscores are those of Kafka's own topics"
+    } else {
         return Ok(());
-    }
+    };
     let shown: String = name.chars().take(64).collect();
-    Err(Error::new(
-        ErrorKind::InvalidName,
-        operation,
-        "a Kafka topic has only letters, digits, dot, underscore and hyphen in its name",
-    )
-    .with("name", shown.escape_debug()))
+    Err(Error::new(ErrorKind::InvalidName, operation, wrong).with("name", shown.escape_debug()))
 }
 
 /// What is known of these topics, in their order; `None` for one that is not there.
@@ -224,10 +224,11 @@ mod tests {
 
     #[test]
     fn takes_only_names_that_kafka_takes() {
-        for good in ["orders", "a.b_c-D9", "orders.dead"] {
+        for good in ["orders", "a.b_c-D9", "orders.dead", "_schemas"] {
             assert!(topic_name("declare", good).is_ok(), "{good}");
         }
-        for bad in ["", "..", "a b", "a@b", "größe", "a\n", &"x".repeat(250)] {
+        let long = "x".repeat(250);
+        for bad in ["", "..", "a b", "a@b", "größe", "a\n", &long, "__x", "__"] {
             let error = topic_name("declare", bad).expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::InvalidName, "{bad}");
         }

@@ -1,0 +1,440 @@
+//! Members of a group: who has which partitions. On a running Kafka, named by `MQ_KAFKA_SERVERS`.
+#![allow(clippy::expect_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use mq_kafka::{
+    Assignment, GroupProtocol, Kafka, KafkaConsumer,
+    core::{
+        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Publisher, Subscription,
+    },
+};
+use mq_testkit::{Check, Failure, Suite, broker_address};
+use support::{Bare, check, fill, open, queue, quiet, same, take, text, unique, within};
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
+
+fn main() -> ExitCode {
+    let address = broker_address("MQ_KAFKA_SERVERS");
+    Suite::new("kafka-groups", "mq-kafka", address)
+        // A broker with default settings gives a killed member 45 s.
+        .deadline(Duration::from_secs(150))
+        .case(
+            "three_members_share_six_partitions_through_a_close_and_a_kill",
+            three_members,
+        )
+        .case("a_member_that_stands_by_has_no_partitions", standing_by)
+        .case("an_ephemeral_subscription_has_all_partitions", ephemeral)
+        .case(
+            "a_consumer_whose_topic_is_gone_has_no_partitions",
+            lost_topic,
+        )
+        .case("a_consumer_whose_runtime_is_gone_says_so", lost_runtime)
+        .case(
+            "a_settlement_after_the_partition_moved_is_stale",
+            stale_after_revoke,
+        )
+        .case("the_classic_group_protocol_resumes_too", classic_protocol)
+        .run()
+}
+
+async fn three_members(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(6).connect().await?;
+    let queue = Destination::queue(unique("three"));
+    kafka.declare(&queue).await?;
+    let seen = Arc::new(Seen::default());
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        members.push(Member::start(&servers, &queue, &seen).await?);
+    }
+    shared(&mut members, 2).await?;
+
+    // One publishes on and on, so that each change happens under way.
+    let published = Arc::new(Mutex::new(0_u32));
+    let publishing = tokio::spawn({
+        let (publisher, queue, published) = (kafka.publisher(), queue.clone(), published.clone());
+        async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(10));
+            loop {
+                tick.tick().await;
+                let n = *published.lock().expect("no panic");
+                let to = publisher.partition(n % 6);
+                to.publish(&queue, Message::new(n.to_string())).await?;
+                *published.lock().expect("no panic") += 1;
+            }
+            #[allow(unreachable_code, reason = "it says what the errors are")]
+            Ok::<_, mq_kafka::core::Error>(())
+        }
+    });
+    seen.until(300).await?;
+
+    let closed = members.pop().expect("three").close().await?;
+    same(closed.partitions(), vec![], "after close")?;
+    shared(&mut members, 3).await?;
+    let now = published.lock().map(|n| *n).expect("no panic");
+    seen.until(now + 300).await?;
+
+    for member in &mut members {
+        member.runs().await?;
+    }
+    let bare = Bare::connect(&servers).await?;
+    same(
+        bare.members(queue.name()).await?,
+        2,
+        "members before the kill",
+    )?;
+    members.pop().expect("two").kill();
+    // The other one goes on with what it has, and nobody has told the group.
+    let now = published.lock().map(|n| *n).expect("no panic");
+    seen.until(now + 50).await?;
+    same(
+        bare.members(queue.name()).await?,
+        2,
+        "members after the kill",
+    )?;
+    shared(&mut members, 6).await?;
+    same(
+        bare.members(queue.name()).await?,
+        1,
+        "members after the session",
+    )?;
+    let now = published.lock().map(|n| *n).expect("no panic");
+    seen.until(now + 300).await?;
+
+    check(!publishing.is_finished(), "publishing went on")?;
+    publishing.abort();
+    let _ = publishing.await;
+    // The last one may be stored although nobody counted it.
+    let published = published.lock().map(|n| *n).expect("no panic");
+    seen.until(published).await?;
+    same(seen.again(), vec![], "what was settled and came again")?;
+    let last = members.pop().expect("one");
+    last.close().await?;
+    Ok(())
+}
+
+async fn standing_by(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(1).connect().await?;
+    let queue = Destination::queue(unique("standing-by"));
+    kafka.declare(&queue).await?;
+    let first = open(&kafka, &queue).await?;
+    let mut had = first.assignment();
+    same(had.partitions(), vec![0], "the first member")?;
+    let second = within(60, open(&kafka, &queue)).await??;
+    let mut gets = second.assignment();
+    same(gets.partitions(), vec![], "the second member")?;
+    first.close().await?;
+    same(
+        had.changed().await,
+        Some(vec![]),
+        "the first member, closed",
+    )?;
+    same(had.changed().await, None, "the first member, later")?;
+    let got = within(60, gets.changed()).await?;
+    same(got, Some(vec![0]), "the second member, alone")?;
+    drop(second);
+    let left = within(30, gets.changed()).await?;
+    same(left, Some(vec![]), "the second member, dropped")
+}
+
+async fn ephemeral(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(3).connect().await?;
+    let topic = Destination::topic(unique("ephemeral"));
+    kafka.declare(&topic).await?;
+    let source = Subscription::ephemeral(topic.name().clone());
+    for _ in 0..2 {
+        let consumer = kafka.consumer(&source, ConsumePlan::new()).await?;
+        let assignment = consumer.assignment();
+        same(assignment.partitions(), vec![0, 1, 2], "partitions")?;
+        consumer.close().await?;
+        same(assignment.partitions(), vec![], "after close")?;
+    }
+    Ok(())
+}
+
+async fn lost_topic(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "lost-topic").await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    let mut assignment = consumer.assignment();
+    same(assignment.partitions().len(), 8, "partitions")?;
+    Bare::connect(&servers).await?.delete(queue.name()).await?;
+    let ended = within(30, consumer.receive()).await?;
+    same(ended.expect_err("no topic").kind(), ErrorKind::Lost, "kind")?;
+    let all = async { while assignment.changed().await.is_some() {} };
+    within(30, all).await?;
+    same(assignment.partitions(), vec![], "after the loss")
+}
+
+async fn lost_runtime(servers: String) -> Check {
+    let (_, queue) = queue(&servers, "lost-runtime").await?;
+    let mut runtime = Own::new()?;
+    let opened = runtime.spawn(async move {
+        let kafka = Kafka::connect(&servers).await?;
+        open(&kafka, &queue).await
+    });
+    let mut consumer = opened.await??;
+    let mut assignment = consumer.assignment();
+    same(assignment.partitions().len(), 8, "partitions")?;
+    runtime.end();
+    let left = within(10, assignment.changed()).await?;
+    same(left, Some(vec![]), "without its runtime")?;
+    let ended = within(10, consumer.receive()).await?;
+    same(
+        ended.expect_err("no runtime").kind(),
+        ErrorKind::Closed,
+        "kind",
+    )
+}
+
+async fn stale_after_revoke(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "revoke").await?;
+    let keys: Vec<Message> = (0..200_u32)
+        .map(|n| Message::new(n.to_string()).key(n.to_string()).build())
+        .collect();
+    for outcome in kafka.publisher().publish_batch(&queue, keys).await {
+        outcome?;
+    }
+    let plan = || ConsumePlan::new().prefetch(500);
+    let source = Subscription::queue(queue.name().clone());
+    let mut first = kafka.consumer(&source, plan()).await?;
+    let held = take(&mut first, 200).await?;
+    // The second member gets half of the partitions, after the first had a moment to finish.
+    let mut second = within(30, kafka.consumer(&source, plan())).await??;
+    let moved = within(30, second.receive()).await??.expect("a delivery");
+    same(moved.attempt(), 2, "attempt of what was with a handler")?;
+    let mut stale = BTreeSet::new();
+    let mut settled = BTreeSet::new();
+    for delivery in held {
+        let text = text(&delivery);
+        match delivery.ack() {
+            Ok(()) => settled.insert(text),
+            Err(error) => {
+                same(error.kind(), ErrorKind::Stale, "kind")?;
+                stale.insert(text)
+            }
+        };
+    }
+    check(
+        stale.contains(&text(&moved)),
+        "settled what another member has",
+    )?;
+    // Not one of the stale verdicts was committed: all those messages come again. (Most come to the
+    // second member; krafka sometimes gives up the first one's whole assignment.)
+    let mut again = BTreeSet::from([text(&moved)]);
+    let mut held = vec![moved];
+    while again != stale {
+        let next = async {
+            tokio::select! {
+                next = first.receive() => next,
+                next = second.receive() => next,
+            }
+        };
+        let next = within(20, next).await??.expect("a delivery");
+        check(
+            !settled.contains(&text(&next)),
+            "what was settled came again",
+        )?;
+        again.insert(text(&next));
+        held.push(next);
+    }
+    Ok(())
+}
+
+async fn classic_protocol(servers: String) -> Check {
+    let builder = Kafka::builder(&servers).group_protocol(GroupProtocol::Classic);
+    let kafka = builder.connect().await?;
+    check(
+        kafka.product().contains("group protocol classic"),
+        kafka.product(),
+    )?;
+    let queue = Destination::queue(unique("classic"));
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..10).await?;
+    for half in [0..5, 5..10] {
+        let mut consumer = open(&kafka, &queue).await?;
+        let deliveries = take(&mut consumer, 10 - half.start).await?;
+        for (n, delivery) in half.clone().zip(deliveries) {
+            same(text(&delivery), n.to_string(), "what is delivered")?;
+            delivery.ack()?;
+        }
+        consumer.close().await?;
+    }
+    let mut consumer = open(&kafka, &queue).await?;
+    quiet(&mut consumer).await
+}
+
+/// A member of a group that acknowledges all it gets, in a runtime of its own.
+struct Member {
+    runtime: Own,
+    assignment: Assignment,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<JoinHandle<Check>>,
+}
+
+impl Member {
+    async fn start(servers: &str, queue: &Destination, seen: &Arc<Seen>) -> Check<Self> {
+        let runtime = Own::new()?;
+        let (servers, queue) = (servers.to_owned(), queue.clone());
+        let opened = runtime.spawn(async move {
+            let kafka = Kafka::connect(&servers).await?;
+            open(&kafka, &queue).await
+        });
+        let consumer = opened.await??;
+        let assignment = consumer.assignment();
+        let (stop, stopped) = oneshot::channel();
+        let ended = runtime.spawn(consume(consumer, Arc::clone(seen), stopped));
+        Ok(Self {
+            runtime,
+            assignment,
+            stop: Some(stop),
+            ended: Some(ended),
+        })
+    }
+
+    /// Fails if it has ended by itself, and says why.
+    async fn runs(&mut self) -> Check {
+        match &mut self.ended {
+            Some(ended) if ended.is_finished() => ended.await?,
+            _ => Ok(()),
+        }
+    }
+
+    async fn close(mut self) -> Check<Assignment> {
+        drop(self.stop.take());
+        let ended = self.ended.take().expect("closed once");
+        within(30, ended).await???;
+        Ok(self.assignment.clone())
+    }
+
+    /// Ends it as a crash does: nothing of it runs any more.
+    fn kill(mut self) {
+        self.runtime.end();
+    }
+}
+
+/// A runtime of its own inside another one, where it must not end by its own drop.
+struct Own(Option<Runtime>);
+
+impl Own {
+    fn new() -> Check<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(1).enable_all().build()?)))
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.0.as_ref().expect("it has not ended").spawn(task)
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn consume(
+    mut consumer: KafkaConsumer,
+    seen: Arc<Seen>,
+    mut stopped: oneshot::Receiver<()>,
+) -> Check {
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            taken = consumer.receive_many(&mut batch, 50) => {
+                if taken? == 0 {
+                    return Err(Failure::new("the consumer ended"));
+                }
+            }
+            _ = &mut stopped => return Ok(consumer.close().await?),
+        }
+        let mut acked = Vec::new();
+        for delivery in batch.drain(..) {
+            let text = text(&delivery);
+            seen.came(&text);
+            // Stale if its partition has just moved: it comes again elsewhere.
+            if delivery.ack().is_ok() {
+                acked.push(text);
+            }
+        }
+        match consumer.settled().await {
+            Ok(()) => seen.settled(acked),
+            Err(error) if error.kind() == ErrorKind::Stale => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What came to the members of a group, and what the broker has their verdict of.
+#[derive(Default)]
+struct Seen {
+    came: Mutex<BTreeSet<String>>,
+    settled: Mutex<BTreeSet<String>>,
+    again: Mutex<Vec<String>>,
+    progress: Notify,
+}
+
+impl Seen {
+    fn came(&self, text: &str) {
+        if self.settled.lock().expect("no panic").contains(text) {
+            self.again.lock().expect("no panic").push(text.to_owned());
+        }
+        self.came.lock().expect("no panic").insert(text.to_owned());
+        self.progress.notify_one();
+    }
+
+    fn settled(&self, texts: Vec<String>) {
+        self.settled.lock().expect("no panic").extend(texts);
+    }
+
+    fn again(&self) -> Vec<String> {
+        self.again.lock().expect("no panic").clone()
+    }
+
+    /// Waits until so many different messages have come.
+    async fn until(&self, count: u32) -> Check {
+        let all = async {
+            while self.came.lock().expect("no panic").len() < count as usize {
+                self.progress.notified().await;
+            }
+        };
+        within(60, all).await
+    }
+}
+
+/// Waits until each member has so many of the six partitions, and no two have the same.
+async fn shared(members: &mut [Member], each: usize) -> Check {
+    let evenly = async {
+        loop {
+            let all: Vec<Vec<u32>> = members.iter().map(|m| m.assignment.partitions()).collect();
+            let different: BTreeSet<u32> = all.iter().flatten().copied().collect();
+            if all.iter().all(|has| has.len() == each) && different.len() == 6 {
+                return Ok(());
+            }
+            let changes = members.iter_mut().map(|m| Box::pin(m.assignment.changed()));
+            let (changed, ..) = futures::future::select_all(changes).await;
+            if changed.is_none() {
+                return Err(Failure::new(format!("a member is gone; before: {all:?}")));
+            }
+        }
+    };
+    within(90, evenly).await?
+}

@@ -1,0 +1,269 @@
+//! Publishing: partitions, receipts, limits. On a running Kafka, named by `MQ_KAFKA_SERVERS`.
+#![allow(clippy::expect_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{collections::BTreeSet, process::ExitCode};
+
+use mq_kafka::{
+    Kafka,
+    core::{Broker, Destination, ErrorKind, Message, Position, Publisher, Stored},
+};
+use mq_testkit::{Check, Suite, broker_address};
+use support::{Bare, check, open, queue, quiet, same, take, text, unique, within};
+
+fn main() -> ExitCode {
+    let address = broker_address("MQ_KAFKA_SERVERS");
+    Suite::new("kafka-publishing", "mq-kafka", address)
+        .case(
+            "keys_go_to_the_partitions_that_java_gives_them",
+            keys_meet_java,
+        )
+        .case(
+            "a_named_partition_takes_every_message_in_order",
+            named_partition,
+        )
+        .case(
+            "a_partition_that_is_not_there_is_refused_and_nothing_is_sent",
+            no_such_partition,
+        )
+        .case("a_partition_that_was_added_later_is_found", added_partition)
+        .case(
+            "a_named_partition_refuses_what_any_publisher_refuses",
+            named_partition_refusals,
+        )
+        .case(
+            "a_receipt_names_replicas_in_sync",
+            a_receipt_names_replicas_in_sync,
+        )
+        .case(
+            "a_message_of_the_limit_is_sent_and_one_byte_more_is_not",
+            size_limit,
+        )
+        .case("closing_the_connection_loses_nothing", close_loses_nothing)
+        .run()
+}
+
+async fn keys_meet_java(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "murmur2").await?;
+    // Kafka's own vectors: `UtilsTest.testMurmur2` of the Java client.
+    let vectors: [(&str, i32); 6] = [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("a-little-bit-longer-string", -1_486_304_829),
+        (
+            "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+            -58_897_971,
+        ),
+        ("abc", 479_470_107),
+    ];
+    for (key, murmur2) in vectors {
+        let receipt = kafka
+            .publisher()
+            .publish(&queue, Message::new("x").key(key))
+            .await?;
+        let expected = (murmur2.cast_unsigned() & 0x7fff_ffff) % 8;
+        let found = receipt.position().map(|p| p.partition);
+        same(found, Some(expected), key)?;
+    }
+    Ok(kafka.close().await?)
+}
+
+async fn named_partition(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "named").await?;
+    let fifth = kafka.publisher().partition(5);
+    let mut handles = Vec::new();
+    for n in 0..2000_u32 {
+        let message = Message::new(n.to_string());
+        // Keys of every partition, and none.
+        let message = match n % 3 {
+            0 => message,
+            _ => message.key((n % 50).to_string()),
+        };
+        handles.push(fifth.enqueue(&queue, message).await?);
+    }
+    for (handle, offset) in handles.into_iter().zip(0..) {
+        let expected = Position {
+            partition: 5,
+            offset,
+        };
+        same(handle.await?.position(), Some(expected), "position")?;
+    }
+    // The publisher that it came from goes on by key.
+    let by_key = kafka
+        .publisher()
+        .publish(&queue, Message::new("x").key("21"))
+        .await?;
+    same(by_key.position().map(|p| p.partition), Some(4), "by key")?;
+    let mut consumer = open(&kafka, &queue).await?;
+    let found = take(&mut consumer, 2001).await?;
+    let found: Vec<_> = found
+        .iter()
+        .filter(|d| d.position().is_some_and(|p| p.partition == 5))
+        .collect();
+    let texts: Vec<String> = found.iter().map(|d| text(d)).collect();
+    let expected: Vec<String> = (0..2000_u32).map(|n| n.to_string()).collect();
+    same(texts, expected, "what is read, in order")?;
+    let key = found[1].message().key().map(|k| k.as_bytes().to_vec());
+    same(key, Some(b"1".to_vec()), "the key of message 1")
+}
+
+async fn no_such_partition(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "no-such").await?;
+    for wrong in [8, 1000, u32::MAX] {
+        let publisher = kafka.publisher().partition(wrong);
+        let error = publisher
+            .enqueue(&queue, Message::new("x"))
+            .await
+            .expect_err("8 partitions");
+        same(error.kind(), ErrorKind::Config, "kind")?;
+        same(error.possibly_delivered(), false, "possibly delivered")?;
+        same(error.is_retryable(), false, "retryable")?;
+        same(
+            error.context("partition"),
+            Some(&*wrong.to_string()),
+            "partition",
+        )?;
+        same(error.context("partitions"), Some("8"), "partitions")?;
+        check(
+            error.to_string().contains(&**queue.name()),
+            error.to_string(),
+        )?;
+    }
+    // It harms no other, and nothing was sent.
+    kafka
+        .publisher()
+        .partition(7)
+        .publish(&queue, Message::new("x"))
+        .await?;
+    let bare = Bare::connect(&servers).await?;
+    let ends = bare.ends(queue.name(), 8).await?;
+    same(ends, vec![0, 0, 0, 0, 0, 0, 0, 1], "records")
+}
+
+async fn added_partition(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    let topic = Destination::topic(unique("added"));
+    kafka.declare(&topic).await?;
+    let fourth = kafka.publisher().partition(3);
+    // Now the connection knows the topic, with two partitions.
+    kafka.publisher().publish(&topic, Message::new("x")).await?;
+    let early = fourth.publish(&topic, Message::new("early")).await;
+    same(
+        early.expect_err("2 partitions").context("partitions"),
+        Some("2"),
+        "partitions",
+    )?;
+    let bare = Bare::connect(&servers).await?;
+    bare.add_partitions(topic.name(), 4).await?;
+    // The broker itself hears of it a moment later.
+    let four = Kafka::builder(&servers).partitions(4).connect().await?;
+    let heard = async {
+        while four.verify(&topic).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, heard).await?;
+    let receipt = fourth.publish(&topic, Message::new("late")).await?;
+    let expected = Position {
+        partition: 3,
+        offset: 0,
+    };
+    same(receipt.position(), Some(expected), "position")
+}
+
+async fn named_partition_refusals(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "named-refusals").await?;
+    let second = kafka.publisher().partition(1);
+    let large = Message::new(vec![0_u8; 1_100_000]);
+    let error = second
+        .publish(&queue, large)
+        .await
+        .expect_err("over the limit");
+    same(error.kind(), ErrorKind::TooLarge, "too large")?;
+    let missing = Destination::queue(unique("nowhere"));
+    let error = second
+        .publish(&missing, Message::new("x"))
+        .await
+        .expect_err("not there");
+    same(error.kind(), ErrorKind::Unroutable, "missing queue")?;
+    let missing = Destination::topic(unique("nowhere"));
+    let error = second
+        .publish(&missing, Message::new("x"))
+        .await
+        .expect_err("not there");
+    same(error.kind(), ErrorKind::NotFound, "missing topic")?;
+    second.close().await?;
+    let error = second
+        .publish(&queue, Message::new("x"))
+        .await
+        .expect_err("closed");
+    same(error.kind(), ErrorKind::Closed, "closed")?;
+    let mut consumer = open(&kafka, &queue).await?;
+    quiet(&mut consumer).await
+}
+
+async fn a_receipt_names_replicas_in_sync(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "receipt").await?;
+    let receipt = kafka.publisher().publish(&queue, Message::new("x")).await?;
+    same(receipt.stored(), Stored::InSync, "stored")?;
+    same(receipt.position().map(|p| p.offset), Some(0), "offset")?;
+    Ok(kafka.close().await?)
+}
+
+async fn size_limit(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "size").await?;
+    let publisher = kafka.publisher();
+    // The id's size is fixed, so only the payload decides; found by halving, so that the test needs
+    // to know no more than the default limit of 1,048,588 bytes for a whole batch.
+    let (mut good, mut bad) = (1_000_000, 1_048_588);
+    while bad - good > 1 {
+        let size = (good + bad) / 2;
+        match publisher
+            .publish(&queue, Message::new(vec![0_u8; size]))
+            .await
+        {
+            Ok(_) => good = size,
+            Err(error) => {
+                same(error.kind(), ErrorKind::TooLarge, "kind")?;
+                same(error.possibly_delivered(), false, "possibly delivered")?;
+                bad = size;
+            }
+        }
+    }
+    check(
+        good > 1_048_588 - 200,
+        format!("the largest payload is only {good}"),
+    )?;
+    Ok(kafka.close().await?)
+}
+
+async fn close_loses_nothing(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "close").await?;
+    let publisher = kafka.publisher();
+    let mut handles = Vec::new();
+    for n in 0..5000_u32 {
+        handles.push(
+            publisher
+                .enqueue(&queue, Message::new(n.to_string()))
+                .await?,
+        );
+    }
+    kafka.close().await?;
+    let mut places = BTreeSet::new();
+    for handle in handles {
+        places.insert(handle.await?.position());
+    }
+    same(places.len(), 5000, "places in the log")?;
+    let refused = publisher.publish(&queue, Message::new("late")).await;
+    same(
+        refused.expect_err("closed").kind(),
+        ErrorKind::Closed,
+        "after close",
+    )?;
+    let other = Kafka::connect(&servers).await?;
+    let mut consumer = open(&other, &queue).await?;
+    let found: BTreeSet<_> = take(&mut consumer, 5000).await?.iter().map(text).collect();
+    same(found.len(), 5000, "messages in the log")
+}
