@@ -19,7 +19,7 @@
 //! | [`CORRELATION_ID`] | correlation id | property `correlation-id` | header, mapped |
 //! | [`REPLY_TO`] | reply-to | property `reply-to` | header, mapped |
 //! | [`CONTENT_TYPE`] | content type | property `content-type` | header, mapped |
-//! | [`ROUTING_KEY`] | routing key of a topic publish | routing key | header, mapped |
+//! | [`ROUTING_KEY`] | routing key of a topic publish | routing key; on a retry copy, which goes to its queue, header, mapped | header, mapped |
 //! | [`ATTEMPT`] | attempts that a retry copy has behind it | header, open | header, open |
 //! | [`DEAD_ORIGIN`] | the subscription that rejected it | header, open | header, open |
 //! | [`DEAD_REASON`] | why: `permanent`, `exhausted`, `undecodable` or `rejected` | header, open | header, open |
@@ -27,6 +27,7 @@
 //! | [`DEAD_ATTEMPTS`] | attempts made before it was rejected | header, open | header, open |
 //! | [`DEAD_FIRST`], [`DEAD_LAST`] | first and last failure, milliseconds since 1970 | header, open | header, open |
 //! | [`DEAD_POSITION`] | `partition:offset` of the original, where it has one | – | header, open |
+//! | [`DEAD_ROUTING_KEY`] | routing key of the original, where it came through a topic with one | header, open | header, open |
 
 use std::{borrow::Cow, fmt};
 
@@ -70,6 +71,8 @@ pub const DEAD_FIRST: &str = "mq-dead-first";
 pub const DEAD_LAST: &str = "mq-dead-last";
 /// Where the original of a dead letter lies.
 pub const DEAD_POSITION: &str = "mq-dead-position";
+/// Routing key of the original of a dead letter.
+pub const DEAD_ROUTING_KEY: &str = "mq-dead-routing-key";
 
 /// True for a name that a backend maps to a field of the message.
 ///

@@ -126,6 +126,10 @@ pub fn dead_letter_copy(received: &Received, rejection: &Rejection) -> Message {
     if let Some(position) = received.position() {
         copied.insert(headers::DEAD_POSITION, position.to_string());
     }
+    // The copy goes to a queue, which has none: without it nobody could publish the message anew.
+    if let Some(key) = received.routing_key() {
+        copied.insert(headers::DEAD_ROUTING_KEY, key.to_owned());
+    }
     // Its attempts are told above; in the dead-letter queue it starts anew.
     copied.remove(headers::ATTEMPT);
     message.edit().headers(copied).expires_in(None).build()
@@ -195,6 +199,19 @@ mod tests {
         assert_eq!(text(headers::DEAD_REASON), Some("exhausted"));
         assert_eq!(text(headers::DEAD_ATTEMPTS), Some("3"));
         assert_eq!(text(headers::DEAD_POSITION), Some("2:7"));
+    }
+
+    #[test]
+    fn the_copy_tells_the_routing_key_also_when_it_is_rejected_once_more() {
+        let original = Message::new("x").build();
+        let received = Received::new(original, "s@t".into(), Some("eu.paid".into()));
+        let first = dead_letter_copy(&received, &Rejection::from("boom"));
+        let again = Received::new(first.clone(), "t.s.dead".into(), None);
+        let second = dead_letter_copy(&again, &Rejection::from("boom"));
+        for copy in [first, second] {
+            let told = copy.headers().text(headers::DEAD_ROUTING_KEY);
+            assert_eq!(told, Some("eu.paid"));
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub struct DeadLetter {
     first_failure: SystemTime,
     last_failure: SystemTime,
     position: Option<Position>,
+    routing_key: Option<String>,
 }
 
 impl DeadLetter {
@@ -44,6 +45,10 @@ impl DeadLetter {
             position: match headers.get(headers::DEAD_POSITION) {
                 None => None,
                 Some(_) => Some(read(headers, headers::DEAD_POSITION, position)?),
+            },
+            routing_key: match headers.get(headers::DEAD_ROUTING_KEY) {
+                None => None,
+                Some(_) => Some(text(headers, headers::DEAD_ROUTING_KEY)?.to_owned()),
             },
         })
     }
@@ -82,6 +87,12 @@ impl DeadLetter {
     /// Where in the origin's log the original lies; `None` on a broker without positions.
     pub fn position(&self) -> Option<Position> {
         self.position
+    }
+
+    /// The routing key that the original was published with; `None` if it did not come through a
+    /// topic, or without one.
+    pub fn routing_key(&self) -> Option<&str> {
+        self.routing_key.as_deref()
     }
 }
 

@@ -263,7 +263,8 @@ async fn a_subscription_has_a_home_of_its_own<F: Fixture>(scene: &Scene<F>) -> C
         scene.subscribe(&topic, "audit").await?,
         scene.subscribe(&topic, "billing").await?,
     );
-    scene.publish(&topic, numbered(7)).await?;
+    let paid = topic.clone().routing_key("eu.paid");
+    scene.publish(&paid, numbered(7)).await?;
     let mut reader = scene.open(&billing).await?;
     reader.next().await?.into_settlement().reject("wrong")?;
     reader.settled().await?;
@@ -280,6 +281,11 @@ async fn a_subscription_has_a_home_of_its_own<F: Fixture>(scene: &Scene<F>) -> C
         text(&letter, headers::DEAD_ORIGIN),
         Some(&**billing.name()),
         "origin"
+    );
+    ensure_eq!(
+        text(&letter, headers::DEAD_ROUTING_KEY),
+        Some("eu.paid"),
+        "routing key"
     );
     dead.nothing().await?;
     dead.close().await?;
