@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::containers::Containers;
+use crate::peers::Peers;
 use crate::probe;
 use crate::workspace::Workspace;
 
@@ -89,6 +90,14 @@ impl Kind {
     }
 }
 
+/// Names the listener of the Kafka of `compose/` that asks for a login.
+const KAFKA_LOGIN: &str = "MQ_KAFKA_LOGIN_SERVERS";
+
+fn kafka_login_address() -> String {
+    let port = std::env::var("MQ_KAFKA_LOGIN_PORT").unwrap_or_else(|_| "29094".into());
+    format!("127.0.0.1:{port}")
+}
+
 /// A broker that answers, or the reason why there is none.
 pub(crate) struct Found {
     pub(crate) kind: Kind,
@@ -98,6 +107,7 @@ pub(crate) struct Found {
 /// The brokers of a run. The containers among them live as long as this value.
 pub(crate) struct Brokers {
     pub(crate) found: Vec<Found>,
+    peers: Peers,
     records: PathBuf,
     /// A missing one is a failure.
     pub(crate) required: bool,
@@ -153,7 +163,7 @@ impl Brokers {
             starting.push((kind, address, patience));
         }
         let containers = containers.ok();
-        let found = starting
+        let found: Vec<Found> = starting
             .into_iter()
             .map(|(kind, address, patience)| Found {
                 kind,
@@ -161,8 +171,10 @@ impl Brokers {
                     .and_then(|address| wait(kind, address, patience, containers.as_ref())),
             })
             .collect();
+        let peers = peers(workspace, &found, containers.as_ref());
         Ok(Self {
             found,
+            peers,
             records,
             required: wish.required || in_ci(),
             _containers: containers,
@@ -185,13 +197,14 @@ impl Brokers {
             });
         Self {
             found: found.collect(),
+            peers: Peers::default(),
             records: workspace.target.join("test-records"),
             required: false,
             _containers: None,
         }
     }
 
-    /// An error that names the missing brokers, where they may not be missing.
+    /// An error that names the missing brokers and peers, where they may not be missing.
     pub(crate) fn require(&self) -> Result {
         match self.missing() {
             Some(missing) if self.required => Err(missing.into()),
@@ -199,7 +212,12 @@ impl Brokers {
         }
     }
 
-    /// Says which brokers are missing and why; `None` if all are there.
+    /// True if no broker is missing; a peer may be.
+    pub(crate) fn both_answer(&self) -> bool {
+        self.found.iter().all(|found| found.address.is_ok())
+    }
+
+    /// Says which brokers and which peers for them are missing and why; `None` if all are there.
     pub(crate) fn missing(&self) -> Option<String> {
         let lines: Vec<String> = self
             .found
@@ -211,6 +229,7 @@ impl Brokers {
                     .err()
                     .map(|reason| format!("{} is missing: {reason}", found.kind.name()))
             })
+            .chain(self.peers.missing())
             .collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
@@ -228,12 +247,50 @@ impl Brokers {
                 Err(_) => command.env_remove(found.kind.variable()),
             };
         }
+        let kafka = Kind::Kafka.container_address();
+        if self
+            .found
+            .iter()
+            .any(|found| found.address.as_ref() == Ok(&kafka))
+        {
+            command.env(KAFKA_LOGIN, kafka_login_address());
+        }
         if self.required || self.missing().is_none() {
             // A broker that goes away in the middle must not turn its tests into skipped ones.
             command.env("MQ_REQUIRE_BROKERS", "1");
         }
         command.env("MQ_TEST_RECORDS", &self.records);
+        self.peers.tell(command);
     }
+}
+
+/// The peers of the brokers that were found. Those of a Kafka that `compose/` started are in its container, also if an
+/// earlier run left it there.
+fn peers(workspace: &Workspace, found: &[Found], containers: Option<&Containers>) -> Peers {
+    let at = |kind: Kind| {
+        found
+            .iter()
+            .find(|found| found.kind == kind)?
+            .address
+            .as_ref()
+            .ok()
+    };
+    let kafka = at(Kind::Kafka);
+    let left;
+    let containers = match containers {
+        _ if kafka.is_none_or(|address| *address != Kind::Kafka.container_address()) => None,
+        Some(ours) => Some(ours),
+        None => {
+            left = Containers::new(workspace, Vec::new(), true).ok();
+            left.as_ref()
+        }
+    };
+    Peers::provide(
+        workspace,
+        at(Kind::RabbitMq).is_some(),
+        kafka.is_some(),
+        containers,
+    )
 }
 
 fn wait(
@@ -304,6 +361,7 @@ mod tests {
                     address: kafka,
                 },
             ],
+            peers: Peers::default(),
             records: "r".into(),
             required: false,
             _containers: None,
@@ -343,5 +401,11 @@ mod tests {
             Some(Some("amqp://h".into()))
         );
         assert_eq!(told(&brokers, "MQ_REQUIRE_BROKERS"), Some(Some("1".into())));
+    }
+    #[test]
+    fn the_listener_with_a_login_is_told_where_compose_runs_it() {
+        let ours = brokers(Ok(Kind::Kafka.container_address()));
+        assert_eq!(told(&ours, KAFKA_LOGIN), Some(Some(kafka_login_address())));
+        assert_eq!(told(&brokers(Ok("h:2".into())), KAFKA_LOGIN), None);
     }
 }

@@ -87,6 +87,19 @@ impl Containers {
         }
     }
 
+    /// How to run a program inside a service's container, as the beginning of a command line.
+    pub(crate) fn inside(&self, service: &str) -> Option<String> {
+        let output = self
+            .compose()
+            .args(["ps", "--quiet", service])
+            .output()
+            .ok()?;
+        let id = String::from_utf8(output.stdout).ok()?;
+        // UTF-8, since a Java program writes text as its environment says.
+        (!id.trim().is_empty())
+            .then(|| format!("{} exec -i -e LC_ALL=C.UTF-8 {}", self.engine, id.trim()))
+    }
+
     fn compose(&self) -> Command {
         let mut command = Command::new(self.engine);
         command.args(["compose", "--project-name", PROJECT]);

@@ -5,6 +5,7 @@ use std::process::Command;
 use crate::Result;
 use crate::brokers::{Brokers, Wish};
 use crate::examples;
+use crate::pages;
 use crate::records::{self, Record};
 use crate::results::{Totals, run_tests};
 use crate::step::{Steps, heading};
@@ -18,11 +19,14 @@ const PACKAGES: &[&str] = &[
     "--package=mq-memory",
     "--package=mq-amqp",
     "--package=mq-kafka",
+    "--package=mq-patterns",
+    "--package=mq-reliability",
     "--package=mq-examples",
 ];
 
-/// Runs the command. A missing broker is a failure that names it.
-pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
+/// Runs the command. A missing broker is a failure that names it. With `update`, the tables in the documentation are
+/// written.
+pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
     let mut steps = Steps::default();
     heading("start brokers");
     let brokers = Brokers::provide(workspace, wish)?;
@@ -45,8 +49,12 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish) -> Result {
     });
     steps.run("cases by broker", || {
         let found = records::read(brokers.records())?;
-        println!("{}", records::tables(&found));
+        println!("{}", records::tables(&found)?);
         all_took_part(&found)
+    });
+    steps.run("tables in the documentation", || {
+        let found = records::read(brokers.records())?;
+        pages::check(&workspace.root, &found, true, update)
     });
     drop(brokers);
     println!("\n{}\n\n{totals}", steps.summary());

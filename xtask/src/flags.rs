@@ -26,6 +26,8 @@ xflags::xflags! {
 
         /// Starts the brokers, runs the broker tests and the examples on each, prints the table of results.
         cmd e2e {
+            /// Write the tables of results into the README and the guides, instead of comparing them.
+            optional --update
             /// Leave the brokers running at the end.
             optional --keep
             /// Use this RabbitMQ instead of a container.
@@ -44,7 +46,8 @@ xflags::xflags! {
             optional --rabbitmq url: String
             /// The Kafka to use; else MQ_KAFKA_SERVERS, else the one that `e2e --keep` left.
             optional --kafka servers: String
-            /// The word that must come back in the output, instead of a random one.
+            /// The word that must come back in the output, with the example's name behind it, instead of a
+            /// random one.
             optional --token word: String
         }
 
@@ -105,11 +108,13 @@ mod tests {
             "--kafka",
             "h:2,h:3",
             "--keep",
+            "--update",
         ])
         .unwrap();
         let XtaskCmd::E2e(flags) = parsed.subcommand else {
             panic!("not e2e: {parsed:?}")
         };
+        assert!(flags.update);
         let wish = Wish::from(flags);
         assert_eq!(wish.rabbitmq.as_deref(), Some("amqp://h:1"));
         assert_eq!(wish.kafka.as_deref(), Some("h:2,h:3"));

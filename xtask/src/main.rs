@@ -9,8 +9,12 @@ mod e2e;
 mod examples;
 mod features;
 mod flags;
+mod interop;
 mod packages;
+mod pages;
+mod peers;
 mod probe;
+mod promises;
 mod readme;
 mod records;
 mod results;
@@ -43,7 +47,10 @@ fn run(command: XtaskCmd) -> Result {
     match command {
         XtaskCmd::Ci(_) => ci::run(&workspace),
         XtaskCmd::Test(flags) => test::run(&workspace, &flags.into()),
-        XtaskCmd::E2e(flags) => e2e::run(&workspace, &flags.into()),
+        XtaskCmd::E2e(flags) => {
+            let update = flags.update;
+            e2e::run(&workspace, &flags.into(), update)
+        }
         XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),
         XtaskCmd::Tidy(_) => tidy::run(&workspace),
         XtaskCmd::Features(_) => features::run(&workspace),

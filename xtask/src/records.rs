@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::Result;
+use crate::interop;
 
 /// One case on one broker: one JSON line of `MQ_TEST_RECORDS/<suite>.jsonl`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -56,20 +57,42 @@ fn parse(text: &str) -> Result<Vec<Record>> {
 }
 
 /// A table for each suite, with a column for each broker that it ran on; then the details of what failed.
-pub(crate) fn tables(records: &[Record]) -> String {
+///
+/// # Errors
+/// If a case is named so that it has no place in its table.
+pub(crate) fn tables(records: &[Record]) -> Result<String> {
     let mut suites: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in records {
         suites.entry(&record.suite).or_default().push(record);
     }
     let mut text = String::new();
-    for (suite, records) in suites {
-        let _ = writeln!(text, "{}", table(suite, &records));
+    for (suite, of_suite) in suites {
+        let table = match suite {
+            interop::SUITE => interop::table(records)?,
+            _ => table(suite, &of_suite),
+        };
+        let _ = writeln!(text, "{table}");
     }
     for record in records.iter().filter(|record| record.result == "failed") {
         let (case, broker, detail) = (&record.case, &record.broker, record.detail.trim());
         let _ = writeln!(text, "FAILED {case} on {broker}: {detail}");
     }
-    text
+    Ok(text)
+}
+
+/// A record of the suite that neither passed nor needs what its broker does not declare.
+///
+/// # Errors
+/// If the suite has no records.
+pub(crate) fn has_failed<'a>(records: &'a [Record], suite: &str) -> Result<Option<&'a Record>> {
+    let mut of_suite = records
+        .iter()
+        .filter(|record| record.suite == suite)
+        .peekable();
+    if of_suite.peek().is_none() {
+        return Err(format!("there is no record of suite {suite}").into());
+    }
+    Ok(of_suite.find(|record| !["passed", "not-declared"].contains(&record.result.as_str())))
 }
 
 fn table(suite: &str, records: &[&Record]) -> String {
@@ -120,7 +143,8 @@ fn rank(broker: &str) -> u8 {
     u8::from(!broker.contains("memory"))
 }
 
-fn aligned(lines: &[Vec<String>]) -> String {
+/// The cells in columns.
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -164,14 +188,18 @@ conformance   mq-memory         mq-amqp
 
 FAILED unroutable on mq-memory: confirmed instead
 ";
-        assert_eq!(tables(&parse(LINES).unwrap()), expected);
+        assert_eq!(tables(&parse(LINES).unwrap()).unwrap(), expected);
     }
 
     #[test]
     fn a_suite_of_one_broker_has_one_column() {
         let one = r#"{"suite":"faults","broker":"mq-amqp","case":"cut","result":"passed"}"#;
         let records = parse(&format!("{LINES}{one}")).unwrap();
-        assert!(tables(&records).contains("\nfaults  mq-amqp\n  cut   passed    0.00 s\n"));
+        assert!(
+            tables(&records)
+                .unwrap()
+                .contains("\nfaults  mq-amqp\n  cut   passed    0.00 s\n")
+        );
     }
 
     #[test]
@@ -180,7 +208,7 @@ FAILED unroutable on mq-memory: confirmed instead
         let mut again = records[1].clone();
         again.result = "passed".into();
         records.push(again);
-        assert!(tables(&records).contains("FAILED    1.50 s"));
+        assert!(tables(&records).unwrap().contains("FAILED    1.50 s"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::brokers::{Brokers, Wish};
 use crate::e2e;
 use crate::examples;
+use crate::pages;
 use crate::records;
 use crate::results::{Totals, run_tests};
 use crate::step::Steps;
@@ -34,7 +35,7 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
         } else {
             "are SKIPPED"
         };
-        format!("\n{BAR}\nThe tests and examples that need these brokers {verb}:\n{missing}\n{BAR}")
+        format!("\n{BAR}\nThe tests and examples that need these {verb}:\n{missing}\n{BAR}")
     });
     if let Some(warning) = &warning {
         eprintln!("{warning}");
@@ -66,12 +67,19 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
 
     steps.run("cases by broker", || {
         let found = records::read(brokers.records())?;
-        println!("{}", records::tables(&found));
-        match brokers.missing() {
-            None => e2e::all_took_part(&found),
-            Some(_) => Ok(()),
+        println!("{}", records::tables(&found)?);
+        if brokers.both_answer() {
+            e2e::all_took_part(&found)
+        } else {
+            Ok(())
         }
     });
+    if brokers.both_answer() {
+        steps.run("tables in the documentation", || {
+            let found = records::read(brokers.records())?;
+            pages::check(&workspace.root, &found, warning.is_none(), false)
+        });
+    }
     if let Some(warning) = &warning {
         eprintln!("{warning}");
     }

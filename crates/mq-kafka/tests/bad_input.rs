@@ -69,7 +69,7 @@ fn main() -> ExitCode {
             "a_login_that_the_listener_does_not_know_is_refused",
             unknown_login,
         );
-    // Ignored unless somebody has started such a listener: `compose/` has none.
+    // The Kafka of `compose/` has such a listener; somebody's own need not have one.
     let address = match env::var("MQ_KAFKA_LOGIN_SERVERS") {
         Ok(servers) => Address::Here(servers),
         Err(_) => Address::Missing("MQ_KAFKA_LOGIN_SERVERS is not set".to_owned()),

@@ -1,0 +1,127 @@
+//! Tables in the documentation that are made from test records, so that they say what was seen and nothing else.
+
+use std::path::Path;
+
+use crate::Result;
+use crate::records::Record;
+use crate::{interop, promises};
+
+/// A table between two comments of a page.
+struct Table {
+    file: &'static str,
+    name: &'static str,
+    /// Its records come from the peers too.
+    of_peers: bool,
+    render: fn(&[Record]) -> Result<String>,
+}
+
+const TABLES: [Table; 2] = [
+    Table {
+        file: "README.md",
+        name: "patterns",
+        of_peers: false,
+        render: promises::markdown,
+    },
+    Table {
+        file: "docs/guides/interop.md",
+        name: "interop",
+        of_peers: true,
+        render: interop::markdown,
+    },
+];
+
+/// Compares each table with the records, or writes it; without the peers only the tables that need none.
+///
+/// # Errors
+/// Names each page whose table is not what the records say, and the records that make no table.
+pub(crate) fn check(root: &Path, records: &[Record], peers: bool, update: bool) -> Result {
+    let mut wrong = Vec::new();
+    for table in TABLES.iter().filter(|table| peers || !table.of_peers) {
+        if let Err(error) = table.check(root, records, update) {
+            wrong.push(format!("{}, table {}: {error}", table.file, table.name));
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
+
+impl Table {
+    fn check(&self, root: &Path, records: &[Record], update: bool) -> Result {
+        let rendered = (self.render)(records)?;
+        let path = root.join(self.file);
+        let page = std::fs::read_to_string(&path)?;
+        let wanted = replaced(&page, self.name, &rendered)?;
+        if page == wanted {
+            return Ok(());
+        }
+        if !update {
+            return Err(
+                "it is not what the tests say; `cargo xtask e2e --update` writes it".into(),
+            );
+        }
+        println!("{} is written", self.file);
+        Ok(std::fs::write(path, wanted)?)
+    }
+}
+
+/// The page with what stands between the comments replaced.
+fn replaced(page: &str, name: &str, table: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- begin {name}"), format!("<!-- end {name} -->"));
+    let parts = page.split_once(&begin).and_then(|(before, rest)| {
+        let (comment, rest) = rest.split_once("-->\n")?;
+        let (_, after) = rest.split_once(&end)?;
+        Some(format!(
+            "{before}{begin}{comment}-->\n\n{table}\n{end}{after}"
+        ))
+    });
+    parts.ok_or_else(|| format!("the comments `{begin} … -->` and `{end}` are not there").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = "a\n<!-- begin t: made by x -->\n\nold\n\n<!-- end t -->\nb\n";
+
+    #[test]
+    fn only_what_stands_between_the_comments_is_replaced() {
+        let new = replaced(PAGE, "t", "| new |\n").unwrap();
+        let expected = "a\n<!-- begin t: made by x -->\n\n| new |\n\n<!-- end t -->\nb\n";
+        assert_eq!(new, expected);
+        assert_eq!(replaced(&new, "t", "| new |\n").unwrap(), new);
+        assert!(replaced("no comments", "t", "x").is_err());
+        assert!(replaced("<!-- begin t -->\n", "t", "x").is_err());
+    }
+
+    #[test]
+    fn a_page_that_differs_is_an_error_until_it_is_updated() {
+        let root = std::env::temp_dir().join(format!("xtask-pages-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::write(root.join("p.md"), PAGE).unwrap();
+        let table = Table {
+            file: "p.md",
+            name: "t",
+            of_peers: false,
+            render: |_| Ok("| new |\n".to_owned()),
+        };
+        let differs = table.check(&root, &[], false);
+        let written = table.check(&root, &[], true);
+        let same = table.check(&root, &[], false);
+        let page = std::fs::read_to_string(root.join("p.md")).unwrap();
+        std::fs::remove_dir_all(&root).unwrap();
+        assert!(differs.unwrap_err().to_string().contains("--update"));
+        assert!(written.is_ok() && same.is_ok() && page.contains("| new |"));
+    }
+
+    #[test]
+    fn every_page_has_its_comments() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for table in &TABLES {
+            let page = std::fs::read_to_string(root.join(table.file)).unwrap();
+            assert!(replaced(&page, table.name, "x\n").is_ok(), "{}", table.file);
+        }
+    }
+}
