@@ -1,5 +1,12 @@
-//! Holds nothing but the test of the README's program: the examples are in the folders beside this one.
+//! What the programs in the folders beside this one share: the command line, the connection, a
+//! worker in the background, and the error that a program ends with.
 
+mod args;
+mod background;
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod docs;
+mod error;
+
+pub use args::Args;
+pub use background::Background;
+pub use error::{Error, Result, within};

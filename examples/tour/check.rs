@@ -11,10 +11,7 @@ use std::{
 use mq_core::{MessageId, Reason, Received};
 use tokio::sync::watch;
 
-use crate::input::Record;
-
-/// The header that carries the token.
-pub(crate) const TOKEN: &str = "tour-token";
+use crate::{input::Record, tour::TOKEN};
 
 /// Both ends write into it; the check compares them. A clone shares it.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! A tour of the main job: a work queue, from publishing to the last dead letter, on any broker.
+//! A tour of all patterns on any broker. The main job comes first: a work queue, from publishing to
+//! the last dead letter, with both ends compared. Then the other patterns, each in short.
 //!
 //! ```text
 //! cargo run --example tour
@@ -6,27 +7,27 @@
 //! cargo run --example tour -- --broker kafka://127.0.0.1:9092 --input records.jsonl --key customer
 //! ```
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program that shows what it does"
-)]
-
 mod check;
+mod consumer_group;
+mod fan_out;
 mod input;
+mod pipeline;
+mod producer_consumer;
+mod routing;
 mod sample;
-mod steps;
+mod tour;
+mod work_queue;
+mod workers;
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, time::Instant};
 
-use mq_amqp::Amqp;
-use mq_kafka::Kafka;
-use mq_memory::Memory;
+use mq_core::Broker;
+use mq_examples::{Args, Result};
 
-use crate::steps::Plan;
+use crate::{tour::Tour, work_queue::Plan};
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> Result<()> {
     let flags = xflags::parse_or_exit! {
         /// `memory` (default), `amqp://user:password@host:port/vhost` or `kafka://host:port[,host:port]`.
         optional --broker broker: String
@@ -35,47 +36,32 @@ async fn main() -> ExitCode {
         optional --input file: PathBuf
         /// The field of the JSON records that is their ordering key.
         optional --key field: String
-        /// The queue. Default: `tour`, or `tour-TOKEN` with a token.
+        /// The queue, and what the names of all others begin with. Default: `tour`, or `tour-TOKEN` with
+        /// a token.
         optional --queue name: String
         /// A word that goes through the broker with every record and is printed when it is back.
         optional --token word: String
     };
-    let broker = flags.broker.unwrap_or_else(|| "memory".to_owned());
-    let result = match Plan::new(flags.input, flags.key, flags.queue, flags.token) {
-        Ok(plan) => run(&broker, plan).await,
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
-}
+    let queue = flags.queue.unwrap_or_else(|| match &flags.token {
+        Some(token) => format!("tour-{token}"),
+        None => "tour".to_owned(),
+    });
+    let args = Args::new(flags.broker.as_deref(), flags.token)?;
+    let plan = Plan::new(flags.input, flags.key)?;
+    let broker = args.connect().await?;
+    println!("All patterns on {} ({})", args.broker(), broker.product());
+    let tour = Tour::new(broker, queue, args.token());
 
-/// The one place that names a broker: everything else is the same for all of them.
-async fn run(broker: &str, plan: Plan) -> Result<(), Box<dyn Error + Send + Sync>> {
-    match broker.split_once("://") {
-        None if broker == "memory" => steps::tour("memory", Memory::new(), plan).await,
-        Some(("amqp" | "amqps", _)) => {
-            steps::tour("rabbitmq", Amqp::connect(broker).await?, plan).await
-        }
-        Some(("kafka", servers)) => {
-            steps::tour("kafka", Kafka::connect(servers).await?, plan).await
-        }
-        // The text may hold a password, so it is not repeated.
-        _ => Err("--broker is memory, amqp://… or kafka://host:port[,host:port]".into()),
-    }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+    work_queue::run(&tour, plan).await?;
+    println!("the other patterns");
+    let started = Instant::now();
+    producer_consumer::run(&tour).await?;
+    fan_out::run(&tour).await?;
+    routing::run(&tour).await?;
+    consumer_group::run(&tour).await?;
+    pipeline::run(&tour).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("every pattern did what it says, in {seconds:.2} s");
+    tour.broker.close().await?;
+    Ok(())
 }

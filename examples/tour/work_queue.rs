@@ -1,9 +1,7 @@
-//! The steps of the tour, written once for every broker.
+//! The main job: a work queue, from publishing to the last dead letter, with both ends compared.
 
 use std::{
     collections::BTreeMap,
-    error::Error,
-    hash::{BuildHasher, RandomState},
     io::Cursor,
     path::PathBuf,
     time::{Duration, Instant},
@@ -11,93 +9,64 @@ use std::{
 
 use mq_core::{
     Broker, ConsumePlan, Consumer, DeadLetters, Failure, FailureClass, Json, Reason, Received,
-    State, Subscription,
+    State, Subscription, dynamic::AnyBroker,
 };
+use mq_examples::{Background, Result};
 use mq_patterns::{producer_consumer::Producer, work_queue::WorkQueue};
 use mq_reliability::{
     dead_letter::DeadLetter,
     retry::{Policy, Retry},
 };
-use tokio::{
-    sync::{oneshot, watch},
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
-    check::{Attempted, Ledger, TOKEN, grouped},
+    check::{Attempted, Ledger, grouped},
     input::{Input, Record},
     sample::{SAMPLE, SAMPLE_KEY, Trouble},
+    tour::{TOKEN, Tour},
 };
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// What the tour is to do.
+/// What there is to do.
 #[derive(Debug)]
 pub(crate) struct Plan {
     input: Input,
     key: Option<String>,
-    queue: String,
-    token: String,
     /// The records of the sample fail where they say so; nobody else's do.
     sample: bool,
 }
 
 impl Plan {
-    /// Opens the input and fills in what was not given.
-    pub(crate) fn new(
-        input: Option<PathBuf>,
-        key: Option<String>,
-        queue: Option<String>,
-        token: Option<String>,
-    ) -> Result<Self, BoxError> {
+    /// Opens the input, or takes the built-in sample.
+    pub(crate) fn new(input: Option<PathBuf>, key: Option<String>) -> Result<Self> {
         let sample = input.is_none();
         let key = key.or_else(|| sample.then(|| SAMPLE_KEY.to_owned()));
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if token
-            .as_deref()
-            .is_some_and(|t| t.is_empty() || t.len() > 64 || !t.chars().all(allowed))
-        {
-            return Err("--token is 1 to 64 letters, digits, - or _".into());
-        }
-        let queue = queue.unwrap_or_else(|| match &token {
-            Some(token) => format!("tour-{token}"),
-            None => "tour".to_owned(),
-        });
         Ok(Self {
             input: match input {
                 Some(file) => Input::open(&file, key.as_deref())?,
                 None => Input::read(Cursor::new(SAMPLE), key.as_deref())?,
             },
             key,
-            queue,
-            token: token.unwrap_or_else(|| format!("{:016x}", RandomState::new().hash_one(()))),
             sample,
         })
     }
 }
 
 /// Publishes, works off, reads the dead letters back, and checks.
-pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result<(), BoxError> {
-    let Plan {
-        input,
-        key,
-        queue,
-        token,
-        sample,
-    } = plan;
+pub(crate) async fn run(tour: &Tour, plan: Plan) -> Result<()> {
+    let Plan { input, key, sample } = plan;
     let format = input.format();
-    println!("A work queue on {name} ({})", broker.product());
+    let (broker, queue) = (&tour.broker, tour.queue());
 
-    let ledger = Ledger::new(&token);
-    let jobs = WorkQueue::<Record, _>::new(&broker, queue.as_str());
+    println!("a work queue");
+    let ledger = Ledger::new(tour.token());
+    let jobs = WorkQueue::<Record, _>::new(broker, queue);
     jobs.declare().await?;
     println!("1. declared the queue {queue} and its dead-letter home {queue}.dead");
 
-    let mut worker = Running::start(&jobs, &ledger, key.is_some(), sample);
+    let mut worker = work_off(&jobs, &ledger, key.is_some(), sample);
     let started = Instant::now();
     let sent = tokio::select! {
-        sent = publish(&broker, &jobs, &ledger, input) => sent?,
+        sent = publish(broker, &jobs, &ledger, input) => sent?,
         end = worker.ended() => return Err(end),
     };
     println!(
@@ -111,7 +80,7 @@ pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result
     let mut progress = ledger.progress();
     tokio::select! {
         caught_up = wait_for(&mut progress, sent) => if let Err(error) = caught_up {
-            println!("   {error}");
+            println!("   {error:?}");
         },
         end = worker.ended() => return Err(end),
     }
@@ -139,7 +108,7 @@ pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result
         .collect();
     // One that is missing may have been rejected: its dead letter says why.
     let wanted = expected.len() + verdict.missing();
-    let letters = read_dead_letters(&broker, &jobs, &token, wanted).await?;
+    let letters = read_dead_letters(tour, &jobs, wanted).await?;
     println!("4. read {} dead letters back", letters.len());
     for (number, letter) in &letters {
         println!(
@@ -151,7 +120,6 @@ pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result
     }
 
     println!("5. compared both ends\n{verdict}");
-    broker.close().await?;
     let told =
         |(number, letter): (&u64, &DeadLetter)| (*number, (letter.reason(), letter.attempts()));
     if letters.iter().map(told).collect::<BTreeMap<_, _>>() != expected {
@@ -170,12 +138,12 @@ pub(crate) async fn tour<B: Broker>(name: &str, broker: B, plan: Plan) -> Result
 }
 
 /// Publishes every record, pipelined and confirmed, and never far ahead of the worker.
-async fn publish<B: Broker>(
-    broker: &B,
-    jobs: &WorkQueue<Record, B>,
+async fn publish(
+    broker: &AnyBroker,
+    jobs: &WorkQueue<Record, AnyBroker>,
     ledger: &Ledger,
     mut input: Input,
-) -> Result<usize, BoxError> {
+) -> Result<usize> {
     let envelope = ledger.clone();
     let token = ledger.token().to_owned();
     let mut producer = Producer::new(broker, jobs.destination().clone()).envelope(
@@ -205,7 +173,7 @@ async fn publish<B: Broker>(
 }
 
 /// Waits until so many records have come to their end.
-async fn wait_for(progress: &mut watch::Receiver<u64>, records: usize) -> Result<(), BoxError> {
+async fn wait_for(progress: &mut watch::Receiver<u64>, records: usize) -> Result<()> {
     loop {
         let finished = usize::try_from(*progress.borrow_and_update())?;
         if finished >= records {
@@ -218,53 +186,23 @@ async fn wait_for(progress: &mut watch::Receiver<u64>, records: usize) -> Result
     }
 }
 
-/// The worker, in a task of its own.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<mq_core::Result<()>>,
-}
-
-impl Running {
-    fn start<B: Broker>(
-        jobs: &WorkQueue<Record, B>,
-        ledger: &Ledger,
-        ordered: bool,
-        sample: bool,
-    ) -> Self {
-        let mut worker = jobs.worker(HANDLERS).prefetch(PREFETCH);
-        if ordered {
-            worker = worker.ordered_by_key();
-        }
-        let (stop, stopped) = oneshot::channel::<()>();
-        let policy =
-            Policy::fast(ATTEMPTS).backoff(Duration::from_millis(10), Duration::from_millis(100));
-        let run = worker
-            .layer(Retry::new(policy))
-            .state((ledger.clone(), sample))
-            .run(handle)
-            .with_graceful_shutdown(async {
-                let _ = stopped.await;
-            });
-        Self {
-            stop,
-            task: tokio::spawn(run.into_future()),
-        }
+/// The worker, in the background.
+fn work_off(
+    jobs: &WorkQueue<Record, AnyBroker>,
+    ledger: &Ledger,
+    ordered: bool,
+    sample: bool,
+) -> Background {
+    let mut worker = jobs.worker(HANDLERS).prefetch(PREFETCH);
+    if ordered {
+        worker = worker.ordered_by_key();
     }
-
-    /// Why the worker ended on its own.
-    async fn ended(&mut self) -> BoxError {
-        match (&mut self.task).await {
-            Ok(Ok(())) => "the worker ended too early".into(),
-            Ok(Err(error)) => error.into(),
-            Err(error) => error.into(),
-        }
-    }
-
-    /// Stops it once it has settled what it has.
-    async fn stop(self) -> Result<(), BoxError> {
-        let _ = self.stop.send(());
-        Ok(self.task.await??)
-    }
+    let policy =
+        Policy::fast(ATTEMPTS).backoff(Duration::from_millis(10), Duration::from_millis(100));
+    let worker = worker
+        .layer(Retry::new(policy))
+        .state((ledger.clone(), sample));
+    Background::start(worker.run(handle))
 }
 
 /// Handles one record: a real program would do its work here.
@@ -300,12 +238,11 @@ async fn handle(
 }
 
 /// Reads the dead letters of this run, until there are so many or none comes any more.
-async fn read_dead_letters<B: Broker>(
-    broker: &B,
-    jobs: &WorkQueue<Record, B>,
-    token: &str,
+async fn read_dead_letters(
+    tour: &Tour,
+    jobs: &WorkQueue<Record, AnyBroker>,
     wanted: usize,
-) -> Result<BTreeMap<u64, DeadLetter>, BoxError> {
+) -> Result<BTreeMap<u64, DeadLetter>> {
     let mut letters = BTreeMap::new();
     let Some(home) = jobs.destination().dead_letter_home().filter(|_| wanted > 0) else {
         return Ok(letters);
@@ -313,7 +250,7 @@ async fn read_dead_letters<B: Broker>(
     let home = Subscription::queue(home.name().clone());
     // What is read here is only looked at: nothing is rejected.
     let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
-    let mut consumer = broker.consumer(&home, plan).await?;
+    let mut consumer = tour.broker.consumer(&home, plan).await?;
     while letters.len() < wanted {
         let Ok(delivery) = timeout(QUIET, consumer.receive()).await else {
             break;
@@ -322,7 +259,7 @@ async fn read_dead_letters<B: Broker>(
             break;
         };
         // Those of an earlier run on the same queue are only taken away.
-        if delivery.headers().text(TOKEN) == Some(token) {
+        if tour.ours(delivery.received()) {
             let id = delivery.id().to_string();
             let number = id.rsplit('-').next().unwrap_or_default().parse()?;
             letters.insert(number, DeadLetter::of(delivery.received())?);
