@@ -2,6 +2,8 @@
 
 use std::{any::Any, error::Error as StdError, fmt, panic::Location};
 
+use mq_core::Capability;
+
 /// What a case yields: nothing, or why it failed.
 pub type Check<T = ()> = Result<T, Failure>;
 
@@ -11,6 +13,8 @@ pub type Check<T = ()> = Result<T, Failure>;
 pub struct Failure {
     text: String,
     at: &'static Location<'static>,
+    /// The case is about a capability that the broker does not declare.
+    not_declared: Option<String>,
 }
 
 impl Failure {
@@ -20,7 +24,23 @@ impl Failure {
         Self {
             text: text.into(),
             at: Location::caller(),
+            not_declared: None,
         }
+    }
+
+    /// Ends a case of [`Suite::case`](crate::Suite::case) that is about a capability which the
+    /// broker does not declare: it is ignored, and counted as *not declared*.
+    #[track_caller]
+    pub fn not_declared(capability: Capability) -> Self {
+        Self {
+            not_declared: Some(capability.to_string()),
+            ..Self::new(format!("not declared: {capability}"))
+        }
+    }
+
+    /// The capability that the broker does not declare, if that is why the case ended.
+    pub(crate) fn lacking(&self) -> Option<&str> {
+        self.not_declared.as_deref()
     }
 
     /// Puts what was being done in front.

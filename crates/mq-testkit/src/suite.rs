@@ -15,7 +15,7 @@ use libtest_mimic::Arguments;
 
 use crate::{
     Address, Check, Fixture, cases,
-    trial::{self, Planned, Verdict},
+    trial::{self, Planned},
 };
 
 /// The cases that a test program (`harness = false`) runs against one broker.
@@ -62,7 +62,7 @@ impl Suite {
         B: FnOnce(String) -> T + Send + 'static,
         T: Future<Output = Check>,
     {
-        let body = move |address, deadline| Verdict::of(trial::block_on(deadline, body(address)));
+        let body = move |address, deadline| trial::end_of(deadline, body(address));
         self.planned.push(Planned {
             name,
             needs: String::new(),

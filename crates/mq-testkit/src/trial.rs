@@ -118,21 +118,35 @@ pub(crate) fn block_on(
     deadline: Duration,
     case: impl Future<Output = Check>,
 ) -> Result<(), String> {
+    match end_of(deadline, case) {
+        Verdict::Passed => Ok(()),
+        other => Err(other.parts().1.to_owned()),
+    }
+}
+
+/// How a case ends that runs in a runtime of its own until its deadline; a panic is a failure.
+pub(crate) fn end_of(deadline: Duration, case: impl Future<Output = Check>) -> Verdict {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()
-        .map_err(|error| format!("no runtime: {error}"))?;
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Verdict::Failed(format!("no runtime: {error}")),
+    };
     let run = || runtime.block_on(async { tokio::time::timeout(deadline, case).await });
-    let result = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(Ok(()))) => Ok(()),
-        Ok(Ok(Err(failure))) => Err(failure.to_string()),
-        Ok(Err(_)) => Err(format!("not done within its deadline of {deadline:?}")),
-        Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
+    let verdict = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(Ok(()))) => Verdict::Passed,
+        Ok(Ok(Err(failure))) => match failure.lacking() {
+            Some(capability) => Verdict::NotDeclared(capability.to_owned()),
+            None => Verdict::Failed(failure.to_string()),
+        },
+        Ok(Err(_)) => Verdict::Failed(format!("not done within its deadline of {deadline:?}")),
+        Err(panic) => Verdict::Failed(format!("panicked: {}", panic_text(&*panic))),
     };
     // A task that never ends must not keep the program from ending.
     runtime.shutdown_timeout(LEFTOVERS);
-    result
+    verdict
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -159,6 +173,14 @@ mod tests {
         assert_eq!(panicked, Err("panicked: odd 1".to_owned()));
         let late = block_on(Duration::from_millis(1), std::future::pending());
         assert_eq!(late, Err("not done within its deadline of 1ms".to_owned()));
+    }
+
+    #[test]
+    fn a_case_about_what_the_broker_does_not_declare_is_neither_passed_nor_failed() {
+        let end = end_of(SOON, async {
+            Err(Failure::not_declared(mq_core::Capability::Partitions))
+        });
+        assert!(matches!(end, Verdict::NotDeclared(what) if what == "partitions"));
     }
 
     #[test]

@@ -27,8 +27,13 @@
 //!
 //! # Tests
 //!
-//! `tests/producer_consumer.rs` on the in-process broker; the example `tour` publishes with
-//! [`Producer`] on every broker.
+//! `tests/producer_consumer.rs` and `tests/producer_window.rs` on the in-process broker. On all
+//! three, in `tests/promises`:
+//!
+//! * `producer_consumer: every confirmed item is received`
+//! * `producer_consumer: items of one key are received in the order sent`
+//! * `producer_consumer: what cannot be decoded goes to the dead letters byte for byte, and the
+//!   consumer goes on`
 //!
 //! # Example
 //!

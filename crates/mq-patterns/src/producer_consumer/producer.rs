@@ -4,14 +4,13 @@ use std::{
     collections::VecDeque,
     fmt,
     future::{Future, poll_fn},
-    marker::PhantomData,
     mem,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
 use mq_core::{
-    Broker, Destination, Error, Message, MessageBuilder, Publisher, Receipt, Result,
+    Broker, Datatype, Destination, Error, Message, MessageBuilder, Publisher, Receipt, Result,
     codec::{Codec, JsonCodec},
 };
 use serde::Serialize;
@@ -24,14 +23,11 @@ use serde::Serialize;
 pub struct Producer<T, P: Publisher, C = JsonCodec> {
     publisher: P,
     to: Destination,
-    envelope: Option<Envelope<T>>,
+    items: Datatype<T, C>,
     window: usize,
     pending: VecDeque<Pending<P::Pending>>,
     sent: Sent,
-    codec: PhantomData<fn() -> C>,
 }
-
-type Envelope<T> = Box<dyn Fn(&T, MessageBuilder) -> MessageBuilder + Send + Sync>;
 
 struct Pending<F> {
     message: Message,
@@ -64,11 +60,10 @@ impl<T, P: Publisher> Producer<T, P> {
         Self {
             publisher: broker.publisher(),
             to,
-            envelope: None,
+            items: Datatype::new(),
             window: 1024,
             pending: VecDeque::new(),
             sent: Sent::default(),
-            codec: PhantomData,
         }
     }
 }
@@ -80,11 +75,10 @@ impl<T, P: Publisher, C: Codec> Producer<T, P, C> {
         Producer {
             publisher: self.publisher,
             to: self.to,
-            envelope: self.envelope,
+            items: self.items.codec(),
             window: self.window,
             pending: self.pending,
             sent: self.sent,
-            codec: PhantomData,
         }
     }
 
@@ -95,7 +89,7 @@ impl<T, P: Publisher, C: Codec> Producer<T, P, C> {
         mut self,
         envelope: impl Fn(&T, MessageBuilder) -> MessageBuilder + Send + Sync + 'static,
     ) -> Self {
-        self.envelope = Some(Box::new(envelope));
+        self.items = self.items.envelope(envelope);
         self
     }
 
@@ -169,12 +163,7 @@ impl<T: Serialize, P: Publisher, C: Codec> Producer<T, P, C> {
         {
             return Err(failed.error.clone());
         }
-        let builder = Message::encode::<C, T>(item)?;
-        let message = match &self.envelope {
-            Some(envelope) => envelope(item, builder),
-            None => builder,
-        }
-        .build();
+        let message = self.items.message(item)?;
         let outcome = self.publisher.enqueue(&self.to, message.clone()).await?;
         self.pending.push_back(Pending {
             message,

@@ -27,8 +27,13 @@
 //!
 //! # Tests
 //!
-//! `tests/work_queue.rs` on the in-process broker; the example `tour` on every broker, with the
-//! set of jobs, their checksums and their order checked at the end.
+//! `tests/work_queue.rs` on the in-process broker. On all three, in `tests/promises`:
+//!
+//! * `work_queue: each job is done once, by one of several workers`
+//! * `work_queue: the jobs of a killed worker are done by others` (a process that is killed, on the
+//!   brokers that outlive one)
+//! * `work_queue: a slow worker holds up at most its prefetch, or the partitions it has`
+//! * `work_queue: a job that never succeeds goes to the dead letters`
 //!
 //! # Example
 //!

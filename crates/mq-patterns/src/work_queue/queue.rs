@@ -1,10 +1,10 @@
 //! A queue of jobs of one type.
 
-use std::{fmt, marker::PhantomData, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use mq_core::{
-    Broker, Destination, Error, Message, MessageBuilder, PendingBatch, Publisher, Receipt, Result,
-    Subscription, Worker,
+    Broker, Datatype, Destination, MessageBuilder, Publisher, Receipt, Result, Subscription,
+    Worker,
     codec::{Codec, JsonCodec},
 };
 use serde::Serialize;
@@ -15,11 +15,8 @@ use serde::Serialize;
 pub struct WorkQueue<T, B, C = JsonCodec> {
     broker: B,
     queue: Destination,
-    envelope: Option<Envelope<T>>,
-    codec: PhantomData<fn() -> C>,
+    jobs: Datatype<T, C>,
 }
-
-type Envelope<T> = Arc<dyn Fn(&T, MessageBuilder) -> MessageBuilder + Send + Sync>;
 
 impl<T, B: Broker> WorkQueue<T, B> {
     /// The queue of this name, with jobs as JSON.
@@ -27,8 +24,7 @@ impl<T, B: Broker> WorkQueue<T, B> {
         Self {
             broker: broker.clone(),
             queue: Destination::queue(name),
-            envelope: None,
-            codec: PhantomData,
+            jobs: Datatype::new(),
         }
     }
 }
@@ -40,8 +36,7 @@ impl<T, B: Broker, C: Codec> WorkQueue<T, B, C> {
         WorkQueue {
             broker: self.broker,
             queue: self.queue,
-            envelope: self.envelope,
-            codec: PhantomData,
+            jobs: self.jobs.codec(),
         }
     }
 
@@ -52,7 +47,7 @@ impl<T, B: Broker, C: Codec> WorkQueue<T, B, C> {
         mut self,
         envelope: impl Fn(&T, MessageBuilder) -> MessageBuilder + Send + Sync + 'static,
     ) -> Self {
-        self.envelope = Some(Arc::new(envelope));
+        self.jobs = self.jobs.envelope(envelope);
         self
     }
 
@@ -94,13 +89,13 @@ impl<T: Serialize, B: Broker, C: Codec> WorkQueue<T, B, C> {
     ///
     /// # Errors
     /// [`Codec`](mq_core::ErrorKind::Codec) if the job cannot be written, else as
-    /// [`Publisher::publish`]: [`possibly_delivered`](Error::possibly_delivered) tells whether
+    /// [`Publisher::publish`]: [`possibly_delivered`](mq_core::Error::possibly_delivered) tells whether
     /// submitting it again can make a second one.
     ///
     /// # Cancel safety
     /// Dropped, the job may or may not be stored.
     pub async fn submit(&self, job: &T) -> Result<Receipt> {
-        let message = self.message(job)?;
+        let message = self.jobs.message(job)?;
         self.broker.publisher().publish(&self.queue, message).await
     }
 
@@ -111,58 +106,18 @@ impl<T: Serialize, B: Broker, C: Codec> WorkQueue<T, B, C> {
     /// # Cancel safety
     /// Dropped, each of the jobs may or may not be stored.
     pub async fn submit_all(&self, jobs: &[T]) -> Vec<Result<Receipt>> {
+        let to = |_: &T| self.queue.clone();
         let publisher = self.broker.publisher();
-        let mut submitted = Vec::with_capacity(jobs.len().div_ceil(CHUNK));
-        for jobs in jobs.chunks(CHUNK) {
-            let mut messages = Vec::with_capacity(jobs.len());
-            let mut unwritable = Vec::new();
-            for (place, job) in jobs.iter().enumerate() {
-                match self.message(job) {
-                    Ok(message) => messages.push(message),
-                    Err(error) => unwritable.push((place, error)),
-                }
-            }
-            let stored = publisher.enqueue_batch(&self.queue, messages).await;
-            submitted.push(Submitted { stored, unwritable });
-        }
-        let mut outcomes = Vec::with_capacity(jobs.len());
-        for Submitted { stored, unwritable } in submitted {
-            let start = outcomes.len();
-            outcomes.extend(stored.await);
-            // In ascending order, so that each place is the final one.
-            for (place, error) in unwritable {
-                outcomes.insert(start + place, Err(error));
-            }
-        }
-        outcomes
-    }
-
-    fn message(&self, job: &T) -> Result<Message> {
-        let message = Message::encode::<C, T>(job)?;
-        Ok(match &self.envelope {
-            Some(envelope) => envelope(job, message),
-            None => message,
-        }
-        .build())
+        self.jobs.publish_all(&publisher, jobs, to).await
     }
 }
-
-/// The outcomes of one chunk: of what was sent, and of what could not be written.
-struct Submitted {
-    stored: PendingBatch,
-    unwritable: Vec<(usize, Error)>,
-}
-
-/// Enough to share the cost of a round trip, few enough to encode in a moment.
-const CHUNK: usize = 256;
 
 impl<T, B: Clone, C> Clone for WorkQueue<T, B, C> {
     fn clone(&self) -> Self {
         Self {
             broker: self.broker.clone(),
             queue: self.queue.clone(),
-            envelope: self.envelope.clone(),
-            codec: PhantomData,
+            jobs: self.jobs.clone(),
         }
     }
 }

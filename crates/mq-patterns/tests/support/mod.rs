@@ -1,0 +1,105 @@
+//! What the tests on the in-process broker share: workers beside a test, reports of handlers, dead
+//! letters.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    reason = "each test program uses a part of it, and a test that cannot go on has failed"
+)]
+
+use std::{fmt::Debug, time::Duration};
+
+use mq_core::{Broker, ConsumePlan, Consumer, Received, Result, Run, Subscription};
+use mq_memory::Memory;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A worker beside the test.
+pub struct Running(oneshot::Sender<()>, JoinHandle<Result<()>>);
+
+/// Runs a worker beside the test.
+pub fn start(run: Run) -> Running {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run = run.with_graceful_shutdown(async move {
+        let _ = stopped.await;
+    });
+    Running(stop, tokio::spawn(run.into_future()))
+}
+
+impl Running {
+    /// Stops it; it has to end without an error.
+    pub async fn stop(self) {
+        self.0.send(()).expect("the worker waits");
+        timeout(DEADLINE, self.1)
+            .await
+            .expect("an end in time")
+            .expect("no panic")
+            .expect("a clean end");
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub async fn abort(self) {
+        self.1.abort();
+        self.1.await.expect_err("it was still running");
+    }
+}
+
+/// A channel for what handlers report.
+pub fn reports<T>() -> (mpsc::Sender<T>, mpsc::Receiver<T>) {
+    mpsc::channel(10_000)
+}
+
+/// The next so many reports.
+pub async fn take<T: Debug>(from: &mut mpsc::Receiver<T>, count: usize) -> Vec<T> {
+    let mut taken = Vec::with_capacity(count);
+    while taken.len() < count {
+        let report = timeout(DEADLINE, from.recv()).await;
+        taken.push(report.expect("a report in time").expect("a report"));
+    }
+    taken
+}
+
+/// Takes so many messages of a subscription, acknowledged.
+pub async fn drain(broker: &Memory, from: &Subscription, count: usize) -> Vec<Received> {
+    let mut consumer = broker
+        .consumer(from, ConsumePlan::new())
+        .await
+        .expect("a consumer");
+    let mut taken = Vec::with_capacity(count);
+    while taken.len() < count {
+        let delivery = timeout(DEADLINE, consumer.receive())
+            .await
+            .expect("a message in time")
+            .expect("no error")
+            .expect("a message");
+        taken.push(delivery.received().clone());
+        delivery.ack().expect("in time");
+    }
+    consumer.close().await.expect("closed");
+    taken
+}
+
+/// Takes so many messages of a queue, acknowledged.
+pub async fn queue(broker: &Memory, name: &str, count: usize) -> Vec<Received> {
+    drain(broker, &Subscription::queue(name), count).await
+}
+
+/// Nothing is in the queue: the wait for a message does not end. To be used with a paused clock.
+pub async fn nothing(broker: &Memory, name: &str) {
+    let mut consumer = broker
+        .consumer(&Subscription::queue(name), ConsumePlan::new())
+        .await
+        .expect("a consumer");
+    let next = timeout(Duration::from_hours(1), consumer.receive()).await;
+    assert!(next.is_err(), "{next:?}");
+}
+
+/// The bytes of a message.
+pub fn bytes(received: &Received) -> Option<&[u8]> {
+    received.payload().map(|payload| &payload[..])
+}
