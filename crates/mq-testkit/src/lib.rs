@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod checker;
+pub mod history;
+
 mod address;
 mod cases;
 mod checks;
