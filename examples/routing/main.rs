@@ -75,17 +75,16 @@ async fn route(
         message.header("region", region.to_owned())
     });
     topic.declare().await?;
-    let declare =
-        |(name, filter, _): &(_, Filter, _)| topic.declare_subscriber(*name, filter.clone());
-    try_join_all(subscribers.iter().map(declare)).await?;
-
     let (sender, mut receiver) = mpsc::channel(16);
-    let mut workers = Vec::new();
+    let mut declared = Vec::new();
+    let mut to_run = Vec::new();
     for (name, filter, _) in subscribers {
-        let worker = topic.subscriber(*name, filter.clone());
-        let worker = worker.state((*name, sender.clone())).run(subscriber);
-        workers.push(Background::start(worker));
+        let who = topic.subscriber(*name, filter.clone());
+        declared.push(who.declare());
+        to_run.push(who.worker().state((*name, sender.clone())).run(subscriber));
     }
+    try_join_all(declared).await?;
+    let workers: Vec<_> = to_run.into_iter().map(Background::start).collect();
     drop(sender);
     for event in events {
         topic.publish(&(*event).to_owned()).await?;

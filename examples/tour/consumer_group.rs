@@ -33,9 +33,7 @@ pub(crate) async fn run(tour: &Tour) -> Result<()> {
     workers.start("balances", balances.member(2));
     workers.start("balances", balances.member(2));
     workers.start("audit", audit.member(2));
-    for outcome in balances.publish_all(&bookings).await {
-        outcome?;
-    }
+    balances.publish_all(&bookings).await.all_confirmed()?;
     let taken = workers.take(2 * bookings.len()).await?;
 
     let due: BTreeSet<_> = bookings.iter().map(String::as_str).collect();

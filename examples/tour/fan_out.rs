@@ -12,19 +12,15 @@ use crate::{
 pub(crate) async fn run(tour: &Tour) -> Result<()> {
     let topic = FanOut::new(&tour.broker, tour.name("events")).envelope(tour.stamp());
     topic.declare().await?;
-    tokio::try_join!(
-        topic.declare_subscriber("mail"),
-        topic.declare_subscriber("stock")
-    )?;
+    let (mail, stock) = (topic.subscriber("mail"), topic.subscriber("stock"));
+    tokio::try_join!(mail.declare(), stock.declare())?;
     let mut listener = topic.listener().await?;
     let events = ["ordered", "paid", "sent"].map(str::to_owned);
-    for outcome in topic.publish_all(&events).await {
-        outcome?;
-    }
+    topic.publish_all(&events).await.all_confirmed()?;
 
     let mut workers = Workers::new(tour);
-    workers.start("mail", topic.subscriber("mail"));
-    workers.start("stock", topic.subscriber("stock"));
+    workers.start("mail", mail.worker());
+    workers.start("stock", stock.worker());
     let taken = workers.take(2 * events.len()).await?;
     check("fan_out, mail", texts(&taken, "mail"), &events)?;
     check("fan_out, stock", texts(&taken, "stock"), &events)?;

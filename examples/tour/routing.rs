@@ -19,22 +19,19 @@ pub(crate) async fn run(tour: &Tour) -> Result<()> {
             stamp(event, message).header("region", region)
         });
     topic.declare().await?;
-    let exact = Filter::exact("us.lost");
-    let pattern = Filter::pattern("*.paid");
-    let header = Filter::AllHeaders(vec![("region".to_owned(), "us".to_owned())]);
-    tokio::try_join!(
-        topic.declare_subscriber("exact", exact.clone()),
-        topic.declare_subscriber("pattern", pattern.clone()),
-        topic.declare_subscriber("header", header.clone()),
-    )?;
+    let us = Filter::AllHeaders(vec![("region".to_owned(), "us".to_owned())]);
+    let exact = topic.subscriber("exact", Filter::exact("us.lost"));
+    let pattern = topic.subscriber("pattern", Filter::pattern("*.paid"));
+    let header = topic.subscriber("header", us);
+    tokio::try_join!(exact.declare(), pattern.declare(), header.declare())?;
 
     for event in ["us.paid", "eu.lost", "eu.paid", "us.lost"] {
         topic.publish(&event.to_owned()).await?;
     }
     let mut workers = Workers::new(tour);
-    workers.start("exact", topic.subscriber("exact", exact));
-    workers.start("pattern", topic.subscriber("pattern", pattern));
-    workers.start("header", topic.subscriber("header", header));
+    workers.start("exact", exact.worker());
+    workers.start("pattern", pattern.worker());
+    workers.start("header", header.worker());
     let taken = workers.take(5).await?;
     check("routing, exact", texts(&taken, "exact"), ["us.lost"])?;
     check(

@@ -5,8 +5,8 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use serde::Serialize;
 
 use crate::{
-    Destination, Error, ErrorKind, Message, MessageBuilder, PendingBatch, Publisher, Receipt,
-    Result, codec::Codec,
+    Destination, Error, ErrorKind, Message, MessageBuilder, Outcomes, PendingBatch, Publisher,
+    Receipt, Result, codec::Codec,
 };
 
 /// How values of the type `T` become messages: by the codec `C`, in an envelope
@@ -24,9 +24,9 @@ use crate::{
 /// let readings = Datatype::<f64, JsonCodec>::new()
 ///     .envelope(|celsius, message| message.header("hot", (*celsius > 30.0).to_string()));
 /// let to = |_: &f64| Destination::queue("readings");
-/// for outcome in readings.publish_all(&broker.publisher(), &[21.5, 33.0], to).await {
-///     outcome?; // one for each value, in their order
-/// }
+/// let outcomes = readings.publish_all(&broker.publisher(), &[21.5, 33.0], to).await;
+/// assert_eq!(outcomes.len(), 2); // one for each value, in their order
+/// outcomes.all_confirmed()?;
 /// # Ok(())
 /// # }
 /// ```
@@ -92,7 +92,7 @@ impl<T: Serialize, C: Codec> Datatype<T, C> {
         publisher: &impl Publisher,
         values: &[T],
         to: impl Fn(&T) -> Destination,
-    ) -> Vec<Result<Receipt>> {
+    ) -> Outcomes {
         let unknown = Error::new(ErrorKind::Bug, "publish", "the publisher told no outcome");
         let mut outcomes: Vec<Result<Receipt>> = vec![Err(unknown); values.len()];
         let mut under_way = Vec::new();
@@ -118,7 +118,7 @@ impl<T: Serialize, C: Codec> Datatype<T, C> {
                 outcomes[place] = outcome;
             }
         }
-        outcomes
+        outcomes.into()
     }
 }
 

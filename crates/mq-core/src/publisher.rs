@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    ops::Deref,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -121,7 +122,7 @@ pub trait Publisher: Clone + Send + Sync + 'static {
         &self,
         to: &Destination,
         messages: Vec<Message>,
-    ) -> impl Future<Output = Vec<Result<Receipt>>> + Send {
+    ) -> impl Future<Output = Outcomes> + Send {
         async move { self.enqueue_batch(to, messages).await.await }
     }
 }
@@ -239,15 +240,55 @@ impl PendingBatch {
 }
 
 impl Future for PendingBatch {
-    type Output = Vec<Result<Receipt>>;
+    type Output = Outcomes;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcomes> {
+        self.0.as_mut().poll(cx).map(Outcomes)
     }
 }
 
 impl fmt::Debug for PendingBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PendingBatch")
+    }
+}
+
+/// What became of each message of a batch, in the order of the messages.
+///
+/// It dereferences to a slice, and iterates over the results.
+#[derive(Debug, Clone)]
+#[must_use = "a message that is not stored is told here and nowhere else"]
+pub struct Outcomes(Vec<Result<Receipt>>);
+
+impl Outcomes {
+    /// The receipts, if every message was confirmed.
+    ///
+    /// # Errors
+    /// That of the first message that was not. Others may be stored, or have failed too.
+    pub fn all_confirmed(self) -> Result<Vec<Receipt>> {
+        self.0.into_iter().collect()
+    }
+}
+
+impl From<Vec<Result<Receipt>>> for Outcomes {
+    fn from(outcomes: Vec<Result<Receipt>>) -> Self {
+        Self(outcomes)
+    }
+}
+
+impl Deref for Outcomes {
+    type Target = [Result<Receipt>];
+
+    fn deref(&self) -> &[Result<Receipt>] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Outcomes {
+    type Item = Result<Receipt>;
+    type IntoIter = std::vec::IntoIter<Result<Receipt>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }

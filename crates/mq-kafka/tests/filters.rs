@@ -121,9 +121,11 @@ async fn ephemeral_passes(servers: String) -> Check {
     // More than a partition may have between its watermark and its newest record.
     let other = topic.clone().routing_key("other");
     let many = (0..25_000).map(|_| Message::new("x").build()).collect();
-    for outcome in kafka.publisher().publish_batch(&other, many).await {
-        outcome?;
-    }
+    kafka
+        .publisher()
+        .publish_batch(&other, many)
+        .await
+        .all_confirmed()?;
     let wanted = topic.clone().routing_key("wanted");
     kafka
         .publisher()

@@ -201,9 +201,11 @@ async fn stale_after_revoke(servers: String) -> Check {
     let keys: Vec<Message> = (0..200_u32)
         .map(|n| Message::new(n.to_string()).key(n.to_string()).build())
         .collect();
-    for outcome in kafka.publisher().publish_batch(&queue, keys).await {
-        outcome?;
-    }
+    kafka
+        .publisher()
+        .publish_batch(&queue, keys)
+        .await
+        .all_confirmed()?;
     let plan = || ConsumePlan::new().prefetch(500);
     let source = Subscription::queue(queue.name().clone());
     let mut first = kafka.consumer(&source, plan()).await?;

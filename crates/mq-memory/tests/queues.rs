@@ -120,7 +120,8 @@ async fn one_batch_wakes_as_many_consumers_as_it_has_work_for() {
     }
     tokio::task::yield_now().await;
     let batch = (0..3).map(|_| Message::new("x").build()).collect();
-    broker.publisher().publish_batch(&queue, batch).await;
+    let stored = broker.publisher().publish_batch(&queue, batch).await;
+    stored.all_confirmed().expect("confirmed");
     let mut open = Vec::new();
     for consumer in waiting {
         open.push(

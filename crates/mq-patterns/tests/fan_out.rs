@@ -25,7 +25,11 @@ async fn declared(broker: &Memory, topic: &str, subscribers: &[&str]) -> FanOut<
     let topic = FanOut::new(broker, topic);
     topic.declare().await.expect("a topic");
     for name in subscribers {
-        topic.declare_subscriber(*name).await.expect("a subscriber");
+        topic
+            .subscriber(*name)
+            .declare()
+            .await
+            .expect("a subscriber");
     }
     topic
 }
@@ -136,10 +140,15 @@ async fn an_undecodable_event_is_dead_for_each_subscriber_apart() {
     topic.publish(&8).await.expect("stored");
     for name in ["a", "b"] {
         let (to, mut handled) = reports();
-        let worker = start(topic.subscriber(name).run(move |Json(event): Json<u32>| {
-            let to = to.clone();
-            async move { to.send(event).await }
-        }));
+        let worker = start(
+            topic
+                .subscriber(name)
+                .worker()
+                .run(move |Json(event): Json<u32>| {
+                    let to = to.clone();
+                    async move { to.send(event).await }
+                }),
+        );
         assert_eq!(take(&mut handled, 1).await, [8]);
         worker.stop().await;
         let letter = queue(&broker, &format!("events.{name}.dead"), 1)
@@ -161,13 +170,19 @@ async fn names_with_dots_may_share_a_home_where_the_origin_tells_them_apart() {
     for (topic, name) in [(&one, "bills"), (&other, "eu.bills")] {
         topic.publish(&7).await.expect("stored");
         let (to, mut begun) = reports();
-        let worker = start(topic.subscriber(name).max_attempts(1).run(move || {
-            let to = to.clone();
-            async move {
-                let _ = to.send(()).await;
-                Err::<(), _>("no")
-            }
-        }));
+        let worker = start(
+            topic
+                .subscriber(name)
+                .worker()
+                .max_attempts(1)
+                .run(move || {
+                    let to = to.clone();
+                    async move {
+                        let _ = to.send(()).await;
+                        Err::<(), _>("no")
+                    }
+                }),
+        );
         take(&mut begun, 1).await;
         worker.stop().await;
     }
@@ -188,7 +203,7 @@ async fn events_travel_in_their_envelope_and_codec() {
         .envelope(|event: &u32, message| message.key(format!("key {event}")).header("who", "me"))
         .codec::<PostcardCodec>();
     topic.declare().await.expect("declared");
-    topic.declare_subscriber("s").await.expect("declared");
+    topic.subscriber("s").declare().await.expect("declared");
     let mut listener = topic.listener().await.expect("a listener");
     topic.publish(&300).await.expect("stored");
     let heard = listener.next().await.expect("no error").expect("an event");
@@ -209,7 +224,11 @@ async fn names_that_no_broker_takes_are_refused() {
     let error = topic.declare().await.expect_err("empty");
     assert_eq!(error.kind(), ErrorKind::InvalidName);
     let topic = declared(&broker, "events", &[]).await;
-    let error = topic.declare_subscriber("a\nb").await.expect_err("control");
+    let error = topic
+        .subscriber("a\nb")
+        .declare()
+        .await
+        .expect_err("control");
     assert_eq!(error.kind(), ErrorKind::InvalidName);
 }
 

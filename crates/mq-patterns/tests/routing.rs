@@ -39,7 +39,7 @@ async fn without_a_route_an_event_has_the_empty_key() {
     let topic = Routing::new(&broker, "numbers");
     topic.declare().await.expect("a topic");
     let filter = Filter::exact("");
-    let declared = topic.declare_subscriber("s", filter.clone()).await;
+    let declared = topic.subscriber("s", filter.clone()).declare().await;
     declared.expect("a subscriber");
     topic.publish(&7).await.expect("stored");
     let from = Subscription::durable("numbers", "s").filter(filter);
@@ -60,7 +60,7 @@ async fn an_event_goes_to_every_subscriber_whose_filter_takes_it() {
         ("word", Filter::pattern("*"), vec![0, 1, 2, 3]),
     ];
     for (name, filter, _) in &filters {
-        let declared = topic.declare_subscriber(*name, filter.clone()).await;
+        let declared = topic.subscriber(*name, filter.clone()).declare().await;
         declared.expect("a subscriber");
     }
     assert!(
@@ -89,7 +89,10 @@ async fn an_event_goes_to_every_subscriber_whose_filter_takes_it() {
 async fn events_are_counted_as_unroutable_one_by_one_where_somebody_has_to_take_them() {
     let broker = Memory::new();
     let topic = declared(&broker).await.mandatory();
-    let odd = topic.declare_subscriber("odd", Filter::exact("odd")).await;
+    let odd = topic
+        .subscriber("odd", Filter::exact("odd"))
+        .declare()
+        .await;
     odd.expect("a subscriber");
     let outcomes = topic.publish_all(&[0, 1, 2, 3]).await;
     let kinds: Vec<_> = outcomes
@@ -123,7 +126,7 @@ async fn a_filter_that_no_broker_keeps_is_refused_when_it_is_declared() {
     let broker = Memory::new();
     let topic = declared(&broker).await;
     for filter in [Filter::exact("k".repeat(256)), Filter::AnyHeader(vec![])] {
-        let error = topic.declare_subscriber("s", filter).await;
+        let error = topic.subscriber("s", filter).declare().await;
         assert_eq!(error.expect_err("refused").kind(), ErrorKind::Config);
     }
 }
@@ -134,7 +137,8 @@ async fn an_undecodable_event_goes_to_the_subscribers_own_dead_letters() {
     let topic = declared(&broker).await;
     let odd = || Filter::exact("odd");
     topic
-        .declare_subscriber("s", odd())
+        .subscriber("s", odd())
+        .declare()
         .await
         .expect("a subscriber");
     let to = topic.destination(&7);
@@ -142,12 +146,14 @@ async fn an_undecodable_event_goes_to_the_subscribers_own_dead_letters() {
     stored.expect("stored");
     topic.publish(&9).await.expect("stored");
     let (seen, mut handled) = reports();
-    let worker = topic
-        .subscriber("s", odd())
-        .run(move |mq_core::Json(n): mq_core::Json<u32>| {
-            let seen = seen.clone();
-            async move { seen.send(n).await }
-        });
+    let worker =
+        topic
+            .subscriber("s", odd())
+            .worker()
+            .run(move |mq_core::Json(n): mq_core::Json<u32>| {
+                let seen = seen.clone();
+                async move { seen.send(n).await }
+            });
     let worker = start(worker);
     assert_eq!(take(&mut handled, 1).await, [9]);
     worker.stop().await;
@@ -166,7 +172,7 @@ async fn events_travel_in_their_envelope_and_codec() {
         .codec::<PostcardCodec>();
     topic.declare().await.expect("a topic");
     let wanted = Filter::AllHeaders(vec![("parity".into(), "even".into())]);
-    let declared = topic.declare_subscriber("s", wanted.clone()).await;
+    let declared = topic.subscriber("s", wanted.clone()).declare().await;
     declared.expect("a subscriber");
     assert!(
         topic

@@ -83,7 +83,8 @@ async fn every_job_is_done_once_by_one_of_the_workers() {
 #[tokio::test]
 async fn a_slow_worker_holds_up_no_more_than_its_prefetch() {
     let queue = declared("jobs").await;
-    queue.submit_all(&[0, 1, 2, 3, 4, 5, 6, 7]).await;
+    let submitted = queue.submit_all(&[0, 1, 2, 3, 4, 5, 6, 7]).await;
+    submitted.all_confirmed().unwrap();
     let (begun, mut first) = mpsc::channel(8);
     let (_never, hold) = tokio::sync::watch::channel(());
     let stuck = queue

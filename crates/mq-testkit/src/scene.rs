@@ -129,9 +129,11 @@ impl<F: Fixture> Scene<F> {
         messages: Vec<Message>,
     ) -> impl Future<Output = Check> + Send {
         located(async move {
-            for outcome in self.broker.publisher().publish_batch(to, messages).await {
-                outcome?;
-            }
+            self.broker
+                .publisher()
+                .publish_batch(to, messages)
+                .await
+                .all_confirmed()?;
             Ok(())
         })
     }

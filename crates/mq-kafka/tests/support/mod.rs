@@ -46,9 +46,11 @@ pub async fn fill(kafka: &Kafka, queue: &Destination, numbers: std::ops::Range<u
     let messages = numbers
         .map(|n| Message::new(n.to_string()).key("one").build())
         .collect();
-    for outcome in kafka.publisher().publish_batch(queue, messages).await {
-        outcome?;
-    }
+    kafka
+        .publisher()
+        .publish_batch(queue, messages)
+        .await
+        .all_confirmed()?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use mq_core::{
-    Broker, Datatype, Destination, Filter, MessageBuilder, Publisher, Receipt, Result,
+    Broker, Datatype, Destination, Filter, MessageBuilder, Outcomes, Publisher, Receipt, Result,
     Subscription, Worker,
     codec::{Codec, JsonCodec},
 };
@@ -115,7 +115,7 @@ impl<T: Serialize, B: Broker, C: Codec> ConsumerGroup<T, B, C> {
     ///
     /// # Cancel safety
     /// Dropped, each of the messages may or may not be stored.
-    pub async fn publish_all(&self, values: &[T]) -> Vec<Result<Receipt>> {
+    pub async fn publish_all(&self, values: &[T]) -> Outcomes {
         let to = |_: &T| self.topic.clone();
         let publisher = self.broker.publisher();
         self.values.publish_all(&publisher, values, to).await

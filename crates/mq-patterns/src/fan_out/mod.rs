@@ -66,7 +66,8 @@
 //! let payments = FanOut::new(&broker, "payments")
 //!     .envelope(|paid: &Paid, message| message.key(&paid.order));
 //! payments.declare().await?;
-//! payments.declare_subscriber("accounting").await?;
+//! let accounting = payments.subscriber("accounting");
+//! accounting.declare().await?;
 //! let mut dashboard = payments.listener().await?;
 //!
 //! payments.publish(&Paid { order: "a-17".into(), cents: 4200 }).await?;
@@ -77,8 +78,8 @@
 //! }
 //! // Durable: it would find the event tomorrow.
 //! let (booked, mut done) = mpsc::channel(1);
-//! payments
-//!     .subscriber("accounting")
+//! accounting
+//!     .worker()
 //!     .run(move |Json(paid): Json<Paid>| {
 //!         let booked = booked.clone();
 //!         async move { booked.send(paid.cents).await }
@@ -89,7 +90,9 @@
 //! ```
 
 mod listener;
+mod subscriber;
 mod topic;
 
 pub use listener::{Heard, Listener};
+pub use subscriber::Subscriber;
 pub use topic::FanOut;

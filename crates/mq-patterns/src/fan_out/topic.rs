@@ -3,18 +3,18 @@
 use std::{fmt, sync::Arc};
 
 use mq_core::{
-    Broker, Datatype, Destination, MessageBuilder, Publisher, Receipt, Result, Subscription,
-    Worker,
+    Broker, Datatype, Destination, MessageBuilder, Outcomes, Publisher, Receipt, Result,
+    Subscription,
     codec::{Codec, JsonCodec},
 };
 use serde::Serialize;
 
-use super::Listener;
+use super::{Listener, Subscriber};
 
 /// A topic with events of the type `T`, on a broker, written by the codec `C`. A clone shares it.
 ///
 /// Nothing is created until [`declare`](Self::declare) and
-/// [`declare_subscriber`](Self::declare_subscriber).
+/// [`Subscriber::declare`].
 pub struct FanOut<T, B, C = JsonCodec> {
     broker: B,
     topic: Destination,
@@ -70,37 +70,18 @@ impl<T, B: Broker, C: Codec> FanOut<T, B, C> {
         self.broker.declare(&self.topic).await
     }
 
-    /// Creates the durable subscription of this name with its dead-letter home, unless it is there
-    /// (EIP *Durable Subscriber*). Every event confirmed after this has returned is kept for it.
-    ///
-    /// A subscription that nobody reads any more goes on to collect events: delete it on the
-    /// broker.
-    ///
-    /// # Errors
-    /// [`NotFound`](mq_core::ErrorKind::NotFound) if the topic is not there, and as
-    /// [`Broker::declare`].
-    ///
-    /// # Cancel safety
-    /// Dropped, some parts may exist; calling it again completes them.
-    pub async fn declare_subscriber(&self, name: impl Into<Arc<str>>) -> Result<()> {
-        self.broker.declare(self.subscription(name)).await
-    }
-
-    /// A worker that handles the events of the subscriber of this name, sharing them with every
-    /// other worker of the name (EIP *Competing Consumers*).
-    ///
-    /// Run, it ends with [`NotFound`](mq_core::ErrorKind::NotFound) if the subscriber was not
-    /// declared.
-    pub fn subscriber(&self, name: impl Into<Arc<str>>) -> Worker<B> {
-        Worker::new(&self.broker, self.subscription(name))
+    /// The subscriber of this name: to be declared, and worked for.
+    pub fn subscriber(&self, name: impl Into<Arc<str>>) -> Subscriber<B> {
+        let subscription = Subscription::durable(Arc::clone(self.topic.name()), name);
+        Subscriber::new(&self.broker, subscription)
     }
 
     /// Opens a listener: it gets every event that is published after this has returned, and
     /// nothing is kept for it once it is gone.
     ///
-    /// For a handler with concurrency and layers instead, run a [`Worker`] on
+    /// For a handler with concurrency and layers instead, run a [`Worker`](mq_core::Worker) on
     /// [`Subscription::ephemeral`]; it asks where rejected events go
-    /// ([`Worker::dead_letters`]), since a listener has no home for them.
+    /// ([`dead_letters`](mq_core::Worker::dead_letters)), since a listener has no home for them.
     ///
     /// # Errors
     /// [`NotFound`](mq_core::ErrorKind::NotFound) if the topic is not there, and as
@@ -110,10 +91,6 @@ impl<T, B: Broker, C: Codec> FanOut<T, B, C> {
     /// Dropped, nothing stays open.
     pub async fn listener(&self) -> Result<Listener<T, B::Consumer, C>> {
         Listener::open(&self.broker, self.topic.name()).await
-    }
-
-    fn subscription(&self, name: impl Into<Arc<str>>) -> Subscription {
-        Subscription::durable(Arc::clone(self.topic.name()), name)
     }
 }
 
@@ -140,7 +117,7 @@ impl<T: Serialize, B: Broker, C: Codec> FanOut<T, B, C> {
     ///
     /// # Cancel safety
     /// Dropped, each of the events may or may not be stored.
-    pub async fn publish_all(&self, events: &[T]) -> Vec<Result<Receipt>> {
+    pub async fn publish_all(&self, events: &[T]) -> Outcomes {
         let to = |_: &T| self.topic.clone();
         let publisher = self.broker.publisher();
         self.events.publish_all(&publisher, events, to).await

@@ -37,6 +37,7 @@ struct Pending<F> {
 /// What became of the items of a [`Producer`].
 #[derive(Debug, Default)]
 #[non_exhaustive]
+#[must_use = "an item that is not stored is told here and nowhere else"]
 pub struct Sent {
     /// How many were confirmed.
     pub confirmed: u64,
@@ -174,6 +175,17 @@ impl<T: Serialize, P: Publisher, C: Codec> Producer<T, P, C> {
 }
 
 impl Sent {
+    /// How many items were confirmed, if all were.
+    ///
+    /// # Errors
+    /// That of the first item that was not.
+    pub fn all_confirmed(self) -> Result<u64> {
+        match self.failed.into_iter().next() {
+            Some(failed) => Err(failed.error),
+            None => Ok(self.confirmed),
+        }
+    }
+
     fn count(&mut self, message: Message, outcome: Result<Receipt>) {
         match outcome {
             Ok(_) => self.confirmed += 1,

@@ -61,16 +61,16 @@
 //!     .route(|order: &Order| format!("{}.{}", order.region, order.state))
 //!     .mandatory();
 //! orders.declare().await?;
-//! let paid = Filter::pattern("*.paid");
-//! orders.declare_subscriber("shipping", paid.clone()).await?;
+//! let shipping = orders.subscriber("shipping", Filter::pattern("*.paid"));
+//! shipping.declare().await?;
 //!
 //! orders.publish(&Order { region: "eu".into(), state: "paid".into() }).await?;
 //! let nobody = orders.publish(&Order { region: "eu".into(), state: "lost".into() }).await;
 //! assert_eq!(nobody.map_err(|error| error.kind()), Err(ErrorKind::Unroutable));
 //!
 //! let (shipped, mut done) = mpsc::channel(1);
-//! orders
-//!     .subscriber("shipping", paid)
+//! shipping
+//!     .worker()
 //!     .run(move |Json(order): Json<Order>| {
 //!         let shipped = shipped.clone();
 //!         async move { shipped.send(order.region).await }
@@ -80,6 +80,8 @@
 //! # }
 //! ```
 
+mod subscriber;
 mod topic;
 
+pub use subscriber::Subscriber;
 pub use topic::Routing;

@@ -3,17 +3,19 @@
 use std::{fmt, sync::Arc};
 
 use mq_core::{
-    Broker, Capability, Datatype, Destination, Error, ErrorKind, Filter, MessageBuilder, Publisher,
-    Receipt, Result, Subscription, Worker,
+    Broker, Capability, Datatype, Destination, Error, ErrorKind, Filter, MessageBuilder, Outcomes,
+    Publisher, Receipt, Result, Subscription,
     codec::{Codec, JsonCodec},
 };
 use serde::Serialize;
+
+use super::Subscriber;
 
 /// A topic with events of the type `T`, on a broker, written by the codec `C`, each with a routing
 /// key. A clone shares it.
 ///
 /// Nothing is created until [`declare`](Self::declare) and
-/// [`declare_subscriber`](Self::declare_subscriber).
+/// [`Subscriber::declare`].
 pub struct Routing<T, B, C = JsonCodec> {
     broker: B,
     topic: Destination,
@@ -109,37 +111,13 @@ impl<T, B: Broker, C: Codec> Routing<T, B, C> {
         self.broker.declare(&self.topic).await
     }
 
-    /// Creates the durable subscription of this name with its filter and its dead-letter home,
-    /// unless it is there (EIP *Durable Subscriber*). Every event that is confirmed after this has
-    /// returned, and that the filter takes, is kept for it.
+    /// The subscriber of this name with its filter: to be declared, and worked for.
     ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound) if the topic is not there; [`Config`](ErrorKind::Config)
-    /// for a filter that the broker cannot keep; and as [`Broker::declare`].
-    ///
-    /// # Cancel safety
-    /// Dropped, some parts may exist; calling it again completes them.
-    pub async fn declare_subscriber(
-        &self,
-        name: impl Into<Arc<str>>,
-        filter: Filter,
-    ) -> Result<()> {
-        self.broker.declare(self.subscription(name, filter)).await
-    }
-
-    /// A worker that handles the events of the subscriber of this name, sharing them with every
-    /// other worker of the name (EIP *Selective Consumer*, *Competing Consumers*).
-    ///
-    /// The filter is the one that the subscriber was declared with: see the page's table for what
-    /// another one does.
-    ///
-    /// Run, it ends with [`NotFound`](ErrorKind::NotFound) if the subscriber was not declared.
-    pub fn subscriber(&self, name: impl Into<Arc<str>>, filter: Filter) -> Worker<B> {
-        Worker::new(&self.broker, self.subscription(name, filter))
-    }
-
-    fn subscription(&self, name: impl Into<Arc<str>>, filter: Filter) -> Subscription {
-        Subscription::durable(Arc::clone(self.topic.name()), name).filter(filter)
+    /// A subscriber keeps its filter: see the page's table for what another one does.
+    pub fn subscriber(&self, name: impl Into<Arc<str>>, filter: Filter) -> Subscriber<B> {
+        let subscription =
+            Subscription::durable(Arc::clone(self.topic.name()), name).filter(filter);
+        Subscriber::new(&self.broker, subscription)
     }
 }
 
@@ -166,7 +144,7 @@ impl<T: Serialize, B: Broker, C: Codec> Routing<T, B, C> {
     ///
     /// # Cancel safety
     /// Dropped, each of the events may or may not be stored.
-    pub async fn publish_all(&self, events: &[T]) -> Vec<Result<Receipt>> {
+    pub async fn publish_all(&self, events: &[T]) -> Outcomes {
         let to = |event: &T| self.destination(event);
         let publisher = self.broker.publisher();
         self.events.publish_all(&publisher, events, to).await

@@ -3,8 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use mq_core::{
-    Broker, Datatype, Destination, MessageBuilder, Publisher, Receipt, Result, Subscription,
-    Worker,
+    Broker, Datatype, Destination, MessageBuilder, Outcomes, Publisher, Receipt, Result,
+    Subscription, Worker,
     codec::{Codec, JsonCodec},
 };
 use serde::Serialize;
@@ -105,7 +105,7 @@ impl<T: Serialize, B: Broker, C: Codec> WorkQueue<T, B, C> {
     ///
     /// # Cancel safety
     /// Dropped, each of the jobs may or may not be stored.
-    pub async fn submit_all(&self, jobs: &[T]) -> Vec<Result<Receipt>> {
+    pub async fn submit_all(&self, jobs: &[T]) -> Outcomes {
         let to = |_: &T| self.queue.clone();
         let publisher = self.broker.publisher();
         self.jobs.publish_all(&publisher, jobs, to).await

@@ -7,9 +7,7 @@ use mq_patterns::consumer_group::ConsumerGroup;
 use mq_testkit::{Check, Failure, Fixture};
 use tokio::sync::mpsc;
 
-use crate::scene::{
-    Item, Running, Scene, confirmed, durable, items, numbers, report, reports, same,
-};
+use crate::scene::{Item, Running, Scene, durable, items, numbers, report, reports, same};
 
 async fn declared<F: Fixture>(
     scene: &Scene<F>,
@@ -55,7 +53,7 @@ pub(crate) async fn shared<F: Fixture>(scene: &Scene<F>) -> Check {
         let Some(items) = rounds.next() else {
             return Err(Failure::new("one member gets everything"));
         };
-        confirmed(bills.publish_all(&items).await)?;
+        bills.publish_all(&items).await.all_confirmed()?;
         let got = handled(scene, &mut billed, &items).await?;
         members.extend(got.into_iter().map(|(member, _)| member));
         handled(scene, &mut mailed, &items).await?;
@@ -69,7 +67,7 @@ pub(crate) async fn shared<F: Fixture>(scene: &Scene<F>) -> Check {
 pub(crate) async fn ordered<F: Fixture>(scene: &Scene<F>) -> Check {
     let group = declared(scene, &scene.broker, "balances").await?;
     let items = items(200, 10);
-    confirmed(group.publish_all(&items).await)?;
+    group.publish_all(&items).await.all_confirmed()?;
     let (to, mut done) = reports();
     let worker = scene.start(group.member(8).run(
         move |Json(item): Json<Item>, Attempt(attempt)| {
@@ -115,7 +113,7 @@ pub(crate) async fn one_member<F: Fixture>(scene: &Scene<F>) -> Check {
         let Some(items) = rounds.next() else {
             return Err(Failure::new("the keys do not stay with their members"));
         };
-        confirmed(here.publish_all(&items).await)?;
+        here.publish_all(&items).await.all_confirmed()?;
         let got = handled(scene, &mut done, &items).await?;
         let mut owners: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
         for (member, item) in &got {
@@ -142,7 +140,7 @@ pub(crate) async fn dies<F: Fixture>(scene: &Scene<F>) -> Check {
         std::future::pending::<()>()
     }));
     let items = round(0);
-    confirmed(here.publish_all(&items).await)?;
+    here.publish_all(&items).await.all_confirmed()?;
     scene.reports(&mut begun, 1).await?;
     let (to, mut done) = reports();
     let worker = run(scene, &here, "a", &to);
@@ -155,7 +153,7 @@ pub(crate) async fn dies<F: Fixture>(scene: &Scene<F>) -> Check {
 pub(crate) async fn dead<F: Fixture>(scene: &Scene<F>) -> Check {
     let group = declared(scene, &scene.broker, "balances").await?;
     let items = items(3, 1);
-    confirmed(group.publish_all(&items).await)?;
+    group.publish_all(&items).await.all_confirmed()?;
     let (to, mut done) = reports();
     let run = group
         .member(2)

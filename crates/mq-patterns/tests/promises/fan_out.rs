@@ -11,7 +11,7 @@ use mq_testkit::{Check, Failure as Failed, Fixture};
 use tokio::sync::mpsc;
 
 use crate::scene::{
-    Item, Kind, Running, Scene, confirmed, durable, items, numbers, refused, report, reports, same,
+    Item, Kind, Running, Scene, durable, items, numbers, refused, report, reports, same,
 };
 
 fn topic<F: Fixture>(scene: &Scene<F>) -> FanOut<Item, F::Broker> {
@@ -28,6 +28,7 @@ fn run<F: Fixture>(
     let (seen, events) = reports();
     let run = topic
         .subscriber(name)
+        .worker()
         .concurrency(4)
         .run(move |Json(item)| {
             let seen = seen.clone();
@@ -68,17 +69,17 @@ pub(crate) async fn everyone<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = topic(scene);
     topic.declare().await?;
     tokio::try_join!(
-        topic.declare_subscriber("here"),
-        topic.declare_subscriber("late"),
-        topic.declare_subscriber("away"),
+        topic.subscriber("here").declare(),
+        topic.subscriber("late").declare(),
+        topic.subscriber("away").declare(),
     )?;
     let items = items(60, 7);
     let expected = numbers(&items);
     // The first reads from the start, the second comes in the middle, the third at the end.
     let (here, mut to_here) = run(scene, &topic, "here");
-    confirmed(topic.publish_all(&items[..30]).await)?;
+    topic.publish_all(&items[..30]).await.all_confirmed()?;
     let (late, mut to_late) = run(scene, &topic, "late");
-    confirmed(topic.publish_all(&items[30..]).await)?;
+    topic.publish_all(&items[30..]).await.all_confirmed()?;
     let (away, mut to_away) = run(scene, &topic, "away");
     for events in [&mut to_here, &mut to_late, &mut to_away] {
         let events_seen = scene.reports(events, items.len()).await?;
@@ -98,16 +99,16 @@ pub(crate) async fn listeners<F: Fixture>(scene: &Scene<F>) -> Check {
     topic.declare().await?;
     let items = items(30, 7);
     // Nobody subscribes, which is no error.
-    confirmed(topic.publish_all(&items[..10]).await)?;
+    topic.publish_all(&items[..10]).await.all_confirmed()?;
     let mut first = topic.listener().await?;
-    confirmed(topic.publish_all(&items[10..20]).await)?;
+    topic.publish_all(&items[10..20]).await.all_confirmed()?;
     let mut second = topic.listener().await?;
     // What is no event is handed over with its error, and the listener goes on.
     let publisher = scene.broker.publisher();
     publisher
         .publish(topic.destination(), Message::new("{"))
         .await?;
-    confirmed(topic.publish_all(&items[20..]).await)?;
+    topic.publish_all(&items[20..]).await.all_confirmed()?;
     let (events, bad) = hear(scene, &mut first, 21).await?;
     same(
         numbers(&events),
@@ -124,7 +125,7 @@ pub(crate) async fn listeners<F: Fixture>(scene: &Scene<F>) -> Check {
     same(bad, vec![b"{".to_vec()], "what is no event")?;
     first.close().await?;
     // The other one goes on, and what is closed is gone.
-    confirmed(topic.publish_all(&items[..1]).await)?;
+    topic.publish_all(&items[..1]).await.all_confirmed()?;
     let (events, _) = hear(scene, &mut second, 1).await?;
     same(numbers(&events), vec![0], "the second one's events")?;
     Ok(second.close().await?)
@@ -134,14 +135,15 @@ pub(crate) async fn apart<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = topic(scene);
     topic.declare().await?;
     tokio::try_join!(
-        topic.declare_subscriber("strict"),
-        topic.declare_subscriber("easy"),
+        topic.subscriber("strict").declare(),
+        topic.subscriber("easy").declare(),
     )?;
     let items = items(20, 4);
-    confirmed(topic.publish_all(&items).await)?;
+    topic.publish_all(&items).await.all_confirmed()?;
     let (seen, mut to_strict) = reports();
     let strict = topic
         .subscriber("strict")
+        .worker()
         .run(move |Json(item): Json<Item>| {
             let seen = seen.clone();
             async move {
@@ -186,13 +188,13 @@ pub(crate) async fn apart<F: Fixture>(scene: &Scene<F>) -> Check {
 pub(crate) async fn undeclared<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = topic(scene);
     let name = scene.name("events");
-    let declared = topic.declare_subscriber("nobody").await;
+    let declared = topic.subscriber("nobody").declare().await;
     refused(declared, ErrorKind::NotFound, &name)?;
     refused(topic.listener().await, ErrorKind::NotFound, &name)?;
     let published = topic.publish(&items(1, 1)[0]).await;
     refused(published, ErrorKind::NotFound, &name)?;
     topic.declare().await?;
-    let run = topic.subscriber("nobody").run(|| async {});
+    let run = topic.subscriber("nobody").worker().run(|| async {});
     let ended = scene.soon("the end of a worker", run.into_future()).await?;
     refused(ended, ErrorKind::NotFound, "nobody")
 }
@@ -201,18 +203,18 @@ pub(crate) async fn slow<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = topic(scene);
     topic.declare().await?;
     tokio::try_join!(
-        topic.declare_subscriber("stuck"),
-        topic.declare_subscriber("quick"),
+        topic.subscriber("stuck").declare(),
+        topic.subscriber("quick").declare(),
     )?;
     let (to, mut begun) = reports();
-    let stuck = scene.start(topic.subscriber("stuck").run(move || {
+    let stuck = scene.start(topic.subscriber("stuck").worker().run(move || {
         let _ = to.try_send(());
         std::future::pending::<()>()
     }));
     let (quick, mut to_quick) = run(scene, &topic, "quick");
     // More than the stuck one's prefetch.
     let items = items(300, 7);
-    confirmed(topic.publish_all(&items).await)?;
+    topic.publish_all(&items).await.all_confirmed()?;
     scene.reports(&mut begun, 1).await?;
     let all = scene.reports(&mut to_quick, items.len()).await?;
     same(numbers(&all), numbers(&items), "the quick one's events")?;
@@ -226,14 +228,14 @@ pub(crate) async fn dots<F: Fixture + Kind>(scene: &Scene<F>) -> Check {
     tokio::try_join!(shop.declare(), shop_eu.declare())?;
     let pairs = [(&shop, "eu.bills"), (&shop_eu, "bills")];
     for (topic, name) in pairs {
-        topic.declare_subscriber(name).await?;
+        topic.subscriber(name).declare().await?;
         topic.publish(&items(1, 1)[0]).await?;
     }
     let (to, mut begun) = reports();
     let mut origins = BTreeSet::new();
     for (topic, name) in pairs {
         let to = to.clone();
-        let run = topic.subscriber(name).run(move || {
+        let run = topic.subscriber(name).worker().run(move || {
             let to = to.clone();
             async move {
                 report(&to, ())?;

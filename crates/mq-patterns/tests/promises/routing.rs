@@ -6,7 +6,7 @@ use mq_testkit::{Check, Fixture};
 use tokio::task::JoinSet;
 
 use crate::scene::{
-    Item, Kind, OtherFilter, Scene, confirmed, items, numbers, refused, report, reports, same,
+    Item, Kind, OtherFilter, Scene, items, numbers, refused, report, reports, same,
 };
 
 /// Item 0 goes to `kind-0.even`, item 1 to `kind-1.odd`, with headers that say the same.
@@ -42,17 +42,18 @@ async fn each_gets<F: Fixture>(
     let mut declared = JoinSet::new();
     for (name, filter, _) in &filters {
         let (topic, name, filter) = (topic.clone(), *name, filter.clone());
-        declared.spawn(async move { topic.declare_subscriber(name, filter).await });
+        declared.spawn(async move { topic.subscriber(name, filter).declare().await });
     }
     for declared in declared.join_all().await {
         declared?;
     }
-    confirmed(topic.publish_all(&items(12, 5)).await)?;
+    topic.publish_all(&items(12, 5)).await.all_confirmed()?;
     let mut running = Vec::new();
     for (name, filter, expected) in filters {
         let (seen, events) = reports();
         let run = topic
             .subscriber(name, filter)
+            .worker()
             .run(move |Json(item): Json<Item>| {
                 let seen = seen.clone();
                 async move { report(&seen, item) }
@@ -105,7 +106,7 @@ pub(crate) async fn nobody<F: Fixture>(scene: &Scene<F>) -> Check {
     let plain = topic(scene);
     plain.declare().await?;
     let odd = Filter::pattern("*.odd");
-    plain.declare_subscriber("odd", odd).await?;
+    plain.subscriber("odd", odd).declare().await?;
     let items = items(2, 1);
     // Without listeners an event is confirmed, unless it is asked for.
     plain.publish(&items[0]).await?;
@@ -139,7 +140,8 @@ pub(crate) async fn another_filter<F: Fixture + Kind>(scene: &Scene<F>) -> Check
     let topic = topic(scene);
     topic.declare().await?;
     topic
-        .declare_subscriber("one", Filter::pattern("*.odd"))
+        .subscriber("one", Filter::pattern("*.odd"))
+        .declare()
         .await?;
     let expected = match scene.fixture.other_filter() {
         OtherFilter::Refused => None,
@@ -153,10 +155,12 @@ pub(crate) async fn declared_again<F: Fixture + Kind>(scene: &Scene<F>) -> Check
     let topic = topic(scene);
     topic.declare().await?;
     topic
-        .declare_subscriber("one", Filter::pattern("*.odd"))
+        .subscriber("one", Filter::pattern("*.odd"))
+        .declare()
         .await?;
     let again = topic
-        .declare_subscriber("one", Filter::pattern("*.even"))
+        .subscriber("one", Filter::pattern("*.even"))
+        .declare()
         .await;
     let expected = match scene.fixture.other_filter() {
         OtherFilter::Refused => {
@@ -177,11 +181,12 @@ async fn run_with_even<F: Fixture>(
     topic: &Routing<Item, F::Broker>,
     expected: Option<Vec<u64>>,
 ) -> Check {
-    confirmed(topic.publish_all(&items(6, 1)).await)?;
+    topic.publish_all(&items(6, 1)).await.all_confirmed()?;
     let (seen, mut events) = reports();
     let even = Filter::pattern("*.even");
     let run = topic
         .subscriber("one", even)
+        .worker()
         .run(move |Json(item): Json<Item>| {
             let seen = seen.clone();
             async move { report(&seen, item) }
@@ -204,11 +209,15 @@ async fn run_with_even<F: Fixture>(
 pub(crate) async fn undeclared<F: Fixture>(scene: &Scene<F>) -> Check {
     let topic = topic(scene);
     let name = scene.name("events");
-    let declared = topic.declare_subscriber("nobody", Filter::exact("x")).await;
+    let declared = topic
+        .subscriber("nobody", Filter::exact("x"))
+        .declare()
+        .await;
     refused(declared, ErrorKind::NotFound, &name)?;
     topic.declare().await?;
     let run = topic
         .subscriber("nobody", Filter::exact("x"))
+        .worker()
         .run(|| async {});
     let ended = scene.soon("the end of a worker", run.into_future()).await?;
     refused(ended, ErrorKind::NotFound, "nobody")

@@ -176,14 +176,6 @@ pub(crate) fn numbers<'a>(items: impl IntoIterator<Item = &'a Item>) -> Vec<u64>
     numbers
 }
 
-/// Every outcome has to be confirmed.
-pub(crate) fn confirmed(outcomes: Vec<mq_core::Result<mq_core::Receipt>>) -> Check {
-    for outcome in outcomes {
-        outcome?;
-    }
-    Ok(())
-}
-
 #[track_caller]
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -> Check {
     if found == expected {

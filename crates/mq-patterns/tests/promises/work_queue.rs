@@ -18,9 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::scene::{
-    FOREVER, Item, Kind, Running, Scene, confirmed, items, numbers, report, reports, same,
-};
+use crate::scene::{FOREVER, Item, Kind, Running, Scene, items, numbers, report, reports, same};
 
 async fn declared<F: Fixture>(scene: &Scene<F>) -> Check<WorkQueue<Item, F::Broker>> {
     let queue = over(&scene.broker, scene.name("jobs"));
@@ -52,11 +50,11 @@ pub(crate) async fn once<F: Fixture>(scene: &Scene<F>) -> Check {
     let items = items(200, 50);
     let (to, mut done) = reports();
     // What is there first goes to whoever comes first; then three share the rest.
-    confirmed(queue.submit_all(&items[..100]).await)?;
+    queue.submit_all(&items[..100]).await.all_confirmed()?;
     let mut workers = vec![run(scene, &queue, &to)];
     let mut all = scene.reports(&mut done, 100).await?;
     workers.extend([run(scene, &queue, &to), run(scene, &queue_too, &to)]);
-    confirmed(queue.submit_all(&items[100..]).await)?;
+    queue.submit_all(&items[100..]).await.all_confirmed()?;
     all.extend(scene.reports(&mut done, 100).await?);
     same(numbers(&all), numbers(&items), "the jobs done")?;
     scene.quiet("one more job", done.recv()).await?;
@@ -69,7 +67,7 @@ pub(crate) async fn once<F: Fixture>(scene: &Scene<F>) -> Check {
 pub(crate) async fn killed<F: Fixture + Kind>(scene: &Scene<F>) -> Check {
     let queue = declared(scene).await?;
     let items = items(40, 40);
-    confirmed(queue.submit_all(&items).await)?;
+    queue.submit_all(&items).await.all_confirmed()?;
     match scene.fixture.elsewhere() {
         Some(broker) => {
             // A process of its own, which gets no chance to say a word.
@@ -108,7 +106,7 @@ pub(crate) async fn killed<F: Fixture + Kind>(scene: &Scene<F>) -> Check {
 pub(crate) async fn dead<F: Fixture>(scene: &Scene<F>) -> Check {
     let queue = declared(scene).await?;
     let items = items(2, 1);
-    confirmed(queue.submit_all(&items).await)?;
+    queue.submit_all(&items).await.all_confirmed()?;
     let (to, mut done) = reports();
     let run = queue
         .worker(1)
@@ -165,7 +163,7 @@ pub(crate) async fn slow<F: Fixture>(scene: &Scene<F>) -> Check {
     if each {
         // It holds what it is at and what waits behind it: its prefetch, twice its concurrency.
         let slow = scene.start(slow);
-        confirmed(queue.submit_all(&items).await)?;
+        queue.submit_all(&items).await.all_confirmed()?;
         scene.reports(&mut begun, 1).await?;
         let quick = run(scene, &queue, &to);
         let all = scene.reports(&mut done, items.len() - 2).await?;
