@@ -6,10 +6,10 @@ use lapin::{
     tcp::OwnedTLSConfig,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
-use mq_core::{Error, ErrorKind, Result};
+use mq_core::{Error, ErrorKind, Result, check_name};
 use url::{Host, Url};
 
-use crate::{Amqp, error::CONNECT};
+use crate::{Amqp, ExchangeKind, error::CONNECT, topology::Kinds};
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
 ///
@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) publish_timeout: Duration,
     pub(crate) publish_window: usize,
     pub(crate) max_message_size: usize,
+    pub(crate) exchanges: Kinds,
 }
 
 impl AmqpBuilder {
@@ -57,6 +58,7 @@ impl AmqpBuilder {
             publish_timeout: Duration::from_secs(30),
             publish_window: 1000,
             max_message_size: 16 * 1024 * 1024,
+            exchanges: Kinds::default(),
         })
     }
 
@@ -190,10 +192,22 @@ impl AmqpBuilder {
         self
     }
 
+    /// Says which kind of exchange the topic of this name is. Default for every topic:
+    /// [`ExchangeKind::Topic`].
+    ///
+    /// `declare` creates the exchange in that kind, and refuses one of another kind that is there
+    /// already ([`Mismatch`](ErrorKind::Mismatch)); so does whatever binds to it. A filter that the
+    /// kind cannot keep is refused with [`Config`](ErrorKind::Config).
+    pub fn exchange(mut self, topic: impl Into<String>, kind: ExchangeKind) -> Self {
+        self.0.exchanges.set(topic.into(), kind);
+        self
+    }
+
     /// Connects, publishing and consuming apart.
     ///
     /// # Errors
     /// [`Config`](ErrorKind::Config) for a setting out of range,
+    /// [`InvalidName`](ErrorKind::InvalidName) for an exchange's,
     /// [`Unsupported`](ErrorKind::Unsupported) for TLS in a build without it,
     /// [`Connect`](ErrorKind::Connect) or [`Timeout`](ErrorKind::Timeout) if the broker cannot be
     /// reached, [`Auth`](ErrorKind::Auth), [`NotFound`](ErrorKind::NotFound) for the virtual host
@@ -254,6 +268,9 @@ impl Settings {
             self.virtual_host.len() <= 255,
             "at most 255 bytes",
         )?;
+        for topic in self.exchanges.topics() {
+            check_name(CONNECT, topic)?;
+        }
         if self.tls.is_some() && !cfg!(feature = "tls") {
             // The client would speak plain text to the TLS port.
             return Err(
@@ -287,6 +304,10 @@ impl Settings {
                 ..AMQPQueryString::default()
             },
         }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     pub(crate) fn tls_config(&self) -> OwnedTLSConfig {
@@ -332,6 +353,7 @@ impl fmt::Debug for Settings {
             .field("publish_timeout", &self.publish_timeout)
             .field("publish_window", &self.publish_window)
             .field("max_message_size", &self.max_message_size)
+            .field("exchanges", &self.exchanges)
             .finish_non_exhaustive()
     }
 }

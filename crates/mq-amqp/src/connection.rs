@@ -1,27 +1,31 @@
 //! The broker as a whole: two connections, one for publishing and one for consuming.
 
+mod gate;
+
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use futures::{Stream, StreamExt};
+use async_rs::{Runtime, traits::RuntimeKit};
+use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+pub(crate) use self::gate::{CHUNK, Gate};
 use crate::{
-    AmqpBuilder, AmqpConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
+    AmqpBuilder, AmqpConsumer, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
     config::Settings,
     error::{CONNECT, late, map, within},
     headers::Limits,
-    topology,
+    topology::{self, Kinds},
 };
 
 /// A RabbitMQ broker, over two connections: a publisher that the broker blocks in an alarm does not
@@ -44,6 +48,8 @@ struct Inner {
     consuming: Arc<Link>,
     publisher: AmqpPublisher,
     unconfirmed: AmqpUnconfirmed,
+    /// The connections of consumers that acknowledge nothing.
+    no_ack: Mutex<Vec<Weak<Link>>>,
 }
 
 /// One connection.
@@ -52,6 +58,11 @@ pub(crate) struct Link {
     fate: Arc<Fate>,
     closed: AtomicBool,
     limit: Duration,
+    kinds: Kinds,
+    /// Where reading is held back.
+    gate: Option<Gate>,
+    /// The largest payload the broker takes, as far as it has said so.
+    largest: AtomicUsize,
     _events: AbortOnDropHandle<()>,
 }
 
@@ -96,10 +107,42 @@ impl Amqp {
             consuming,
             publisher,
             unconfirmed,
+            no_ack: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Opens a consumer that acknowledges nothing: for the broker a message is done once it is
+    /// sent. `buffer` is about how many messages may wait in this process, at least 1.
+    ///
+    /// See [`AmqpNoAckConsumer`] for what is lost, and when. It has a connection of its own.
+    ///
+    /// # Errors
+    /// As [`Broker::consumer`] and [`AmqpBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays open. What the broker had sent by then is lost.
+    pub async fn no_ack_consumer(
+        &self,
+        subscription: &Subscription,
+        buffer: usize,
+    ) -> Result<AmqpNoAckConsumer> {
+        let inner = &self.inner;
+        let consumer = AmqpNoAckConsumer::open(&inner.settings, subscription, buffer).await?;
+        let mut opened = inner.no_ack.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock, so that a `close` sees the consumer or is seen here.
+        if inner.consuming.is_closed() {
+            return Err(inner
+                .consuming
+                .gone("consume")
+                .with("subscription", subscription));
+        }
+        opened.retain(|link| link.strong_count() > 0);
+        opened.push(Arc::downgrade(consumer.link()));
+        drop(opened);
+        Ok(consumer)
     }
 }
 
@@ -159,7 +202,17 @@ impl Broker for Amqp {
         let flushed = mq_core::Publisher::close(&self.inner.publisher).await;
         let (publishing, consuming) =
             tokio::join!(self.inner.publishing.close(), self.inner.consuming.close());
-        flushed.and(publishing).and(consuming)
+        let opened = std::mem::take(
+            &mut *self
+                .inner
+                .no_ack
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let opened = opened.iter().filter_map(Weak::upgrade);
+        let no_ack = join_all(opened.map(|link| async move { link.close().await })).await;
+        let no_ack = no_ack.into_iter().collect::<Result<()>>();
+        flushed.and(publishing).and(consuming).and(no_ack)
     }
 }
 
@@ -175,10 +228,24 @@ impl fmt::Debug for Amqp {
 
 impl Link {
     async fn open(settings: &Settings, role: &str) -> Result<Self> {
+        let runtime = lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
+        Self::connect(settings, role, runtime, None).await
+    }
+
+    /// A connection whose reading a gate holds back.
+    pub(crate) async fn gated(settings: &Settings, role: &str, gate: &Gate) -> Result<Self> {
+        Self::connect(settings, role, gate.runtime(), Some(gate.clone())).await
+    }
+
+    async fn connect<K: RuntimeKit + Clone + Send + Sync + 'static>(
+        settings: &Settings,
+        role: &str,
+        runtime: Runtime<K>,
+        gate: Option<Gate>,
+    ) -> Result<Self> {
         let name = settings.name.as_deref().unwrap_or("mq-amqp");
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{name} {role}").into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
         let connecting = Connection::connect_uri_with_config(
             settings.uri(),
             properties,
@@ -204,6 +271,9 @@ impl Link {
             fate,
             closed: AtomicBool::new(false),
             limit: settings.operation_timeout,
+            kinds: settings.exchanges.clone(),
+            gate,
+            largest: AtomicUsize::new(usize::MAX),
             _events: AbortOnDropHandle::new(tokio::spawn(events)),
         })
     }
@@ -211,6 +281,22 @@ impl Link {
     /// The most time for an answer.
     pub(crate) fn limit(&self) -> Duration {
         self.limit
+    }
+
+    /// True once it was closed by this side.
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// What both sides agreed on; `None` if they send none.
+    pub(crate) fn heartbeat(&self) -> Option<Duration> {
+        let seconds = self.connection.configuration().heartbeat();
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    /// Which kind of exchange each topic is.
+    pub(crate) fn kinds(&self) -> &Kinds {
+        &self.kinds
     }
 
     /// Waits for an answer, but no longer than the limit or the life of the connection.
@@ -246,7 +332,7 @@ impl Link {
 
     /// The error of an operation on a connection that is gone, with what is known about why.
     pub(crate) fn gone(&self, operation: &'static str) -> Error {
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             return Error::new(ErrorKind::Closed, operation, "the connection was closed");
         }
         let text = "the connection was lost";
@@ -260,26 +346,55 @@ impl Link {
         }
     }
 
-    /// Bytes that properties and headers may take in the one frame they have.
+    /// Learns from a refusal how large a payload may be: the broker tells it in no other way.
+    pub(crate) fn learn(&self, refusal: &Error) {
+        if refusal.kind() == ErrorKind::TooLarge
+            && let Some(limit) = refusal
+                .context("limit")
+                .and_then(|limit| limit.parse().ok())
+        {
+            self.largest.fetch_min(limit, Ordering::AcqRel);
+        }
+    }
+
+    /// Bytes that a payload may have, and that properties and headers may take in the one frame
+    /// they have.
     pub(crate) fn limits(&self, payload: usize) -> Limits {
         let frame = self.connection.configuration().frame_max() as usize;
         Limits {
-            payload,
+            payload: payload.min(self.largest.load(Ordering::Acquire)),
             headers: frame.saturating_sub(FRAME_OVERHEAD),
         }
     }
 
-    async fn close(&self) -> Result<()> {
+    pub(crate) async fn close(&self) -> Result<()> {
+        // The answer is behind what nobody is going to take.
+        if let Some(gate) = &self.gate {
+            gate.free();
+        }
         if self.closed.swap(true, Ordering::AcqRel) || !self.is_connected() {
             return Ok(());
         }
-        within(
-            self.limit,
-            "close",
-            self.connection
-                .close(200, "closed by the application".into()),
-        )
-        .await
+        let close = self
+            .connection
+            .close(200, "closed by the application".into());
+        match within(self.limit, "close", close).await {
+            // A channel that was dropped just before takes the connection with it: it is over.
+            Err(error) if error.kind() == ErrorKind::Disconnected => Ok(()),
+            closed => closed,
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.gate {
+            // Its last answer is behind what nobody takes, and the client keeps what its consumer
+            // with a delegate hangs on. The closing is on its way with the first poll.
+            gate.free();
+            let closing = self.connection.close(200, "dropped".into());
+            drop(closing.now_or_never());
+        }
     }
 }
 

@@ -1,4 +1,6 @@
-//! The consumer: deliveries in batches, settled by marks.
+//! The consumer: deliveries in batches, settled by marks. And the one that settles nothing.
+
+mod no_ack;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -14,6 +16,7 @@ use mq_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::no_ack::AmqpNoAckConsumer;
 use crate::{
     AmqpPublisher,
     capabilities::CAPABILITIES,
@@ -34,6 +37,7 @@ use crate::{
 pub struct AmqpConsumer {
     live: Option<Live>,
     source: Arc<str>,
+    queue: ShortString,
     link: Arc<Link>,
 }
 
@@ -59,7 +63,7 @@ impl AmqpConsumer {
         plan: ConsumePlan,
     ) -> Result<Self> {
         plan.check(subscription, CAPABILITIES)?;
-        let name = |error: Error| error.with("subscription", subscription);
+        let name = named(subscription);
         let ephemeral = matches!(subscription.kind(), SubscriptionKind::Ephemeral { .. });
         if plan.max_attempts > DELIVERY_LIMIT && !ephemeral {
             let text = "the broker dead-letters a message before its last attempt";
@@ -67,33 +71,27 @@ impl AmqpConsumer {
                 .with("max_attempts", plan.max_attempts)
                 .with("delivery_limit", DELIVERY_LIMIT));
         }
-        let mut queue = topology::queue_of(OPERATION, subscription)?;
+        let itself = topology::queue_of(OPERATION, subscription)?;
         let home = plan.dead_letter_home(subscription);
-        if let Some(home) = &home {
-            topology::exists(link, OPERATION, home)
-                .await
-                .map_err(name)?;
+        if let Some(home) = &home
+            && let Err(error) = topology::exists(link, OPERATION, home).await
+        {
+            // What is wrong with the queue itself explains more than its missing home.
+            if !ephemeral {
+                let itself = Destination::queue(itself.as_str());
+                topology::exists(link, OPERATION, &itself)
+                    .await
+                    .map_err(&name)?;
+            }
+            return Err(name(error));
         }
         let channel = link.channel(OPERATION).await?;
         let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
         link.answer(OPERATION, qos).await?;
-        if let SubscriptionKind::Ephemeral { topic } = subscription.kind() {
-            let filter = subscription.filter_by();
-            queue = topology::ephemeral(link, &channel, topic, filter)
-                .await
-                .map_err(name)?;
-        }
+        let queue = subscribed(link, &channel, subscription).await?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
-        let stream = link.answer(OPERATION, consume).await.map_err(|error| {
-            let missing = error.kind() == ErrorKind::NotFound;
-            let error = name(error);
-            if missing {
-                error.help("declare it first")
-            } else {
-                error
-            }
-        })?;
+        let stream = link.answer(OPERATION, consume).await.map_err(&name)?;
 
         let source = Arc::clone(subscription.name());
         let origin = Origin {
@@ -129,32 +127,15 @@ impl AmqpConsumer {
         Ok(Self {
             live: Some(live),
             source,
+            queue,
             link: Arc::clone(link),
         })
     }
 
-    /// The error of a stream that ended without our doing.
-    fn lost(&self, why: Option<lapin::Error>) -> Error {
-        if !self.link.is_connected() || why.as_ref().is_some_and(|e| !e.is_amqp_soft_error()) {
-            return self.link.gone("receive").with("source", &self.source);
-        }
-        let error = Error::new(
-            ErrorKind::Lost,
-            "receive",
-            "the broker cancelled the consumer",
-        )
-        .with("source", &self.source);
-        match why {
-            Some(why) => {
-                let why = crate::error::map("receive", why);
-                error.with("why", &why).caused_by(why)
-            }
-            // Nothing but the cancellation itself is told (RabbitMQ, consumer cancel notification).
-            None => error.help(
-                "the queue was deleted, its node is down, or a delivery was not settled within the \
-                 broker's acknowledgement timeout",
-            ),
-        }
+    /// The queue that it reads. An ephemeral subscription's is exclusive to this connection, and the
+    /// broker made its name.
+    pub fn queue(&self) -> &str {
+        self.queue.as_str()
     }
 }
 
@@ -195,7 +176,7 @@ impl Consumer for AmqpConsumer {
             return Ok(count);
         }
         let why = live.ended.take().flatten();
-        let error = self.lost(why);
+        let error = lost(&self.link, &self.source, why);
         Err(self.over(error))
     }
 
@@ -309,6 +290,55 @@ impl Drop for AmqpConsumer {
         if let Some(live) = self.live.take() {
             live.close_behind(Arc::clone(&self.source));
         }
+    }
+}
+
+/// Says in an error which subscription it is about.
+fn named(subscription: &Subscription) -> impl Fn(Error) -> Error {
+    move |error| {
+        let missing = error.kind() == ErrorKind::NotFound;
+        let error = error.with("subscription", subscription);
+        if missing {
+            error.help("declare it first")
+        } else {
+            error
+        }
+    }
+}
+
+/// The queue of a subscription: an ephemeral one gets its queue here.
+async fn subscribed(
+    link: &Link,
+    channel: &Channel,
+    subscription: &Subscription,
+) -> Result<ShortString> {
+    match subscription.kind() {
+        SubscriptionKind::Ephemeral { topic } => {
+            topology::ephemeral(link, channel, topic, subscription.filter_by())
+                .await
+                .map_err(named(subscription))
+        }
+        _ => topology::queue_of(OPERATION, subscription),
+    }
+}
+
+/// The error of a stream that ended without our doing.
+fn lost(link: &Link, source: &str, why: Option<lapin::Error>) -> Error {
+    if !link.is_connected() || why.as_ref().is_some_and(|e| !e.is_amqp_soft_error()) {
+        return link.gone("receive").with("source", source);
+    }
+    let text = "the broker cancelled the consumer";
+    let error = Error::new(ErrorKind::Lost, "receive", text).with("source", source);
+    match why {
+        Some(why) => {
+            let why = crate::error::map("receive", why);
+            error.with("why", &why).caused_by(why)
+        }
+        // Nothing but the cancellation itself is told (RabbitMQ, consumer cancel notification).
+        None => error.help(
+            "the queue was deleted, its node is down, or a delivery was not settled within the \
+             broker's acknowledgement timeout",
+        ),
     }
 }
 

@@ -7,6 +7,8 @@ use mq_core::{Error, ErrorKind, Result, RetryAdvice};
 
 /// The operation whose I/O errors mean that there never was a connection.
 pub(crate) const CONNECT: &str = "connect";
+/// The argument by which the broker names the kind of an exchange.
+pub(crate) const TYPE: &str = "type";
 
 /// Maps a client error. Its text holds the broker's words; the client's type stays in the source.
 pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
@@ -95,10 +97,13 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
         320 => (Kind::Disconnected, None),
         402 | 404 => (Kind::NotFound, None),
         403 if text.contains("Login was refused") => (Kind::Auth, None),
+        // An exclusive consumer, and below an exclusive queue: free once its connection is gone.
+        403 if text.contains("in exclusive use") => (Kind::InUse, None),
         403 => (Kind::Permission, None),
-        // An exclusive queue of a connection that the broker has not yet seen die.
-        405 => (Kind::Broker, Some(RetryAdvice::Later)),
+        405 => (Kind::InUse, None),
         406 if text.contains("inequivalent arg") => (Kind::Mismatch, None),
+        // The node's `max_message_size` is below ours.
+        406 if text.contains(TOO_LARGE) => (Kind::TooLarge, None),
         // Among others a delivery tag the broker does not know and an acknowledgement timeout.
         406 => (Kind::Broker, None),
         // A failing node; the next one, or a restart, may answer.
@@ -120,7 +125,24 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
             .with("argument", argument)
             .with("asked", asked)
             .with("there", there)
-            .help("change it by a policy, or delete it and declare it again: settings are fixed"),
+            .help(match argument {
+                TYPE => "name the kind that is there in `AmqpBuilder::exchange`, or delete it",
+                _ => "change it by a policy, or delete it and declare it again: settings are fixed",
+            }),
+        (Kind::InUse, _) => {
+            let error = match queue(text) {
+                Some(name) => error.with("queue", name),
+                None => error,
+            };
+            error.help(
+                "one connection has it for itself: wait until that is closed, or read a queue or \
+                 subscription of your own",
+            )
+        }
+        (Kind::TooLarge, _) => match largest(text) {
+            Some(limit) => error.with("limit", limit).help("send a claim check"),
+            None => error,
+        },
         (Kind::Auth, _) => error.help("check user and password"),
         (Kind::NotFound, _) if code == 530 => {
             error.help("create the virtual host; in a URL the default one is `/%2f`, or no path")
@@ -131,6 +153,19 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
         Some(advice) => error.advise(advice),
         None => error,
     }
+}
+
+/// The broker's limit, out of its text about a message that is over it.
+fn largest(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once(TOO_LARGE)?;
+    rest.split_whitespace().last()
+}
+
+/// The queue that the broker's text names.
+fn queue(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("queue '")?;
+    // A name may have quotes, so what follows it is taken for its end.
+    rest.split_once("' in vhost").map(|(name, _)| name)
 }
 
 /// What was asked for and what is there, out of the broker's text of a mismatch.
@@ -174,6 +209,9 @@ pub(crate) fn invalid_name(
     let shown: String = name.chars().take(64).collect();
     Error::new(ErrorKind::InvalidName, operation, wrong).with("name", shown.escape_debug())
 }
+
+/// Between the two sizes in the broker's text.
+const TOO_LARGE: &str = "is larger than configured max size";
 
 #[cfg(test)]
 mod tests;

@@ -177,11 +177,11 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .into_iter()
         .flatten()
         .fold(1u64, u64::saturating_add);
-    let routing_key = match find(headers::ROUTING_KEY) {
+    let routing_key = if delivery.exchange.as_str().is_empty() {
         // A copy that came back through the default exchange brings the key of its original.
-        Some(original) => original.as_str().map(Into::into),
-        None if delivery.exchange.as_str().is_empty() => None,
-        None => Some(delivery.routing_key.as_str().into()),
+        find(headers::ROUTING_KEY).and_then(|original| original.as_str().map(Into::into))
+    } else {
+        Some(delivery.routing_key.as_str().into())
     };
     Received::new(
         message.build(),

@@ -16,6 +16,7 @@ pub use mq_core as core;
 pub use crate::{
     config::{AmqpBuilder, Tls},
     connection::Amqp,
-    consumer::AmqpConsumer,
+    consumer::{AmqpConsumer, AmqpNoAckConsumer},
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
+    topology::ExchangeKind,
 };

@@ -41,7 +41,9 @@ use crate::{
 /// other publish.
 ///
 /// If the broker closes the channel, such as for a topic deleted in the meantime, every publish
-/// that is on its way is [`Unknown`](ErrorKind::Unknown), and the next one uses a new channel.
+/// that is on its way is [`Unknown`](ErrorKind::Unknown), and the next one uses a new channel. So it
+/// is too with the first message that is over a limit of the broker below `max_message_size`; from
+/// then on such messages are [`TooLarge`](ErrorKind::TooLarge) before they are sent.
 #[derive(Clone)]
 pub struct AmqpPublisher {
     shared: Arc<Shared>,
@@ -54,7 +56,7 @@ struct Shared {
     room: Arc<Semaphore>,
     window: usize,
     limit: Duration,
-    limits: Limits,
+    max_message_size: usize,
     closed: AtomicBool,
     topics: Arc<Topics>,
 }
@@ -89,7 +91,6 @@ impl AmqpPublisher {
         };
         let channel = writer.channel().await?;
         tokio::spawn(writer.run(channel, receiver));
-        let limits = link.limits(settings.max_message_size);
         let closed = AtomicBool::new(false);
         let shared = Shared {
             link,
@@ -97,7 +98,7 @@ impl AmqpPublisher {
             room,
             window,
             limit,
-            limits,
+            max_message_size: settings.max_message_size,
             closed,
             topics,
         };
@@ -125,12 +126,13 @@ impl AmqpPublisher {
         self.shared.limit
     }
 
+    /// What fits into a message, by what is known at this moment.
     pub(crate) fn limits(&self) -> Limits {
-        self.shared.limits
+        self.shared.link.limits(self.shared.max_message_size)
     }
 
     async fn prepare(&self, to: &Destination, message: &Message) -> Result<Outbound> {
-        let outbound = Outbound::new(to, message, self.shared.limits)?;
+        let outbound = Outbound::new(to, message, self.limits())?;
         if !to.is_queue() && !self.shared.topics.has(to.name()) {
             topology::exists(&self.shared.link, "publish", to).await?;
             self.shared.topics.add(to.name());

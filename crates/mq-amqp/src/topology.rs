@@ -1,9 +1,12 @@
 //! Queues, exchanges and bindings: what is declared, and how it is checked.
 
+mod bindings;
+mod exchange;
+
 use std::time::Duration;
 
 use lapin::{
-    Channel, ExchangeKind,
+    Channel,
     options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -12,7 +15,13 @@ use mq_core::{
     check_name,
 };
 
-use crate::{connection::Link, error::invalid_name};
+use self::bindings::{bindings, check_filter};
+pub use self::exchange::ExchangeKind;
+pub(crate) use self::exchange::Kinds;
+use crate::{
+    connection::Link,
+    error::{TYPE, invalid_name},
+};
 
 /// How often a quorum queue delivers a failed message before the broker itself dead-letters it.
 pub(crate) const DELIVERY_LIMIT: u32 = 20;
@@ -26,7 +35,7 @@ enum Part {
     },
     Exchange {
         name: String,
-        kind: ExchangeKind,
+        kind: lapin::ExchangeKind,
     },
     /// The headers exchange of a topic hangs on it, for all routing keys.
     Hang {
@@ -44,9 +53,10 @@ enum Part {
 /// Creates what is missing, and compares what is there.
 pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "declare";
-    topic_exists(link, OPERATION, &what).await?;
+    let parts = parts(OPERATION, &what, link.kinds())?;
+    topic_fits(link, OPERATION, &what).await?;
     let mut created = false;
-    for part in parts(OPERATION, &what)? {
+    for part in parts {
         let there = part.is_there(link, OPERATION).await?;
         let channel = link.channel(OPERATION).await?;
         link.answer(OPERATION, part.declare(&channel))
@@ -65,8 +75,9 @@ pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
 /// Compares what is there, and names what is missing.
 pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "verify";
-    topic_exists(link, OPERATION, &what).await?;
-    for part in parts(OPERATION, &what)? {
+    let parts = parts(OPERATION, &what, link.kinds())?;
+    topic_fits(link, OPERATION, &what).await?;
+    for part in parts {
         if matches!(part, Part::Bind { .. } | Part::Hang { .. }) {
             continue;
         }
@@ -91,10 +102,7 @@ pub(crate) async fn exists(link: &Link, operation: &'static str, what: &Destinat
     let part = if what.is_queue() {
         Part::Queue { name, home: None }
     } else {
-        Part::Exchange {
-            name,
-            kind: ExchangeKind::Topic,
-        }
+        exchange(name, link.kinds())
     };
     if part.is_there(link, operation).await? {
         return Ok(());
@@ -104,11 +112,29 @@ pub(crate) async fn exists(link: &Link, operation: &'static str, what: &Destinat
 }
 
 /// A subscription does not create its topic: a name with a slip of the pen would hear nothing.
-async fn topic_exists(link: &Link, operation: &'static str, what: &Declaration) -> Result<()> {
+async fn topic_fits(link: &Link, operation: &'static str, what: &Declaration) -> Result<()> {
     if let Declaration::Subscription(subscription) = what
         && let SubscriptionKind::Durable { topic, .. } = subscription.kind()
     {
-        exists(link, operation, &Destination::topic(topic.clone())).await?;
+        fits(link, operation, topic).await?;
+    }
+    Ok(())
+}
+
+/// Fails unless the topic is there, and is of the kind that its bindings are made for: on another
+/// one they would take too much, or nothing.
+async fn fits(link: &Link, operation: &'static str, topic: &str) -> Result<()> {
+    exists(link, operation, &Destination::topic(topic)).await?;
+    // A passive declaration does not compare the kind, one of what is there does.
+    let part = exchange(topic.to_owned(), link.kinds());
+    let channel = link.channel(operation).await?;
+    match link.answer(operation, part.declare(&channel)).await {
+        Ok(()) => close(link, operation, channel).await,
+        // Whoever may only read it cannot compare it, and how a stranger's topic is stored is not
+        // what bindings depend on.
+        Err(error) if error.kind() == ErrorKind::Permission => {}
+        Err(error) if error.context("argument").is_some_and(|a| a != TYPE) => {}
+        Err(error) => return Err(part.name(error)),
     }
     Ok(())
 }
@@ -143,15 +169,17 @@ pub(crate) async fn ephemeral(
     filter: &Filter,
 ) -> Result<ShortString> {
     const OPERATION: &str = "consume";
+    let kind = link.kinds().of(topic);
+    check_filter(OPERATION, topic, kind, filter)?;
     // Looked up apart, since a missing exchange would end this channel.
-    exists(link, OPERATION, &Destination::topic(topic)).await?;
+    fits(link, OPERATION, topic).await?;
     let options = QueueDeclareOptions {
         exclusive: true,
         ..QueueDeclareOptions::default()
     };
     let declared = channel.queue_declare(ShortString::default(), options, FieldTable::default());
     let queue = link.answer(OPERATION, declared).await?.name().clone();
-    for part in bindings(OPERATION, topic, queue.as_str(), filter)? {
+    for part in bindings(OPERATION, topic, kind, queue.as_str(), filter)? {
         link.answer(OPERATION, part.declare(channel))
             .await
             .map_err(|e| part.name(e))?;
@@ -159,17 +187,14 @@ pub(crate) async fn ephemeral(
     Ok(queue)
 }
 
-fn parts(operation: &'static str, what: &Declaration) -> Result<Vec<Part>> {
+fn parts(operation: &'static str, what: &Declaration, kinds: &Kinds) -> Result<Vec<Part>> {
     match what {
         Declaration::Destination(to) if to.is_queue() => {
             queue(operation, to.name(), to.dead_letter_home())
         }
         Declaration::Destination(to) => {
             let name = own_name(operation, to.name())?;
-            Ok(vec![Part::Exchange {
-                name,
-                kind: ExchangeKind::Topic,
-            }])
+            Ok(vec![exchange(name, kinds)])
         }
         Declaration::Subscription(subscription) => match subscription.kind() {
             SubscriptionKind::Queue { queue: name } => {
@@ -179,7 +204,8 @@ fn parts(operation: &'static str, what: &Declaration) -> Result<Vec<Part>> {
                 let name = queue_of(operation, subscription)?;
                 let name = name.as_str();
                 let mut parts = queue(operation, name, subscription.dead_letter_home())?;
-                parts.extend(bindings(operation, topic, name, subscription.filter_by())?);
+                let (kind, filter) = (kinds.of(topic), subscription.filter_by());
+                parts.extend(bindings(operation, topic, kind, name, filter)?);
                 Ok(parts)
             }
             SubscriptionKind::Ephemeral { .. } => Err(Error::new(
@@ -190,6 +216,11 @@ fn parts(operation: &'static str, what: &Declaration) -> Result<Vec<Part>> {
             .with("subscription", subscription)),
         },
     }
+}
+
+fn exchange(name: String, kinds: &Kinds) -> Part {
+    let kind = kinds.of(&name).into();
+    Part::Exchange { name, kind }
 }
 
 /// A queue, after its dead-letter home, so that the home is there when the first letter comes.
@@ -203,69 +234,6 @@ fn queue(operation: &'static str, name: &str, home: Option<Destination>) -> Resu
         .into_iter()
         .chain([Part::Queue { name, home }])
         .collect())
-}
-
-fn bindings(
-    operation: &'static str,
-    topic: &str,
-    queue: &str,
-    filter: &Filter,
-) -> Result<Vec<Part>> {
-    let refused = |text: &'static str, key: &str| {
-        let key = key.escape_debug();
-        Err(Error::new(ErrorKind::Config, operation, text).with("filter", key))
-    };
-    let bind = |exchange: String, key: &str, arguments| Part::Bind {
-        queue: queue.to_owned(),
-        exchange,
-        key: key.to_owned(),
-        arguments,
-    };
-    let key = match filter {
-        Filter::All => "#",
-        Filter::Exact(key) if key.split('.').any(|word| word == "*" || word == "#") => {
-            return refused(
-                "an exact key with the words `*` or `#` would be a pattern here",
-                key,
-            );
-        }
-        Filter::Pattern(pattern) if pattern.split('.').filter(|word| *word == "#").count() > 2 => {
-            return refused("RabbitMQ allows at most two `#` in a pattern", pattern);
-        }
-        Filter::Exact(key) | Filter::Pattern(key) => {
-            if key.len() > SHORT {
-                return refused("a routing key has at most 255 bytes", key);
-            }
-            key
-        }
-        Filter::AllHeaders(pairs) | Filter::AnyHeader(pairs) => {
-            if pairs.is_empty() {
-                return refused("a filter by headers names at least one header", "");
-            }
-            let all = matches!(filter, Filter::AllHeaders(_));
-            let mut arguments = FieldTable::default();
-            for (name, value) in pairs {
-                let wanted = AMQPValue::LongString(value.as_str().into());
-                arguments.insert(short(operation, name)?, wanted);
-            }
-            // The plain words would leave out headers that begin with `x-`.
-            let matching = if all { "all-with-x" } else { "any-with-x" };
-            arguments.insert("x-match".into(), AMQPValue::LongString(matching.into()));
-            let headers = own_name(operation, &format!("{topic}.headers"))?;
-            return Ok(vec![
-                Part::Exchange {
-                    name: headers.clone(),
-                    kind: ExchangeKind::Headers,
-                },
-                Part::Hang {
-                    topic: topic.to_owned(),
-                    headers: headers.clone(),
-                },
-                bind(headers, "", arguments),
-            ]);
-        }
-    };
-    Ok(vec![bind(topic.to_owned(), key, FieldTable::default())])
 }
 
 impl Part {
@@ -352,6 +320,8 @@ impl Part {
     /// Says in an error which part it is about.
     fn name(&self, error: Error) -> Error {
         match self {
+            // The broker's own text may have named it.
+            Self::Queue { .. } if error.context("queue").is_some() => error,
             Self::Queue { name, .. } => error.with("queue", name),
             Self::Exchange { name, .. } => error.with("topic", name),
             Self::Hang { headers, .. } => error.with("topic", headers),
@@ -411,7 +381,6 @@ async fn close(link: &Link, operation: &'static str, channel: Channel) {
 }
 
 const SETTLE: Duration = Duration::from_secs(2);
-const SHORT: usize = 255;
 
 #[cfg(test)]
 mod tests;

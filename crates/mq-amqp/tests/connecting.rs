@@ -108,10 +108,16 @@ async fn refused(_: String) -> Check {
 }
 
 async fn unknown_host(_: String) -> Check {
-    expect_kind(
+    let error = expect_kind(
         connect(builder("amqp://no-such-host.invalid")?).await?,
         ErrorKind::Connect,
     )?;
+    assert_eq!(
+        error.context("address"),
+        Some("no-such-host.invalid:5672"),
+        "{error}"
+    );
+    assert!(error.is_retryable(), "a name may be known in a moment");
     Ok(())
 }
 

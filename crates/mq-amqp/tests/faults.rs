@@ -126,10 +126,11 @@ async fn consuming(url: String, fault: Flow) -> Check {
     // Marked, but it cannot reach the broker.
     first.ack()?;
     relay.set(fault);
-    // What the client had in its buffer comes first.
+    // What the client had in its buffer comes first. Dropped, it would be a verdict of its own.
+    let mut held = Vec::new();
     let error = loop {
         match soon("the end", consumer.receive()).await? {
-            Ok(Some(_)) => {}
+            Ok(Some(more)) => held.push(more),
             other => break expect_kind(other, ErrorKind::Disconnected)?,
         }
     };

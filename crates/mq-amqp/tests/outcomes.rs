@@ -57,6 +57,11 @@ fn main() -> ExitCode {
         )
         .case("too_large_is_refused_and_harms_nobody", too_large)
         .case(
+            "a_limit_of_the_broker_below_ours_is_learned_from_its_first_refusal",
+            broker_limit,
+        )
+        .case("a_queue_that_is_full_of_bytes_rejects", full_of_bytes)
+        .case(
             "publishes_end_at_their_deadline_and_the_window_bounds_them",
             deadline,
         )
@@ -314,6 +319,70 @@ async fn too_large(url: String) -> Check {
     soon("a large publish", publisher.publish(&to, full)).await??;
     soon("an outcome", pending).await??;
     bare.delete(&name).await
+}
+
+async fn broker_limit(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let name = unique("limit");
+    bare.queue(&name, &[]).await?;
+    // Four times what the broker takes by default.
+    let broker = builder(&url)?.max_message_size(64 << 20).connect().await?;
+    let publisher = broker.publisher();
+    let to = Destination::queue(name.as_str());
+    let large = || Message::new(vec![0; (16 << 20) + 1]);
+    // Which of those on their way it was is not told, so nobody may take it for lost.
+    let error = expect_kind(
+        soon("an outcome", publisher.publish(&to, large())).await?,
+        ErrorKind::Unknown,
+    )?;
+    assert!(error.to_string().contains("max size 16777216"), "{error}");
+    let error = expect_kind(publisher.enqueue(&to, large()).await, ErrorKind::TooLarge)?;
+    assert_eq!(error.context("limit"), Some("16777216"), "{error}");
+    assert!(
+        error.context("to").is_some_and(|to| to.contains(&name)),
+        "{error}"
+    );
+    expect_kind(
+        broker.unconfirmed().hand_over(&to, large()).await,
+        ErrorKind::TooLarge,
+    )?;
+    soon(
+        "the next channel",
+        publisher.publish(&to, Message::new("after")),
+    )
+    .await??;
+    bare.until_ready(&name, 1).await?;
+    bare.delete(&name).await
+}
+
+async fn full_of_bytes(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    for kind in ["classic", "quorum"] {
+        let name = unique("bytes");
+        let full = [
+            ("x-queue-type", argument(kind)),
+            ("x-max-length-bytes", AMQPValue::LongInt(1_000)),
+            ("x-overflow", argument("reject-publish")),
+        ];
+        bare.queue(&name, &full).await?;
+        let publisher = Amqp::connect(&url).await?.publisher();
+        let to = Destination::queue(name.as_str());
+        let mut last = Ok(());
+        // A queue takes messages until it is over its limit, so the first may pass.
+        for _ in 0..4 {
+            last = publisher
+                .publish(&to, Message::new(vec![0; 2_000]))
+                .await
+                .map(drop);
+        }
+        let error = expect_kind(last, ErrorKind::Rejected)?;
+        assert!(
+            error.context("to").is_some_and(|to| to.contains(&name)),
+            "{error}"
+        );
+        bare.delete(&name).await?;
+    }
+    Ok(())
 }
 
 async fn deadline(url: String) -> Check {

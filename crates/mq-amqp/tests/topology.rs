@@ -26,6 +26,8 @@ fn main() -> ExitCode {
             idempotent,
         )
         .case("a_mismatch_shows_both_sides", mismatch)
+        .case("each_argument_that_differs_shows_both_sides", arguments)
+        .case("names_that_cannot_be_are_refused_and_shown", names)
         .case("verify_names_what_is_missing_and_creates_nothing", verify)
         .case("each_filter_takes_what_it_should", filters)
         .case(
@@ -92,6 +94,125 @@ async fn mismatch(url: String) -> Check {
     let error = expect_kind(broker.declare(&topic).await, ErrorKind::InvalidName)?;
     assert!(error.to_string().contains("amq.fanout"), "{error}");
     bare.delete(&name).await
+}
+
+async fn arguments(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let broker = Amqp::connect(&url).await?;
+    let ours = || {
+        vec![
+            ("x-queue-type", argument("quorum")),
+            ("x-delivery-limit", AMQPValue::LongInt(20)),
+        ]
+    };
+    let with = |name, value| [ours(), vec![(name, value)]].concat();
+    let cases = [
+        (
+            vec![("x-queue-type", argument("classic"))],
+            "x-queue-type",
+            "'quorum'",
+            "'classic'",
+        ),
+        (
+            vec![("x-queue-type", argument("quorum"))],
+            "x-delivery-limit",
+            "the value '20'",
+            "none",
+        ),
+        (
+            with("x-message-ttl", AMQPValue::LongInt(5)),
+            "x-message-ttl",
+            "none",
+            "the value '5'",
+        ),
+        (
+            with("x-overflow", argument("drop-head")),
+            "x-overflow",
+            "none",
+            "the value 'drop-head'",
+        ),
+    ];
+    for (there, differs, asked, found) in cases {
+        let name = format!("{}.dead", unique("argument"));
+        bare.queue(&name, &there).await?;
+        let queue = Destination::queue(name.as_str());
+        for result in [broker.verify(&queue).await, broker.declare(&queue).await] {
+            let error = expect_kind(result, ErrorKind::Mismatch)?;
+            assert_eq!(error.context("queue"), Some(name.as_str()), "{error}");
+            assert_eq!(error.context("argument"), Some(differs), "{error}");
+            for (side, value) in [("asked", asked), ("there", found)] {
+                let shown = error.context(side).unwrap_or_default();
+                assert!(shown.contains(value), "{side} is not {value}: {error}");
+            }
+        }
+        bare.delete(&name).await?;
+    }
+    Ok(())
+}
+
+async fn names(url: String) -> Check {
+    let broker = Amqp::connect(&url).await?;
+    let long = "n".repeat(241);
+    for name in ["", ".", "..", "a\nb", "a\0b", "\u{7f}", &long] {
+        let shown: String = name.escape_debug().to_string().chars().take(64).collect();
+        let topic = || Destination::topic(name);
+        for result in [
+            broker.declare(Destination::queue(name)).await,
+            broker.verify(topic()).await,
+            broker.declare(Subscription::durable(name, "s")).await,
+            broker.declare(Subscription::durable("events", name)).await,
+            broker
+                .publisher()
+                .publish(&topic(), Message::new("x"))
+                .await
+                .map(drop),
+            broker
+                .consumer(&Subscription::ephemeral(name), ConsumePlan::new())
+                .await
+                .map(drop),
+        ] {
+            let error = expect_kind(result, ErrorKind::InvalidName)?;
+            assert_eq!(error.context("name"), Some(shown.as_str()), "{error}");
+        }
+    }
+    // The broker's own names can be used, and not made.
+    for what in ["amq.mine", "amq.topic"] {
+        for result in [
+            broker.declare(Destination::queue(what)).await,
+            broker.declare(Destination::topic(what)).await,
+        ] {
+            let error = expect_kind(result, ErrorKind::InvalidName)?;
+            assert_eq!(error.context("name"), Some(what), "{error}");
+        }
+    }
+    let mut consumer = broker
+        .consumer(&Subscription::ephemeral("amq.topic"), ConsumePlan::new())
+        .await?;
+    let key = unique("key");
+    let to = Destination::topic("amq.topic").routing_key(key.as_str());
+    broker
+        .publisher()
+        .publish(&to.mandatory(), Message::new("x"))
+        .await?;
+    while next(&mut consumer).await?.routing_key() != Some(key.as_str()) {}
+    // What is too long beside a name.
+    let long = "k".repeat(256);
+    let to = Destination::topic("amq.topic").routing_key(long.as_str());
+    let error = expect_kind(
+        broker.publisher().publish(&to, Message::new("x")).await,
+        ErrorKind::InvalidName,
+    )?;
+    assert_eq!(error.context("field"), Some("routing key"), "{error}");
+    let filtered = Subscription::ephemeral("amq.topic").filter(Filter::exact(long));
+    let error = expect_kind(
+        broker
+            .consumer(&filtered, ConsumePlan::new())
+            .await
+            .map(drop),
+        ErrorKind::Config,
+    )?;
+    assert!(error.to_string().contains("255 bytes"), "{error}");
+    Ok(())
 }
 
 async fn verify(url: String) -> Check {

@@ -29,7 +29,13 @@ fn every_reply_code_has_its_kind_and_advice() {
             Kind::NotFound,
             Never,
         ),
-        (405, "RESOURCE_LOCKED", Kind::Broker, Later),
+        (
+            403,
+            "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use",
+            Kind::InUse,
+            Later,
+        ),
+        (405, "RESOURCE_LOCKED", Kind::InUse, Later),
         (
             406,
             "PRECONDITION_FAILED - inequivalent arg 'x'",
@@ -40,6 +46,12 @@ fn every_reply_code_has_its_kind_and_advice() {
             406,
             "PRECONDITION_FAILED - unknown delivery tag 7",
             Kind::Broker,
+            Never,
+        ),
+        (
+            406,
+            "PRECONDITION_FAILED - message size 9 is larger than configured max size 8",
+            Kind::TooLarge,
             Never,
         ),
         (501, "FRAME_ERROR", Kind::Bug, Never),
@@ -121,6 +133,25 @@ fn a_mismatch_shows_both_sides() {
     assert_eq!(error.context("argument"), Some("x-queue-type"));
     assert_eq!(error.context("asked"), Some("'classic'"));
     assert_eq!(error.context("there"), Some("'quorum'"));
+}
+
+#[test]
+fn a_queue_of_another_connection_is_named() {
+    for (code, text) in [
+        (
+            403,
+            "ACCESS_REFUSED - queue 'it's mine' in vhost '/' in exclusive use",
+        ),
+        (
+            405,
+            "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'it's mine' in vhost \
+             '/'. It could be originally declared on another connection",
+        ),
+    ] {
+        let error = answer("consume", code, text);
+        assert_eq!(error.context("queue"), Some("it's mine"), "{error}");
+        assert!(error.to_string().contains("closed"), "{error}");
+    }
 }
 
 trait FromIo {

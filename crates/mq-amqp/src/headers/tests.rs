@@ -207,3 +207,15 @@ fn a_retry_copy_carries_its_attempt_and_routing_key() {
     );
     assert_eq!(second.id(), first.id());
 }
+
+#[test]
+fn no_header_stands_in_for_the_routing_key_of_a_topic() {
+    let topic = Destination::topic("events").routing_key("eu.paid");
+    let sent = Outbound::new(&topic, &Message::new("x").build(), LIMITS).expect("a legal message");
+    let mut delivery = delivery(sent);
+    let mut table = FieldTable::default();
+    table.insert(headers::ROUTING_KEY.into(), text("us.lost"));
+    delivery.properties = delivery.properties.clone().with_headers(table);
+    let received = received(&mut delivery, "events".into());
+    assert_eq!(received.routing_key(), Some("eu.paid"));
+}

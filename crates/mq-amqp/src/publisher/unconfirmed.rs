@@ -6,12 +6,7 @@ use lapin::{Channel, options::BasicPublishOptions};
 use mq_core::{Destination, Message, Result, Unconfirmed};
 use tokio::sync::Mutex;
 
-use crate::{
-    config::Settings,
-    connection::Link,
-    error::within,
-    headers::{Limits, Outbound},
-};
+use crate::{config::Settings, connection::Link, error::within, headers::Outbound};
 
 /// Publishes at most once, and does not hear what became of it.
 ///
@@ -26,19 +21,18 @@ struct Shared {
     link: Arc<Link>,
     channel: Mutex<Option<Channel>>,
     limit: Duration,
-    limits: Limits,
+    max_message_size: usize,
 }
 
 impl AmqpUnconfirmed {
     pub(crate) fn new(settings: &Settings, link: Arc<Link>) -> Self {
-        let limits = link.limits(settings.max_message_size);
         let limit = settings.publish_timeout;
         Self {
             shared: Arc::new(Shared {
                 link,
                 channel: Mutex::default(),
                 limit,
-                limits,
+                max_message_size: settings.max_message_size,
             }),
         }
     }
@@ -59,7 +53,8 @@ impl Unconfirmed for AmqpUnconfirmed {
     /// caller down instead of filling its memory.
     async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
         let message = message.into();
-        let mut outbound = Outbound::new(to, &message, self.shared.limits)?;
+        let limits = self.shared.link.limits(self.shared.max_message_size);
+        let mut outbound = Outbound::new(to, &message, limits)?;
         let channel = self.channel().await?;
         let properties = outbound.unnumbered();
         let Outbound {

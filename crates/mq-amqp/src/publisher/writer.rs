@@ -192,6 +192,7 @@ impl Writer {
         unsent: VecDeque<Job>,
     ) -> End {
         let cause = cause.map_or_else(|| self.link.gone("publish"), |cause| map("publish", cause));
+        self.link.learn(&cause);
         let error = Error::new(
             ErrorKind::Unknown,
             "publish",

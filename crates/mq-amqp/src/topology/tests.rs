@@ -3,6 +3,13 @@
 use super::*;
 
 fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
+    names_by(ExchangeKind::Topic, what)
+}
+
+/// With the topic `events` of this kind.
+fn names_by(kind: ExchangeKind, what: impl Into<Declaration>) -> Result<Vec<String>> {
+    let mut kinds = Kinds::default();
+    kinds.set("events".into(), kind);
     let show = |part: Part| match part {
         Part::Queue { name, home } => format!("queue {name} -> {}", home.unwrap_or_default()),
         Part::Exchange { name, kind } => format!("{kind:?} {name}"),
@@ -14,7 +21,7 @@ fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
             ..
         } => format!("{exchange} -{key}-> {queue}"),
     };
-    Ok(parts("declare", &what.into())?
+    Ok(parts("declare", &what.into(), &kinds)?
         .into_iter()
         .map(show)
         .collect())
@@ -95,4 +102,45 @@ fn refuses_filters_and_names_that_mean_something_else_to_the_broker() {
         refused(Subscription::ephemeral("events").into()),
         ErrorKind::Unsupported
     );
+}
+
+#[test]
+fn each_kind_of_exchange_keeps_its_own_filters() {
+    use ExchangeKind::{Direct, Fanout, Topic};
+    let headers = || Filter::AnyHeader(vec![("a".into(), "b".into())]);
+    let cases = [
+        (Filter::All, vec![Topic, Fanout]),
+        (Filter::exact("eu"), vec![Topic, Direct]),
+        (Filter::exact("eu.*"), vec![Direct]),
+        (Filter::pattern("eu.*"), vec![Topic]),
+        (headers(), vec![Topic, Fanout]),
+    ];
+    for (filter, kept) in cases {
+        for kind in [Topic, Direct, Fanout] {
+            let subscription = Subscription::durable("events", "s").filter(filter.clone());
+            let declared = names_by(kind, subscription);
+            assert_eq!(
+                declared.is_ok(),
+                kept.contains(&kind),
+                "{filter:?} on {kind}"
+            );
+        }
+    }
+    let topic = |kind| names_by(kind, Destination::topic("events")).expect("parts");
+    assert_eq!(topic(Topic), ["Topic events"]);
+    assert_eq!(topic(Direct), ["Direct events"]);
+    assert_eq!(topic(Fanout), ["Fanout events"]);
+}
+
+#[test]
+fn refuses_headers_that_the_broker_would_take_for_something_else() {
+    let refused = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+        let filter = Filter::AllHeaders(pairs.collect());
+        let error = names(Subscription::durable("events", "s").filter(filter));
+        error.expect_err("refused").to_string()
+    };
+    // The broker would keep the last one alone.
+    assert!(refused(&[("a", "1"), ("a", "2")]).contains("names each header once"));
+    assert!(refused(&[("x-match", "any")]).contains("x-match"));
 }

@@ -15,7 +15,9 @@ use std::{
 
 use lapin::{
     Channel, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
+    options::{
+        BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use mq_amqp::{
@@ -109,8 +111,31 @@ impl Bare {
         Ok(())
     }
 
+    /// A durable exchange of this kind; fails if one of another kind is there.
+    pub async fn exchange(&self, name: &str, kind: &str) -> Check {
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        let kind = lapin::ExchangeKind::Custom(kind.into());
+        let none = FieldTable::default();
+        let declare = self
+            .channel
+            .exchange_declare(name.into(), kind, options, none);
+        Ok(declare.await?)
+    }
+
     /// Messages that are ready in a queue.
     pub async fn ready(&self, queue: &str) -> Check<u32> {
+        Ok(self.look(queue).await?.message_count())
+    }
+
+    /// Consumers that read a queue.
+    pub async fn consumers(&self, queue: &str) -> Check<u32> {
+        Ok(self.look(queue).await?.consumer_count())
+    }
+
+    async fn look(&self, queue: &str) -> Check<lapin::Queue> {
         let options = QueueDeclareOptions {
             passive: true,
             ..Default::default()
@@ -119,8 +144,7 @@ impl Bare {
         Ok(self
             .channel
             .queue_declare(queue.into(), options, none)
-            .await?
-            .message_count())
+            .await?)
     }
 
     /// Waits until the broker has done with what other connections sent: a message of our own has

@@ -142,6 +142,8 @@ async fn carry(mut client: TcpStream, upstream: String, state: Arc<State>) {
                 tokio::io::copy(&mut broker, &mut client).await.is_err()
             }
             Flow::Open => tokio::select! {
+                // A fault that is set comes before what is written after it.
+                biased;
                 changed = flow.changed() => changed.is_ok(),
                 read = client.read(&mut up) => match read {
                     Ok(n) if n > 0 => {
