@@ -11,7 +11,10 @@ use mq_amqp::{
 };
 use mq_testkit::{Address, Check, Suite, broker_address};
 use support::{builder, expect_kind, soon, unique};
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 fn main() -> ExitCode {
     let broker = Suite::new("connecting", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
@@ -136,12 +139,18 @@ async fn something_else(_: String) -> Check {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("amqp://{}", listener.local_addr()?);
     let peer = tokio::spawn(async move {
+        let mut peers = tokio::task::JoinSet::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = tokio::io::AsyncWriteExt::write_all(
-                &mut stream,
-                b"HTTP/1.1 400 Bad Request\r\n\r\n",
-            )
-            .await;
+            peers.spawn(async move {
+                // As a server does: it reads what was sent before it answers, and closes after the
+                // client. Else the kernel may reset the connection before the answer is read.
+                let mut hello = [0; 8];
+                stream.read_exact(&mut hello).await?;
+                stream
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    .await?;
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+            });
         }
     });
     let result = connect(builder(&url)?.connect_timeout(Duration::from_secs(2))).await?;
