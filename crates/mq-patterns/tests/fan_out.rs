@@ -17,8 +17,7 @@ use mq_core::{
 use mq_memory::Memory;
 use mq_patterns::fan_out::FanOut;
 use proptest::prelude::*;
-use serde::{Serialize, Serializer, ser::Error as _};
-use support::{DEADLINE, bytes, queue, reports, start, take};
+use support::{DEADLINE, bytes, fickle, in_order, queue, reports, start, take};
 use tokio::time::timeout;
 
 async fn declared(broker: &Memory, topic: &str, subscribers: &[&str]) -> FanOut<u32, Memory> {
@@ -232,44 +231,17 @@ async fn names_that_no_broker_takes_are_refused() {
     assert_eq!(error.kind(), ErrorKind::InvalidName);
 }
 
-/// An event that can be written or not.
-#[derive(Debug, Clone, Copy)]
-struct Fickle(Option<usize>);
-
-impl Serialize for Fickle {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(number) => to.serialize_u64(number as u64),
-            None => Err(S::Error::custom("unwritable")),
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn outcomes_stand_in_the_order_of_the_events(writable in prop::collection::vec(any::<bool>(), 0..600)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            // A log gives each stored event its offset, which tells the events apart.
             let broker = Memory::builder().log(1).build();
             let topic = FanOut::new(&broker, "events");
             topic.declare().await.unwrap();
-            let events: Vec<_> = writable.iter().enumerate().map(|(i, w)| Fickle(w.then_some(i))).collect();
-            let outcomes = topic.publish_all(&events).await;
-            prop_assert_eq!(outcomes.len(), events.len());
-            let mut offset = 0;
-            for (event, outcome) in events.iter().zip(outcomes) {
-                match (event.0, outcome) {
-                    (Some(_), Ok(receipt)) => {
-                        prop_assert_eq!(receipt.position().map(|p| p.offset), Some(offset));
-                        offset += 1;
-                    }
-                    (None, Err(error)) => prop_assert_eq!(error.kind(), ErrorKind::Codec),
-                    (event, outcome) => prop_assert!(false, "{event:?}: {outcome:?}"),
-                }
-            }
-            Ok(())
-        })?;
+            let events = fickle(&writable);
+            in_order(&events, topic.publish_all(&events).await);
+        });
     }
 }

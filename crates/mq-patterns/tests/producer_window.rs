@@ -153,6 +153,7 @@ async fn a_window_full_of_failures_stops_the_producer_until_they_are_taken() {
     held.answer(true);
     let sent = producer.finish().await;
     assert_eq!((sent.confirmed, sent.failed.len()), (1, 0));
+    assert_eq!(sent.all_confirmed().unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,6 +168,7 @@ async fn a_dropped_flush_forgets_nothing() {
     held.answer(true);
     let sent = producer.flush().await;
     assert_eq!((sent.confirmed, sent.failed.len()), (2, 1));
+    sent.all_confirmed().expect_err("one was not");
 }
 
 proptest! {

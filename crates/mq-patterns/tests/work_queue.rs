@@ -6,6 +6,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod support;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -19,7 +21,7 @@ use mq_core::{
 use mq_memory::Memory;
 use mq_patterns::work_queue::WorkQueue;
 use proptest::prelude::*;
-use serde::{Serialize, Serializer, ser::Error as _};
+use support::{fickle, in_order};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -155,44 +157,17 @@ async fn jobs_travel_in_their_envelope_and_codec() {
     job.ack().expect("in time");
 }
 
-/// A job that can be written or not.
-#[derive(Debug, Clone, Copy)]
-struct Fickle(Option<usize>);
-
-impl Serialize for Fickle {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(number) => to.serialize_u64(number as u64),
-            None => Err(S::Error::custom("unwritable")),
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn outcomes_stand_in_the_order_of_the_jobs(writable in prop::collection::vec(any::<bool>(), 0..600)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            // A log gives each stored job its offset, which tells the jobs apart.
             let broker = Memory::builder().log(1).build();
             let queue = WorkQueue::new(&broker, "jobs");
             queue.declare().await.unwrap();
-            let jobs: Vec<_> = writable.iter().enumerate().map(|(i, w)| Fickle(w.then_some(i))).collect();
-            let outcomes = queue.submit_all(&jobs).await;
-            prop_assert_eq!(outcomes.len(), jobs.len());
-            let mut offset = 0;
-            for (job, outcome) in jobs.iter().zip(outcomes) {
-                match (job.0, outcome) {
-                    (Some(_), Ok(receipt)) => {
-                        prop_assert_eq!(receipt.position().map(|p| p.offset), Some(offset));
-                        offset += 1;
-                    }
-                    (None, Err(error)) => prop_assert_eq!(error.kind(), ErrorKind::Codec),
-                    (job, outcome) => prop_assert!(false, "{job:?}: {outcome:?}"),
-                }
-            }
-            Ok(())
-        })?;
+            let jobs = fickle(&writable);
+            in_order(&jobs, queue.submit_all(&jobs).await);
+        });
     }
 }

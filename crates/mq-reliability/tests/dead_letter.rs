@@ -25,7 +25,8 @@ async fn a_handler_takes_dead_letters_and_rejects_what_is_none() {
     for queue in [&dead, &strange] {
         broker.declare(queue).await.expect("declared");
     }
-    let original = Received::new(Message::new("tea").build(), "orders".into(), None);
+    let paid = Some("eu.paid".into());
+    let original = Received::new(Message::new("tea").build(), "orders".into(), paid);
     let copy = dead_letter_copy(&original, &Rejection::new(Reason::Permanent, "no tea"));
     for message in [Message::new("no dead letter").build(), copy] {
         broker
@@ -56,6 +57,7 @@ async fn a_handler_takes_dead_letters_and_rejects_what_is_none() {
         (letter.origin(), letter.error(), letter.reason()),
         ("orders", "no tea", Reason::Permanent)
     );
+    assert_eq!(letter.routing_key(), Some("eu.paid"));
     assert_eq!(original.payload().map(|p| &p[..]), Some(&b"tea"[..]));
 
     let mut consumer = broker

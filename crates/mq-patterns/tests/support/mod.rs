@@ -9,8 +9,11 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use mq_core::{Broker, ConsumePlan, Consumer, Received, Result, Run, Subscription};
+use mq_core::{
+    Broker, ConsumePlan, Consumer, ErrorKind, Outcomes, Received, Result, Run, Subscription,
+};
 use mq_memory::Memory;
+use serde::{Serialize, Serializer, ser::Error as _};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -102,4 +105,48 @@ pub async fn nothing(broker: &Memory, name: &str) {
 /// The bytes of a message.
 pub fn bytes(received: &Received) -> Option<&[u8]> {
     received.payload().map(|payload| &payload[..])
+}
+
+/// A value that can be written or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Fickle(pub Option<usize>);
+
+impl Serialize for Fickle {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(number) => to.serialize_u64(number as u64),
+            None => Err(S::Error::custom("unwritable")),
+        }
+    }
+}
+
+/// One value for each flag, which says whether it can be written.
+pub fn fickle(writable: &[bool]) -> Vec<Fickle> {
+    let numbered = writable.iter().enumerate();
+    numbered.map(|(i, w)| Fickle(w.then_some(i))).collect()
+}
+
+/// Checks the outcomes of values that were published to a log of one partition: it gives each stored
+/// one its offset, which tells them apart.
+pub fn in_order(values: &[Fickle], outcomes: Outcomes) {
+    assert_eq!(outcomes.len(), values.len());
+    let all = outcomes
+        .clone()
+        .all_confirmed()
+        .map(|receipts| receipts.len());
+    match values.iter().all(|value| value.0.is_some()) {
+        true => assert_eq!(all.expect("all were confirmed"), values.len()),
+        false => assert_eq!(all.expect_err("one was not").kind(), ErrorKind::Codec),
+    }
+    let mut offset = 0;
+    for (value, outcome) in values.iter().zip(outcomes) {
+        match (value.0, outcome) {
+            (Some(_), Ok(receipt)) => {
+                assert_eq!(receipt.position().map(|p| p.offset), Some(offset));
+                offset += 1;
+            }
+            (None, Err(error)) => assert_eq!(error.kind(), ErrorKind::Codec),
+            (value, outcome) => panic!("{value:?}: {outcome:?}"),
+        }
+    }
 }
