@@ -18,6 +18,7 @@ use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
 
 pub(crate) use self::gate::{CHUNK, Gate};
 use crate::{
@@ -176,26 +177,30 @@ impl Broker for Amqp {
         subscription: &Subscription,
         plan: ConsumePlan,
     ) -> Result<AmqpConsumer> {
-        let inner = &self.inner;
-        AmqpConsumer::open(
-            &inner.consuming,
-            inner.publisher.clone(),
-            subscription,
-            plan,
-        )
+        let link = Arc::clone(&self.inner.consuming);
+        let (publisher, subscription) = (self.inner.publisher.clone(), subscription.clone());
+        whole("consume", async move {
+            AmqpConsumer::open(&link, publisher, &subscription, plan).await
+        })
         .await
     }
 
     /// Creating a quorum queue takes 2 s longer: a younger one can lose confirmed messages when its
     /// whole cluster is killed.
     async fn declare(&self, what: impl Into<Declaration> + Send) -> Result<()> {
-        topology::declare(&self.inner.consuming, what.into()).await
+        let (link, what) = (Arc::clone(&self.inner.consuming), what.into());
+        whole(
+            "declare",
+            async move { topology::declare(&link, what).await },
+        )
+        .await
     }
 
     /// The settings of queues and exchanges are compared. AMQP has no way to look at bindings, so a
     /// subscription's filter is not.
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
-        topology::verify(&self.inner.consuming, what.into()).await
+        let (link, what) = (Arc::clone(&self.inner.consuming), what.into());
+        whole("verify", async move { topology::verify(&link, what).await }).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -213,6 +218,23 @@ impl Broker for Amqp {
         let no_ack = join_all(opened.map(|link| async move { link.close().await })).await;
         let no_ack = no_ack.into_iter().collect::<Result<()>>();
         flushed.and(publishing).and(consuming).and(no_ack)
+    }
+}
+
+/// Goes on to its end if the caller stops waiting; every step has a deadline of its own.
+///
+/// The client frees the number of a channel that is dropped in the middle of a question. The answer
+/// then hits the next channel of that number, or opens a consumer that nobody has.
+async fn whole<T: Send + 'static>(
+    operation: &'static str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(result) => result,
+        Err(error) => {
+            let text = "it ended without an answer";
+            Err(Error::new(ErrorKind::Bug, operation, text).caused_by(error))
+        }
     }
 }
 
