@@ -1,9 +1,20 @@
 //! The conformance suite, on the RabbitMQ that `MQ_RABBITMQ_URL` names.
+#![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
 
-use std::process::ExitCode;
+mod support;
 
-use mq_amqp::Amqp;
-use mq_testkit::{Fixture, Suite, broker_address};
+use std::{process::ExitCode, time::Duration};
+
+use lapin::types::AMQPValue;
+use mq_amqp::{
+    Amqp,
+    core::{Broker, Destination, Error, ErrorKind, Message, Publisher, Result},
+};
+use mq_testkit::{Failure, Fixture, Hook, Link, Suite, broker_address};
+use support::{
+    Bare, argument,
+    relay::{Flow, Relay},
+};
 
 struct Rabbit {
     url: String,
@@ -12,10 +23,64 @@ struct Rabbit {
 impl Fixture for Rabbit {
     type Broker = Amqp;
 
-    async fn connect(&self) -> mq_core::Result<Amqp> {
+    async fn connect(&self) -> Result<Amqp> {
         Amqp::connect(&self.url).await
     }
+
+    fn hooks(&self) -> &'static [Hook] {
+        &[Hook::Link, Hook::RefusingQueue]
+    }
+
+    async fn connect_by_link(&self) -> Result<(Amqp, Box<dyn Link>)> {
+        let relay = Relay::start(&self.url).await.map_err(unmade)?;
+        let client = Amqp::builder()
+            .url(relay.url())?
+            .operation_timeout(DEADLINE)
+            .publish_timeout(DEADLINE)
+            .connect()
+            .await?;
+        Ok((client, Box::new(ByRelay(relay))))
+    }
+
+    async fn refusing_queue(&self, name: &str) -> Result<(Amqp, Destination)> {
+        let bare = Bare::connect(&self.url).await.map_err(unmade)?;
+        let settings = [
+            ("x-queue-type", argument("quorum")),
+            ("x-max-length", AMQPValue::LongInt(1)),
+            ("x-overflow", argument("reject-publish")),
+        ];
+        bare.queue(name, &settings).await.map_err(unmade)?;
+        let client = self.connect().await?;
+        let queue = Destination::queue(name);
+        // A quorum queue learns a little late that it is full.
+        loop {
+            match client.publisher().publish(&queue, Message::new("x")).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Rejected => return Ok((client, queue)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
+
+struct ByRelay(Relay);
+
+impl Link for ByRelay {
+    fn freeze(&self) {
+        self.0.set(Flow::Frozen);
+    }
+
+    fn cut(&self) {
+        self.0.set(Flow::Cut);
+    }
+}
+
+fn unmade(failure: Failure) -> Error {
+    Error::new(ErrorKind::Connect, "fixture", failure.to_string())
+}
+
+/// Well below the patience of the cases.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     Suite::new("conformance", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))

@@ -1,16 +1,24 @@
 //! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`.
 
+#![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
+
+mod support;
+
 use std::{process::ExitCode, time::Duration};
 
-use mq_kafka::Kafka;
-use mq_testkit::{Fixture, Suite, broker_address};
+use mq_kafka::{
+    Kafka,
+    core::{Destination, Error, ErrorKind, Result},
+};
+use mq_testkit::{Failure, Fixture, Hook, Suite, broker_address};
+use support::Bare;
 
 struct Servers(String);
 
 impl Fixture for Servers {
     type Broker = Kafka;
 
-    async fn connect(&self) -> mq_core::Result<Kafka> {
+    async fn connect(&self) -> Result<Kafka> {
         // Few partitions: each case makes topics of its own, which stay on the broker.
         Kafka::builder(&self.0).partitions(4).connect().await
     }
@@ -25,6 +33,23 @@ impl Fixture for Servers {
         // Longer than a fetch waits for records.
         Duration::from_secs(1)
     }
+
+    fn hooks(&self) -> &'static [Hook] {
+        &[Hook::RefusingQueue]
+    }
+
+    async fn refusing_queue(&self, name: &str) -> Result<(Kafka, Destination)> {
+        let bare = Bare::connect(&self.0).await.map_err(unmade)?;
+        // A compacted topic refuses records without a key.
+        bare.create(name, 1, &[("cleanup.policy", "compact")])
+            .await
+            .map_err(unmade)?;
+        Ok((self.connect().await?, Destination::queue(name)))
+    }
+}
+
+fn unmade(failure: Failure) -> Error {
+    Error::new(ErrorKind::Connect, "fixture", failure.to_string())
 }
 
 fn main() -> ExitCode {

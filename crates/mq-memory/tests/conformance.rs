@@ -2,16 +2,37 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use mq_core::{Broker, Destination, Message, Publisher};
 use mq_memory::Memory;
-use mq_testkit::{Address, Fixture, Suite};
+use mq_testkit::{Address, Fixture, Hook, Suite};
 
-struct InProcess(Memory);
+struct InProcess {
+    broker: Memory,
+    /// A broker whose queues hold 20 messages.
+    narrow: Memory,
+}
+
+impl InProcess {
+    fn queues() -> Self {
+        Self {
+            broker: Memory::new(),
+            narrow: Memory::builder().max_messages(20).build(),
+        }
+    }
+
+    fn log() -> Self {
+        Self {
+            broker: Memory::builder().log(4).build(),
+            narrow: Memory::builder().log(1).max_messages(20).build(),
+        }
+    }
+}
 
 impl Fixture for InProcess {
     type Broker = Memory;
 
     async fn connect(&self) -> mq_core::Result<Memory> {
-        Ok(self.0.client())
+        Ok(self.broker.client())
     }
 
     fn patience(&self) -> Duration {
@@ -21,15 +42,30 @@ impl Fixture for InProcess {
     fn quiet(&self) -> Duration {
         Duration::from_millis(100)
     }
+
+    fn hooks(&self) -> &'static [Hook] {
+        &[Hook::RefusingQueue]
+    }
+
+    async fn refusing_queue(&self, name: &str) -> mq_core::Result<(Memory, Destination)> {
+        let client = self.narrow.client();
+        let queue = Destination::queue(name);
+        client.declare(&queue).await?;
+        let full = (0..20).map(|_| Message::new("x").build()).collect();
+        let full = client.publisher().publish_batch(&queue, full).await;
+        full.all_confirmed()?;
+        Ok((client, queue))
+    }
 }
 
 fn main() -> ExitCode {
     let queues = Suite::new("conformance", "mq-memory", Address::in_process()).conformance(
-        |_| InProcess(Memory::new()),
+        |_| InProcess::queues(),
         include_str!("conformance.expected"),
     );
-    let log = || InProcess(Memory::builder().log(4).build());
-    let log = Suite::new("conformance", "mq-memory (log)", Address::in_process())
-        .conformance(move |_| log(), include_str!("conformance-log.expected"));
+    let log = Suite::new("conformance", "mq-memory (log)", Address::in_process()).conformance(
+        |_| InProcess::log(),
+        include_str!("conformance-log.expected"),
+    );
     mq_testkit::run([queues, log])
 }

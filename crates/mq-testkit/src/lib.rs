@@ -18,5 +18,5 @@ mod trial;
 pub use address::{Address, broker_address};
 pub use cases::{Case, cases};
 pub use failure::{Check, Failure};
-pub use fixture::Fixture;
+pub use fixture::{Fixture, Hook, Link};
 pub use suite::{Suite, run};

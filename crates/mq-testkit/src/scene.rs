@@ -7,7 +7,7 @@ use mq_core::{
 };
 
 use crate::{
-    Check, Failure, Fixture,
+    Check, Failure, Fixture, Link,
     checks::{numbered, refused},
     failure::{ensure, located},
     reader::Reader,
@@ -96,6 +96,31 @@ impl<F: Fixture> Scene<F> {
                 .connect()
                 .await
                 .map_err(|e| Failure::from(e).while_doing("connect again"))
+        })
+    }
+
+    /// A further client behind a link that can be cut.
+    #[track_caller]
+    pub(crate) fn client_by_link(
+        &self,
+    ) -> impl Future<Output = Check<(F::Broker, Box<dyn Link>)>> + Send {
+        located(async move {
+            self.fixture
+                .connect_by_link()
+                .await
+                .map_err(|e| Failure::from(e).while_doing("connect by a link"))
+        })
+    }
+
+    /// A client, and a queue that takes no message any more.
+    #[track_caller]
+    pub(crate) fn refusing_queue(
+        &self,
+    ) -> impl Future<Output = Check<(F::Broker, Destination)>> + Send {
+        located(async move {
+            let name = self.name("refusing");
+            let made = self.fixture.refusing_queue(&name).await;
+            made.map_err(|e| Failure::from(e).while_doing("make a queue that refuses"))
         })
     }
 
@@ -211,6 +236,11 @@ impl<F: Fixture> Scene<F> {
             reader.nothing().await?;
             reader.close().await
         })
+    }
+
+    /// How long a case waits before it believes that nothing comes.
+    pub(crate) fn quiet(&self) -> Duration {
+        self.fixture.quiet()
     }
 
     /// How long a case waits for what must come.

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use broken::{FOUND, Fault, Local, Shape};
 use futures::future::join_all;
 use mq_core::{Broker, Capabilities};
-use mq_testkit::{Case, Fixture, cases};
+use mq_testkit::{Case, Fixture, Hook, cases};
 
 /// Runs cases side by side on brokers of their own; each with why it failed.
 async fn run(
@@ -32,16 +32,17 @@ async fn run(
     join_all(cases::<Local>().into_iter().filter(chosen).map(one)).await
 }
 
-async fn capabilities(shape: Shape) -> Capabilities {
-    let broker = Local::new(shape, Fault::None).connect().await;
-    broker.expect("in process").capabilities()
+async fn abilities(shape: Shape) -> (Capabilities, &'static [Hook]) {
+    let local = Local::new(shape, Fault::None);
+    let broker = local.connect().await;
+    (broker.expect("in process").capabilities(), local.hooks())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_fault_every_case_passes() {
     for shape in [Shape::Queues, Shape::Log] {
-        let can = capabilities(shape).await;
-        for (case, result) in run(shape, Fault::None, |case| case.runs_with(can)).await {
+        let (can, hooks) = abilities(shape).await;
+        for (case, result) in run(shape, Fault::None, |case| case.runs_with(can, hooks)).await {
             assert_eq!(result, Ok(()), "{case} on {shape:?}");
         }
     }
@@ -69,8 +70,8 @@ async fn each_fault_is_found_by_its_cases() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_capability_that_is_declared_and_not_there_is_found() {
     for shape in [Shape::Queues, Shape::Log] {
-        let can = capabilities(shape).await;
-        for (case, result) in run(shape, Fault::None, |case| !case.runs_with(can)).await {
+        let (can, hooks) = abilities(shape).await;
+        for (case, result) in run(shape, Fault::None, |case| !case.runs_with(can, hooks)).await {
             assert!(
                 result.is_err(),
                 "{case} passes on {shape:?}, which cannot do it"
@@ -91,10 +92,10 @@ async fn every_case_is_among_those_that_can_fail() {
         never.retain(|case| !found.contains(case));
     }
     for shape in [Shape::Queues, Shape::Log] {
-        let can = capabilities(shape).await;
+        let (can, hooks) = abilities(shape).await;
         let undeclared = cases::<Local>()
             .into_iter()
-            .filter(|case| !case.runs_with(can));
+            .filter(|case| !case.runs_with(can, hooks));
         for case in undeclared {
             never.remove(case.name());
         }

@@ -11,11 +11,12 @@ use mq_core::{Broker, Capabilities, Capability};
 use tokio::time::timeout;
 
 use super::{
-    competing, dead_letters, defer, ephemeral, filters, headers, lifecycle, messages, ordering,
-    outcomes, payloads, publishing, receiving, redelivery, settlement, subscriptions, topology,
+    cancellation, competing, dead_letters, defer, ephemeral, failing, filters, headers, lifecycle,
+    links, load, messages, ordering, outcomes, payloads, publishing, receiving, redelivery,
+    settlement, subscriptions, topology,
 };
 use crate::{
-    Check, Failure, Fixture,
+    Check, Failure, Fixture, Hook,
     scene::Scene,
     trial::{Planned, Verdict, block_on},
 };
@@ -23,9 +24,13 @@ use crate::{
 /// One conformance case: a sentence that holds on every broker that declares what it needs.
 pub struct Case<F: Fixture> {
     pub(super) name: &'static str,
+    /// The module that it stands in.
+    pub(super) module: &'static str,
     pub(super) needs: &'static [Capability],
     /// The case is about a broker that lacks it.
     pub(super) lacks: Option<Capability>,
+    /// The case needs a fault that the fixture makes.
+    pub(super) hook: Option<Hook>,
     pub(super) body: Body<F>,
 }
 
@@ -37,16 +42,29 @@ impl<F: Fixture> Case<F> {
         self.name
     }
 
-    /// What the case needs, such as `defer` or `no repeated-headers`; empty if it always runs.
+    /// What the case is about: the file that it stands in, such as `dead_letters`.
+    pub fn group(&self) -> &'static str {
+        self.module.rsplit("::").next().unwrap_or(self.module)
+    }
+
+    /// What the case needs, such as `defer`, `no repeated-headers` or the hook `link`; empty if it
+    /// always runs.
     pub fn needs(&self) -> String {
         let needs = self.needs.iter().map(ToString::to_string);
         let lacks = self.lacks.iter().map(|lacks| format!("no {lacks}"));
-        needs.chain(lacks).collect::<Vec<_>>().join(", ")
+        let hook = self.hook.iter().map(ToString::to_string);
+        needs
+            .chain(lacks)
+            .chain(hook)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
-    /// True if a broker with these capabilities has to pass it.
-    pub fn runs_with(&self, can: Capabilities) -> bool {
-        self.needs.iter().all(|need| can.has(*need)) && !self.lacks.is_some_and(|c| can.has(c))
+    /// True if a broker with these capabilities, and a fixture with these hooks, has to pass it.
+    pub fn runs_with(&self, can: Capabilities, hooks: &[Hook]) -> bool {
+        self.needs.iter().all(|need| can.has(*need))
+            && !self.lacks.is_some_and(|c| can.has(c))
+            && self.hook.is_none_or(|hook| hooks.contains(&hook))
     }
 
     /// Runs it with clients of its own, and closes the first of them.
@@ -72,14 +90,17 @@ impl<F: Fixture> std::fmt::Debug for Case<F> {
     }
 }
 
-/// Lists the functions of a file as cases, each with what it `needs` or `lacks`.
+/// Lists the functions of a file as cases, each with what it `needs` or `lacks`, and the hook that it
+/// works `with`.
 macro_rules! list {
-    ($($name:ident $(needs $($need:ident)|+)? $(lacks $lack:ident)?),+ $(,)?) => {
+    ($($name:ident $(needs $($need:ident)|+)? $(lacks $lack:ident)? $(with $hook:ident)?),+ $(,)?) => {
         pub(super) fn all<F: $crate::Fixture>() -> Vec<$crate::Case<F>> {
             vec![$($crate::cases::case::Case {
                 name: stringify!($name),
+                module: module_path!(),
                 needs: &[$($(mq_core::Capability::$need),+)?],
                 lacks: [$(mq_core::Capability::$lack)?].first().copied(),
+                hook: [$($crate::Hook::$hook)?].first().copied(),
                 body: |scene| Box::pin($name(scene)),
             }),+]
         }
@@ -108,6 +129,10 @@ pub fn cases<F: Fixture>() -> Vec<Case<F>> {
         ephemeral::all(),
         topology::all(),
         lifecycle::all(),
+        failing::all(),
+        cancellation::all(),
+        links::all(),
+        load::all(),
     ];
     files.into_iter().flatten().collect()
 }
@@ -137,7 +162,7 @@ pub(crate) fn planned<F: Fixture>(
         needs: String::new(),
         body: Box::new(
             move |address, deadline| match suite.capabilities(&address, deadline) {
-                Ok(can) => Verdict::of(compare(&listing::<F>(can), expected)),
+                Ok((can, hooks)) => Verdict::of(compare(&listing::<F>(can, hooks), expected)),
                 Err(why) => Verdict::Failed(why),
             },
         ),
@@ -145,11 +170,14 @@ pub(crate) fn planned<F: Fixture>(
     planned
 }
 
+/// What the broker declares, and the hooks of its fixture.
+type Abilities = (Capabilities, &'static [Hook]);
+
 /// What the cases of one suite share.
 struct Shared<M> {
     fixture: M,
     /// What the broker said when the first case asked it.
-    can: OnceLock<Result<Capabilities, String>>,
+    can: OnceLock<Result<Abilities, String>>,
     version: Arc<OnceLock<String>>,
 }
 
@@ -157,7 +185,7 @@ impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
     fn run(&self, case: &Case<F>, address: String, deadline: Duration) -> Verdict {
         match self.capabilities(&address, deadline) {
             Err(why) => Verdict::Failed(why),
-            Ok(can) if !case.runs_with(can) => Verdict::NotDeclared(case.needs()),
+            Ok((can, hooks)) if !case.runs_with(can, hooks) => Verdict::NotDeclared(case.needs()),
             Ok(_) => Verdict::of(block_on(
                 deadline,
                 case.run(Arc::new((self.fixture)(address))),
@@ -165,7 +193,7 @@ impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
         }
     }
 
-    fn capabilities(&self, address: &str, deadline: Duration) -> Result<Capabilities, String> {
+    fn capabilities(&self, address: &str, deadline: Duration) -> Result<Abilities, String> {
         let ask = || {
             let fixture = (self.fixture)(address.to_owned());
             let mut can = Capabilities::none();
@@ -176,7 +204,7 @@ impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
                 let _ = self.version.set(broker.product());
                 close(&broker).await
             })?;
-            Ok(can)
+            Ok((can, fixture.hooks()))
         };
         self.can.get_or_init(ask).clone()
     }
@@ -191,9 +219,9 @@ async fn close<B: Broker>(broker: &B) -> Check {
     }
 }
 
-/// One line per case: whether it runs on a broker with these capabilities.
-fn listing<F: Fixture>(can: Capabilities) -> String {
-    let line = |case: &Case<F>| match case.runs_with(can) {
+/// One line per case: whether it runs on a broker with these capabilities and hooks.
+fn listing<F: Fixture>(can: Capabilities, hooks: &[Hook]) -> String {
+    let line = |case: &Case<F>| match case.runs_with(can, hooks) {
         true => format!("runs          {}\n", case.name),
         false => format!("not declared  {} ({})\n", case.name, case.needs()),
     };

@@ -1,6 +1,6 @@
 //! Outcomes of a publish: unroutable is never confirmed, and never blamed on another message.
 
-use mq_core::{Broker, Destination, ErrorKind, Publisher};
+use mq_core::{Broker, ConsumePlan, Destination, ErrorKind, Publisher};
 
 use super::case::list;
 use crate::{
@@ -18,6 +18,7 @@ list![
     a_mandatory_event_is_refused_where_its_outcome_is_not_told
         needs DurableSubscriptions lacks MandatoryTopics,
     a_publish_to_a_missing_topic_fails_and_harms_no_other needs DurableSubscriptions,
+    a_refused_message_is_rejected_and_harms_no_other with RefusingQueue,
 ];
 
 async fn a_publish_to_a_missing_queue_is_unroutable<F: Fixture>(scene: &Scene<F>) -> Check {
@@ -142,4 +143,32 @@ async fn a_publish_to_a_missing_topic_fails_and_harms_no_other<F: Fixture>(
     let mut reader = scene.open(&queue.from).await?;
     each_once(&numbers(&reader.ack(40).await?)?, 0..40)?;
     reader.close().await
+}
+
+async fn a_refused_message_is_rejected_and_harms_no_other<F: Fixture>(scene: &Scene<F>) -> Check {
+    let queue = scene.queue().await?;
+    let (client, refusing) = scene.refusing_queue().await?;
+    client.declare(&queue.to).await?;
+    let publisher = client.publisher();
+    let mut handles = Vec::new();
+    for n in 0..40 {
+        let to = if n % 2 == 0 { &queue.to } else { &refusing };
+        handles.push(publisher.enqueue(to, numbered(n)).await?);
+    }
+    for (n, handle) in (0..).zip(handles) {
+        match (n % 2, handle.await) {
+            (0, outcome) => outcome.map(drop).map_err(|e| {
+                Failure::from(e).while_doing(&format!("message {n} was not refused"))
+            })?,
+            (_, outcome) => drop(refused(outcome, ErrorKind::Rejected, "a refused message")?),
+        }
+    }
+    let mut reader = scene
+        .open_on(&client, &queue.from, ConsumePlan::new())
+        .await?;
+    let received = numbers(&reader.ack(20).await?)?;
+    each_once(&received.iter().map(|n| n / 2).collect::<Vec<_>>(), 0..20)?;
+    reader.nothing().await?;
+    reader.close().await?;
+    Ok(client.close().await?)
 }

@@ -1,6 +1,6 @@
 //! Durable subscriptions of a topic (EIP *Durable Subscriber*).
 
-use mq_core::{Broker, ConsumePlan, ErrorKind, Subscription};
+use mq_core::{Broker, ConsumePlan, Destination, ErrorKind, Subscription};
 
 use super::{case::list, ordering::both};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
 list![
     a_subscription_gets_what_is_published_after_its_declaration needs DurableSubscriptions,
     a_subscription_keeps_its_place_while_nobody_reads needs DurableSubscriptions,
+    two_topics_do_not_mix needs DurableSubscriptions,
     every_subscription_gets_every_message needs DurableSubscriptions,
     the_members_of_a_subscription_compete needs DurableSubscriptions,
     the_routing_key_is_delivered needs DurableSubscriptions,
@@ -50,6 +51,33 @@ async fn a_subscription_keeps_its_place_while_nobody_reads<F: Fixture>(scene: &S
     each_once(&seen, 0..20)?;
     reader.nothing().await?;
     reader.close().await
+}
+
+/// Watermill's *topic isolation*.
+async fn two_topics_do_not_mix<F: Fixture>(scene: &Scene<F>) -> Check {
+    let mut subscriptions = Vec::new();
+    for (name, first) in [("even", 0), ("odd", 50)] {
+        let topic = Destination::topic(scene.name(name));
+        scene.broker.declare(&topic).await?;
+        // One name of a subscription at both.
+        subscriptions.push((
+            topic.clone(),
+            scene.subscribe(&topic, "audit").await?,
+            first,
+        ));
+    }
+    for n in 0..50 {
+        for (topic, _, first) in &subscriptions {
+            scene.publish(topic, numbered(first + n)).await?;
+        }
+    }
+    for (_, subscription, first) in subscriptions {
+        let mut reader = scene.open(&subscription).await?;
+        each_once(&numbers(&reader.ack(50).await?)?, first..first + 50)?;
+        reader.nothing().await?;
+        reader.close().await?;
+    }
+    Ok(())
 }
 
 async fn every_subscription_gets_every_message<F: Fixture>(scene: &Scene<F>) -> Check {

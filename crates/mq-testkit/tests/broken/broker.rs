@@ -1,23 +1,27 @@
 //! The broken broker, and its fixture.
 
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use futures::FutureExt;
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Consumer, DeadLetters, Declaration, Destination, Error,
     ErrorKind, Filter, Result, Subscription, SubscriptionKind, check_name,
 };
 use mq_memory::Memory;
-use mq_testkit::Fixture;
+use mq_testkit::{Fixture, Hook, Link};
+use tokio::task::unconstrained;
 
 use super::{
     Fault,
     consumer::BrokenConsumer,
+    link::Line,
     publisher::{BrokenPublisher, BrokenUnconfirmed},
 };
 
@@ -40,13 +44,14 @@ impl Local {
             builder = builder.log(4);
         }
         let inner = builder.build();
-        let (opened, closed) = (Arc::default(), Arc::default());
         Self {
             first: Broken {
                 inner,
                 fault,
-                opened,
-                closed,
+                opened: Arc::default(),
+                closed: Arc::default(),
+                declaring: Arc::default(),
+                line: Line::new(),
             },
         }
     }
@@ -75,6 +80,24 @@ impl Fixture for Local {
     fn quiet(&self) -> Duration {
         Duration::from_millis(100)
     }
+
+    fn hooks(&self) -> &'static [Hook] {
+        &[Hook::Link, Hook::RefusingQueue]
+    }
+
+    async fn connect_by_link(&self) -> Result<(Broken, Box<dyn Link>)> {
+        let mut client = self.connect().await?;
+        client.line = Line::new();
+        let link = client.line.clone();
+        Ok((client, Box::new(link)))
+    }
+
+    async fn refusing_queue(&self, name: &str) -> Result<(Broken, Destination)> {
+        let client = self.connect().await?;
+        let queue = Destination::queue(format!("{name}.refusing"));
+        client.inner.declare(&queue).await?;
+        Ok((client, queue))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +107,9 @@ pub(crate) struct Broken {
     /// Consumers opened so far.
     opened: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
+    /// Names whose declaration was begun.
+    declaring: Arc<Mutex<HashSet<Arc<str>>>>,
+    pub(super) line: Line,
 }
 
 impl Broken {
@@ -142,7 +168,14 @@ impl Broken {
             _ => {}
         }
         let home = plan.dead_letter_home(&subscription);
-        let inner = self.inner.consumer(&subscription, plan).await?;
+        self.line.check()?;
+        let mut inner = Some(self.inner.consumer(&subscription, plan).await?);
+        if self.fault == Fault::DroppedOpeningKeepsConsuming {
+            let mut opening = Opening(inner.take());
+            tokio::time::sleep(AWHILE).await;
+            inner = opening.0.take();
+        }
+        let inner = inner.expect("opened");
         let before = self.opened.fetch_add(1, Ordering::Relaxed);
         let name = if self.fault == Fault::LosesSources {
             "?".into()
@@ -197,10 +230,17 @@ impl Broker for Broken {
             }
             (_, what) => what,
         };
+        self.line.check()?;
         let queue = match &what {
             Declaration::Destination(to) if to.is_queue() => Some(Arc::clone(to.name())),
             _ => None,
         };
+        if let (Fault::DroppedDeclareBlocksTheNext, Some(name)) = (self.fault, &queue) {
+            if !self.declaring.lock().unwrap().insert(Arc::clone(name)) {
+                return Ok(());
+            }
+            tokio::time::sleep(AWHILE).await;
+        }
         let result = self.inner.declare(what).await;
         match (self.fault, queue) {
             (Fault::TakesAnyName, _) => Ok(()),
@@ -219,6 +259,7 @@ impl Broker for Broken {
 
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         let what = what.into();
+        self.line.check()?;
         let result = self.inner.verify(what.clone()).await;
         match self.fault {
             Fault::VerifyCreates => self.inner.declare(what).await,
@@ -233,6 +274,22 @@ impl Broker for Broken {
             Fault::ClosesNothing => Ok(()),
             Fault::ClosesOnlyOnce if again => Err(Error::new(ErrorKind::Closed, "close", "again")),
             _ => self.inner.close().await,
+        }
+    }
+}
+
+/// Longer than the cases wait before they drop what is under way, on a busy machine too.
+const AWHILE: Duration = Duration::from_millis(200);
+
+/// A consumer that is being opened; dropped in the middle it stays there for good.
+struct Opening(Option<<Memory as Broker>::Consumer>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(mut consumer) = self.0.take() {
+            let mut given = Vec::new();
+            let _ = unconstrained(consumer.receive_many(&mut given, 5)).now_or_never();
+            std::mem::forget((consumer, given));
         }
     }
 }

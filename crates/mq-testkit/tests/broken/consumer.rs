@@ -7,7 +7,7 @@ use mq_core::{Broker, Consumer, Delivery, Destination, Received, Result, headers
 use mq_memory::Memory;
 use tokio::task::unconstrained;
 
-use super::{Fault, broker::Broken, settle::BrokenSettle};
+use super::{Fault, broker::Broken, link::Line, settle::BrokenSettle};
 
 type Inner = <Memory as Broker>::Consumer;
 
@@ -21,6 +21,7 @@ pub(crate) struct BrokenConsumer {
     /// Deliveries that wait to be handed out in the wrong order.
     held: Vec<Delivery>,
     sink: Arc<BrokenSettle>,
+    line: Line,
 }
 
 impl BrokenConsumer {
@@ -40,6 +41,7 @@ impl BrokenConsumer {
             later,
             held,
             sink,
+            line: broker.line.clone(),
         }
     }
 
@@ -93,6 +95,49 @@ impl BrokenConsumer {
 
 impl Consumer for BrokenConsumer {
     async fn receive_many(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<usize> {
+        let line = self.line.clone();
+        tokio::select! {
+            biased;
+            () = line.held() => {}
+            received = self.receive_open(into, max) => return received,
+        }
+        line.lost().await;
+        match self.fault {
+            Fault::LostLinkIsSilence => return pending().await,
+            Fault::LostLinkAcksWhatItHeld => self.sink.ack_all(),
+            _ => {}
+        }
+        // Without it the broker has everything back.
+        self.inner = None;
+        line.check()?;
+        Ok(0)
+    }
+
+    async fn settled(&mut self) -> Result<()> {
+        self.line.check()?;
+        match self.fault {
+            Fault::AcksLate => Ok(()),
+            _ => self.inner().settled().await,
+        }
+    }
+
+    async fn close(mut self) -> Result<()> {
+        let Some(inner) = self.inner.take() else {
+            return self.line.check();
+        };
+        if self.fault == Fault::LosesOnClose {
+            self.sink.ack_all();
+        }
+        self.sink.close();
+        match self.fault {
+            Fault::ClosesNothing => Ok(()),
+            _ => inner.close().await,
+        }
+    }
+}
+
+impl BrokenConsumer {
+    async fn receive_open(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<usize> {
         let fault = self.fault;
         if fault == Fault::OneConsumerStarves && self.later {
             return pending().await;
@@ -127,22 +172,6 @@ impl Consumer for BrokenConsumer {
         let count = batch.len();
         into.extend(batch.into_iter().map(|delivery| self.wrapped(delivery)));
         Ok(count)
-    }
-
-    async fn settled(&mut self) -> Result<()> {
-        match self.fault {
-            Fault::AcksLate => Ok(()),
-            _ => self.inner().settled().await,
-        }
-    }
-
-    async fn close(mut self) -> Result<()> {
-        let inner = self.inner.take().expect("not closed");
-        self.sink.close();
-        match self.fault {
-            Fault::ClosesNothing => Ok(()),
-            _ => inner.close().await,
-        }
     }
 }
 

@@ -31,6 +31,9 @@ pub(crate) enum Fault {
     TakesAnyName,
     MixesQueues,
     HandsOverNothing,
+    TakesMessagesAfterClose,
+    SendsWhatWasDropped,
+    IgnoresNacks,
 
     // Consuming
     AcksOnReceive,
@@ -49,6 +52,7 @@ pub(crate) enum Fault {
     NeverWakes,
     LosesOnCancel,
     LosesOnDrop,
+    LosesOnClose,
     CountsAllOnDrop,
     LosesPositions,
     LosesRoutingKeys,
@@ -75,4 +79,9 @@ pub(crate) enum Fault {
     SharesOneClient,
     ClosesNothing,
     ClosesOnlyOnce,
+    DroppedDeclareBlocksTheNext,
+    DroppedOpeningKeepsConsuming,
+    ConfirmsWithoutAnAnswer,
+    LostLinkIsSilence,
+    LostLinkAcksWhatItHeld,
 }

@@ -151,6 +151,8 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::SendsTwice,
         &[
+            "five_thousand_messages_through_fifty_consumers",
+            "a_dropped_publish_is_stored_at_most_once_and_the_publisher_goes_on",
             "a_confirmed_message_is_there_for_another_process",
             "publishers_in_many_tasks_share_one_connection",
             "a_stream_yields_every_delivery",
@@ -164,6 +166,9 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::LosesEveryTenth,
         &[
+            "five_thousand_messages_through_fifty_consumers",
+            "five_thousand_messages_outlast_five_consumers",
+            "a_dropped_publish_is_stored_at_most_once_and_the_publisher_goes_on",
             "a_thousand_enqueued_messages_are_each_confirmed",
             "publishers_in_many_tasks_share_one_connection",
             "a_batch_has_at_most_what_was_asked_for",
@@ -178,6 +183,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::SendsWhenTheHandleIsAwaited,
         &[
+            "a_dropped_flush_changes_nothing",
             "a_message_whose_handle_was_dropped_is_published",
             "after_a_flush_every_outcome_is_known",
             "closing_a_publisher_flushes_what_was_enqueued",
@@ -203,7 +209,11 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
     (
         Shape::Queues,
         Fault::MixesQueues,
-        &["two_queues_do_not_mix"],
+        &[
+            "two_queues_do_not_mix",
+            "twenty_queues_at_once_do_not_mix",
+            "two_topics_do_not_mix",
+        ],
     ),
     (
         Shape::Queues,
@@ -244,6 +254,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::AcksLate,
         &[
+            "a_dropped_settled_changes_nothing",
             "settled_means_that_a_crash_redelivers_nothing",
             "a_close_waits_for_the_verdicts",
             "acks_in_any_order_are_kept",
@@ -253,7 +264,10 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
     (
         Shape::Queues,
         Fault::TakesLateVerdicts,
-        &["a_settlement_after_close_is_stale"],
+        &[
+            "a_settlement_after_close_is_stale",
+            "a_settlement_after_a_lost_link_is_not_taken",
+        ],
     ),
     (
         Shape::Queues,
@@ -264,6 +278,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::RequeueLoses,
         &[
+            "work_goes_on_after_failures",
             "a_requeued_message_comes_again_and_is_counted",
             "a_dropped_settlement_counts_as_a_requeue",
             "a_requeued_message_comes_before_the_next_of_its_key",
@@ -274,6 +289,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::RequeueIsNotCounted,
         &[
+            "work_goes_on_after_failures",
             "a_requeued_message_comes_again_and_is_counted",
             "a_dropped_settlement_counts_as_a_requeue",
             "a_message_requeued_ten_times_still_comes",
@@ -374,6 +390,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::RejectLoses,
         &[
+            "poison_reaches_its_ceiling_and_holds_up_no_other",
             "a_rejected_message_is_dead_lettered_once",
             "many_rejected_messages_are_each_dead_lettered",
             "a_dead_letter_goes_where_the_plan_says",
@@ -516,6 +533,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::ClosesNothing,
         &[
+            "a_dropped_close_of_a_publisher_is_taken_up_by_the_next",
             "a_closed_publisher_refuses_messages",
             "a_closed_client_refuses_messages_and_ends_its_consumers",
         ],
@@ -524,5 +542,61 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         Shape::Queues,
         Fault::ClosesOnlyOnce,
         &["closing_again_is_harmless"],
+    ),
+    (
+        Shape::Queues,
+        Fault::LosesOnClose,
+        &[
+            "five_thousand_messages_outlast_five_consumers",
+            "consumers_closed_in_the_middle_lose_nothing",
+            "a_dropped_close_of_a_consumer_loses_nothing",
+        ],
+    ),
+    (
+        Shape::Queues,
+        Fault::TakesMessagesAfterClose,
+        &[
+            "a_publisher_closed_under_load_confirms_or_refuses_each_message",
+            "a_closed_publisher_refuses_messages",
+        ],
+    ),
+    (
+        Shape::Queues,
+        Fault::SendsWhatWasDropped,
+        &["a_dropped_enqueue_sends_nothing"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DroppedDeclareBlocksTheNext,
+        &["a_dropped_declare_is_completed_by_the_next"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DroppedOpeningKeepsConsuming,
+        &["a_dropped_opening_leaves_no_consumer"],
+    ),
+    (
+        Shape::Queues,
+        Fault::IgnoresNacks,
+        &["a_refused_message_is_rejected_and_harms_no_other"],
+    ),
+    (
+        Shape::Queues,
+        Fault::ConfirmsWithoutAnAnswer,
+        &["a_publish_whose_answer_never_comes_is_unknown"],
+    ),
+    (
+        Shape::Queues,
+        Fault::LostLinkIsSilence,
+        &[
+            "a_publish_whose_answer_never_comes_is_unknown",
+            "a_lost_link_ends_every_wait",
+            "a_settlement_after_a_lost_link_is_not_taken",
+        ],
+    ),
+    (
+        Shape::Queues,
+        Fault::LostLinkAcksWhatItHeld,
+        &["what_a_lost_link_held_comes_to_the_next_client"],
     ),
 ];

@@ -4,6 +4,7 @@ mod broker;
 mod consumer;
 mod fault;
 mod found;
+mod link;
 mod publisher;
 mod settle;
 

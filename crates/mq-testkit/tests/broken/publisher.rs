@@ -12,7 +12,7 @@ use mq_core::{
 };
 use mq_memory::Memory;
 
-use super::{Fault, broker::Broken};
+use super::{Fault, broker::Broken, link::Line};
 
 #[derive(Debug, Clone)]
 pub(crate) struct BrokenPublisher {
@@ -21,6 +21,7 @@ pub(crate) struct BrokenPublisher {
     sent: Arc<AtomicU64>,
     /// An unroutable outcome that waits for the next message.
     blame: Arc<Mutex<Option<Error>>>,
+    line: Line,
 }
 
 impl BrokenPublisher {
@@ -31,7 +32,21 @@ impl BrokenPublisher {
             fault: broker.fault,
             sent,
             blame,
+            line: broker.line.clone(),
         }
+    }
+
+    /// A publish whose answer never comes.
+    fn unanswered(&self) -> BoxFuture<'static, Result<Receipt>> {
+        let (line, fault) = (self.line.clone(), self.fault);
+        Box::pin(async move {
+            line.lost().await;
+            match fault {
+                Fault::ConfirmsWithoutAnAnswer => Ok(Receipt::new(Stored::Process)),
+                Fault::LostLinkIsSilence => std::future::pending().await,
+                _ => Err(Error::new(ErrorKind::Unknown, "publish", "no answer")),
+            }
+        })
     }
 
     async fn send(&self, to: &Destination, message: Message) -> Result<Receipt> {
@@ -45,17 +60,25 @@ impl BrokenPublisher {
             Fault::AsksForListenersAlways => to = to.mandatory(),
             Fault::MixesQueues => {
                 to = match to.name().strip_suffix(".odd") {
-                    Some(name) => Destination::queue(format!("{name}.even")),
+                    Some(name) if to.is_queue() => Destination::queue(format!("{name}.even")),
+                    Some(name) => Destination::topic(format!("{name}.even")),
                     None => to,
                 }
             }
             _ => {}
+        }
+        if to.name().ends_with(".refusing") {
+            return match self.fault {
+                Fault::IgnoresNacks => fine,
+                _ => Err(Error::new(ErrorKind::Rejected, "publish", "it is full")),
+            };
         }
         let outcome = publisher.publish(&to, message).await;
         let kind = outcome.as_ref().err().map(Error::kind);
         match (self.fault, kind) {
             (Fault::ConfirmsUnroutable, Some(ErrorKind::Unroutable | ErrorKind::NotFound)) => fine,
             (Fault::TakesAnyName, Some(ErrorKind::InvalidName)) => fine,
+            (Fault::TakesMessagesAfterClose, Some(ErrorKind::Closed)) => fine,
             (Fault::BlamesTheNextMessage, _) => {
                 let mut blame = self.blame.lock().unwrap();
                 let mine = outcome.as_ref().err().cloned();
@@ -163,6 +186,12 @@ impl Publisher for BrokenPublisher {
         message: impl Into<Message> + Send,
     ) -> Result<Self::Pending> {
         let message = message.into();
+        if self.fault != Fault::LostLinkIsSilence {
+            self.line.check()?;
+        }
+        if !self.line.is_open() {
+            return Ok(self.unanswered());
+        }
         if self.fault == Fault::SendsWhenTheHandleIsAwaited {
             let (publisher, to) = (self.clone(), to.clone());
             return Ok(Box::pin(async move {
@@ -171,6 +200,9 @@ impl Publisher for BrokenPublisher {
             }));
         }
         let outcome = self.send(to, message).await;
+        if self.fault == Fault::SendsWhatWasDropped {
+            tokio::task::yield_now().await;
+        }
         match &outcome {
             Err(error) if error.kind() == ErrorKind::Closed => Err(error.clone()),
             _ => Ok(Box::pin(std::future::ready(outcome))),

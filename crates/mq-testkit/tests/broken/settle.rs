@@ -12,12 +12,12 @@ use std::{
 use futures::FutureExt;
 use mq_core::{
     Broker, Destination, ErrorKind, Publisher, Received, Rejection, Result, Settle, Settlement,
-    Verdict, dead_letter_copy,
+    Verdict, dead_letter_copy, stale,
 };
 use mq_memory::Memory;
 use tokio::task::unconstrained;
 
-use super::{Fault, broker::Broken};
+use super::{Fault, broker::Broken, link::Line};
 
 /// Passes verdicts on to the settlements of the inner consumer, wrongly.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(super) struct BrokenSettle {
     /// Acknowledged, but nobody told the broker yet.
     late: Mutex<Vec<Settlement>>,
     closed: AtomicBool,
+    line: Line,
     next: AtomicU64,
 }
 
@@ -41,6 +42,7 @@ impl BrokenSettle {
             open: Mutex::default(),
             late: Mutex::default(),
             closed: AtomicBool::new(false),
+            line: broker.line.clone(),
             next: AtomicU64::new(0),
         }
     }
@@ -84,6 +86,10 @@ impl Settle for BrokenSettle {
         let Some(settlement) = self.open.lock().unwrap().remove(&tag) else {
             return Ok(());
         };
+        if !self.line.is_open() && self.fault != Fault::TakesLateVerdicts {
+            // Dropped here, the inner one gives the message back.
+            return Err(stale(received.source()));
+        }
         let result = match (self.fault, verdict) {
             (Fault::ForgetsAcks, Verdict::Ack) => {
                 mem::forget(settlement);
