@@ -34,7 +34,8 @@ pub enum Capability {
 }
 
 impl Capability {
-    const ALL: [Self; 11] = [
+    /// All of them, in the order of the enum.
+    pub const ALL: &'static [Self] = &[
         Self::DurableSubscriptions,
         Self::EphemeralSubscriptions,
         Self::MandatoryTopics,
@@ -91,12 +92,42 @@ impl Capabilities {
 
     /// All of them, in the order of the enum.
     pub fn iter(self) -> impl Iterator<Item = Capability> {
-        Capability::ALL.into_iter().filter(move |c| self.has(*c))
+        Capability::ALL
+            .iter()
+            .copied()
+            .filter(move |c| self.has(*c))
     }
 }
 
 impl fmt::Debug for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_capability_is_listed_once_and_at_its_place() {
+        // Here a new one has to be written down, and then above.
+        let last = |capability| match capability {
+            Capability::DurableSubscriptions
+            | Capability::EphemeralSubscriptions
+            | Capability::MandatoryTopics
+            | Capability::Defer
+            | Capability::Priority
+            | Capability::RedeliveredFlag
+            | Capability::RepeatedHeaders
+            | Capability::Positions
+            | Capability::Partitions
+            | Capability::SettleEach => false,
+            Capability::SingleActiveConsumer => true,
+        };
+        for (index, capability) in Capability::ALL.iter().enumerate() {
+            assert_eq!(*capability as usize, index, "{capability}");
+            assert_eq!(last(*capability), index + 1 == Capability::ALL.len());
+        }
     }
 }

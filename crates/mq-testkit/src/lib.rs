@@ -7,11 +7,13 @@ pub mod history;
 mod address;
 mod cases;
 mod checks;
+mod coverage;
 mod failure;
 mod fixture;
 mod reader;
 mod record;
 mod scene;
+mod stress;
 mod suite;
 mod trial;
 

@@ -12,10 +12,14 @@ use serde::Serialize;
 /// One case on one broker.
 #[derive(Debug, Serialize)]
 pub(crate) struct Record<'a> {
+    /// The run it belongs to: what `MQ_TEST_RUN` says.
+    pub(crate) run: &'a str,
     pub(crate) suite: &'a str,
     pub(crate) broker: &'a str,
     /// The broker's product and version; empty where nobody asked it.
     pub(crate) version: &'a str,
+    /// What the case is about, for cases that come in groups.
+    pub(crate) group: &'a str,
     pub(crate) case: &'a str,
     /// What the case needs, or empty.
     pub(crate) capability: &'a str,
@@ -57,9 +61,11 @@ mod tests {
     fn appends_one_json_object_per_line() {
         let folder = env::temp_dir().join(format!("mq-testkit-records-{}", std::process::id()));
         let record = Record {
+            run: "1",
             suite: "conformance",
             broker: "mq-memory",
             version: "",
+            group: "settlement",
             case: "an_acked_message_does_not_come_again",
             capability: "",
             result: "failed",

@@ -1,6 +1,7 @@
 //! A suite: the cases that a test program runs against one broker.
 
 use std::{
+    env,
     future::Future,
     io::{self, Write},
     process::ExitCode,
@@ -15,6 +16,9 @@ use libtest_mimic::Arguments;
 
 use crate::{
     Address, Check, Fixture, cases,
+    coverage::Coverage,
+    record::Record,
+    stress::{self, SLOWER, interleaved},
     trial::{self, Planned},
 };
 
@@ -31,7 +35,12 @@ pub struct Suite {
     /// Known once a case has asked the broker.
     pub(crate) version: Arc<OnceLock<String>>,
     pub(crate) planned: Vec<Planned>,
+    /// Makes the conformance cases, as many times as they are to run.
+    conformance: Option<Conformance>,
 }
+
+/// Makes the conformance cases, which may take a factor longer, and what they will have shown.
+type Conformance = Box<dyn Fn(u32, Arc<OnceLock<String>>) -> (Vec<Planned>, Arc<Coverage>) + Send>;
 
 impl Suite {
     /// A suite without cases.
@@ -47,6 +56,7 @@ impl Suite {
             deadline: DEADLINE,
             version,
             planned,
+            conformance: None,
         }
     }
 
@@ -65,7 +75,9 @@ impl Suite {
         let body = move |address, deadline| trial::end_of(deadline, body(address));
         self.planned.push(Planned {
             name,
+            group: "",
             needs: String::new(),
+            shows: None,
             body: Box::new(body),
         });
         self
@@ -77,14 +89,23 @@ impl Suite {
     /// declared*. `expected` is the text of a file in which each line says whether a case runs; one
     /// more case compares it with what the broker declares, so that a capability that is no longer
     /// declared shows as a failure. Each case makes a fixture of its own from the address.
+    ///
+    /// When all cases have run and a declared capability is needed by none that passed, the program
+    /// fails and names it.
+    ///
+    /// With `MQ_STRESS` set to a number, so many copies of these cases run at once against one
+    /// broker, and may take longer. A case that fails tells the number of its copy.
     pub fn conformance<F: Fixture>(
         mut self,
         fixture: impl Fn(String) -> F + Send + Sync + 'static,
         expected: &'static str,
     ) -> Self {
-        let version = Arc::clone(&self.version);
-        self.planned
-            .extend(cases::planned(fixture, expected, version));
+        let fixture = Arc::new(fixture);
+        self.conformance = Some(Box::new(move |factor, version| {
+            let fixture = Arc::clone(&fixture);
+            let fixture = move |address| fixture(address);
+            cases::planned(fixture, expected, factor, version)
+        }));
         self
     }
 
@@ -102,6 +123,7 @@ impl std::fmt::Debug for Suite {
             .field("name", &self.name)
             .field("broker", &self.broker)
             .field("cases", &self.planned.len())
+            .field("conformance", &self.conformance.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -113,24 +135,87 @@ impl std::fmt::Debug for Suite {
 #[must_use]
 pub fn run(suites: impl IntoIterator<Item = Suite>) -> ExitCode {
     let mut arguments = Arguments::from_args();
+    let copies = match stress::copies(|name| env::var(name).ok()) {
+        Ok(copies) => copies,
+        Err(wrong) => {
+            say(&format!("error: {wrong}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
     // Most cases wait for a broker most of the time.
-    arguments.test_threads.get_or_insert(THREADS);
+    let threads = THREADS * copies.unwrap_or(1);
+    arguments.test_threads.get_or_insert(threads);
     let not_declared = Arc::new(AtomicUsize::new(0));
-    let trials = suites
-        .into_iter()
-        .flat_map(|suite| trial::trials(suite, &not_declared))
-        .collect();
+    let mut trials = Vec::new();
+    let mut shown = Vec::new();
+    for mut suite in suites {
+        let conformance = suite.conformance.take();
+        if let Some(conformance) = conformance {
+            let copy = |number: usize| {
+                let factor = if copies.is_some() { SLOWER } else { 1 };
+                let (planned, coverage) = conformance(factor, Arc::clone(&suite.version));
+                shown.push((suite.name, suite.broker, coverage));
+                let copy = Suite {
+                    name: if copies.is_some() { STRESS } else { suite.name },
+                    broker: suite.broker,
+                    address: suite.address.clone(),
+                    deadline: suite.deadline,
+                    version: Arc::clone(&suite.version),
+                    planned,
+                    conformance: None,
+                };
+                trial::trials(copy, copies.map(|_| number), &not_declared)
+            };
+            trials.extend(interleaved((1..=copies.unwrap_or(1)).map(copy).collect()));
+        }
+        trials.extend(trial::trials(suite, None, &not_declared));
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let count = not_declared.load(Ordering::Relaxed);
     if count > 0 {
-        // Nothing can be done about a closed standard output here; the verdict is the exit code.
-        let _ = writeln!(
-            io::stdout(),
-            "{count} of the ignored cases are not declared\n"
-        );
+        say(&format!("{count} of the ignored cases are not declared\n"));
     }
-    conclusion.exit_code()
+    let mut complete = true;
+    for (suite, broker, coverage) in &shown {
+        for name in coverage.missing() {
+            complete = false;
+            unshown(suite, broker, name);
+        }
+    }
+    match complete {
+        true => conclusion.exit_code(),
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// Says that a capability or hook is declared and no case has shown it, and writes the record.
+fn unshown(suite: &str, broker: &str, name: &str) {
+    let detail = format!("{broker} declares `{name}`, and no case that needs it has passed");
+    say(&format!("FAILED: {detail}"));
+    let run = env::var("MQ_TEST_RUN").unwrap_or_default();
+    let record = Record {
+        run: &run,
+        suite,
+        broker,
+        version: "",
+        group: "",
+        case: "each_declared_capability_has_a_passed_case",
+        capability: name,
+        result: "failed",
+        seconds: 0.0,
+        detail: &detail,
+    };
+    if let Err(error) = record.write() {
+        say(&format!("the record could not be written: {error}"));
+    }
+}
+
+fn say(line: &str) {
+    // Nothing can be done about a closed standard output here; the verdict is the exit code.
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const THREADS: usize = 6;
+/// The suite's name in the records of copies.
+const STRESS: &str = "stress";

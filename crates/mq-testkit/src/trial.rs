@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    env,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -13,13 +14,17 @@ use std::{
 
 use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::{Address, Check, Suite, record::Record};
+use crate::{Address, Check, Suite, coverage::Coverage, record::Record};
 
 /// A case that waits for its address.
 pub(crate) struct Planned {
     pub(crate) name: &'static str,
+    /// What it is about; empty outside the conformance suite.
+    pub(crate) group: &'static str,
     /// The capabilities it needs, as shown; empty for none.
     pub(crate) needs: String,
+    /// The capabilities and hooks that its passing shows, and where that is written down.
+    pub(crate) shows: Option<(Vec<String>, Arc<Coverage>)>,
     pub(crate) body: Box<dyn FnOnce(String, Duration) -> Verdict + Send>,
 }
 
@@ -33,8 +38,12 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-/// The trials of a suite; each writes its record.
-pub(crate) fn trials(suite: Suite, not_declared: &Arc<AtomicUsize>) -> Vec<Trial> {
+/// The trials of a suite, one of several copies or the only one; each writes its record.
+pub(crate) fn trials(
+    suite: Suite,
+    copy: Option<usize>,
+    not_declared: &Arc<AtomicUsize>,
+) -> Vec<Trial> {
     let Suite {
         name: suite,
         broker,
@@ -42,23 +51,37 @@ pub(crate) fn trials(suite: Suite, not_declared: &Arc<AtomicUsize>) -> Vec<Trial
         deadline,
         version,
         planned,
+        ..
     } = suite;
+    let kind = match copy {
+        Some(copy) => format!("{broker} #{copy}"),
+        None => broker.to_owned(),
+    };
     let trial = |case: Planned| {
         let (address, version) = (address.clone(), Arc::clone(&version));
         let not_declared = Arc::clone(not_declared);
-        let name = case.name;
+        let (name, group) = (case.name, case.group);
         let body = move || {
             let start = Instant::now();
-            let needs = case.needs.clone();
-            let verdict = judge(case, address, deadline);
+            let (needs, shows) = (case.needs.clone(), case.shows.clone());
+            let mut verdict = judge(case, address, deadline);
+            if let Some((shown, coverage)) = shows {
+                coverage.ended(&shown, matches!(verdict, Verdict::Passed));
+            }
+            if let (Some(copy), Verdict::Failed(why)) = (copy, &mut verdict) {
+                *why = format!("copy {copy}: {why}");
+            }
             if matches!(verdict, Verdict::NotDeclared(_)) {
                 not_declared.fetch_add(1, Ordering::Relaxed);
             }
             let (result, detail) = verdict.parts();
+            let run = env::var("MQ_TEST_RUN").unwrap_or_default();
             let record = Record {
+                run: &run,
                 suite,
                 broker,
                 version: version.get().map_or("", String::as_str),
+                group,
                 case: name,
                 capability: &needs,
                 result,
@@ -70,7 +93,7 @@ pub(crate) fn trials(suite: Suite, not_declared: &Arc<AtomicUsize>) -> Vec<Trial
                 .map_err(|error| format!("the record could not be written: {error}"))?;
             verdict.into_completion()
         };
-        Trial::ignorable_test(name, body).with_kind(broker)
+        Trial::ignorable_test(name, body).with_kind(&kind)
     };
     planned.into_iter().map(trial).collect()
 }
@@ -187,7 +210,9 @@ mod tests {
     fn a_missing_broker_is_ignored_and_a_required_one_fails() {
         let case = || Planned {
             name: "x",
+            group: "",
             needs: String::new(),
+            shows: None,
             body: Box::new(|_, _| panic!("must not run")),
         };
         let missing = judge(case(), Address::Missing("none".to_owned()), SOON);

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use broken::{FOUND, Fault, Local, Shape};
 use futures::future::join_all;
-use mq_core::{Broker, Capabilities};
+use mq_core::{Broker, Capabilities, Capability};
 use mq_testkit::{Case, Fixture, Hook, cases};
 
 /// Runs cases side by side on brokers of their own; each with why it failed.
@@ -104,6 +104,22 @@ async fn every_case_is_among_those_that_can_fail() {
         never.is_empty(),
         "nothing shows that these can fail: {never:?}"
     );
+}
+
+#[test]
+fn every_capability_has_a_case_that_needs_it() {
+    let needed: BTreeSet<String> = cases::<Local>()
+        .iter()
+        .flat_map(|case| {
+            case.needs()
+                .split(", ")
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    for capability in Capability::ALL {
+        assert!(needed.contains(&capability.to_string()), "{capability}");
+    }
 }
 
 const DEADLINE: Duration = Duration::from_secs(30);

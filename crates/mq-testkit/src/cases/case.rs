@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     Check, Failure, Fixture, Hook,
+    coverage::Coverage,
     scene::Scene,
+    stress::Patient,
     trial::{Planned, Verdict, block_on},
 };
 
@@ -137,37 +139,52 @@ pub fn cases<F: Fixture>() -> Vec<Case<F>> {
     files.into_iter().flatten().collect()
 }
 
-/// The cases as a suite runs them, and one that compares the list with what is expected.
+/// The cases as a suite runs them, and one that compares the list with what is expected. Everything
+/// may take `factor` times as long.
 pub(crate) fn planned<F: Fixture>(
     fixture: impl Fn(String) -> F + Send + Sync + 'static,
     expected: &'static str,
+    factor: u32,
     version: Arc<OnceLock<String>>,
-) -> Vec<Planned> {
+) -> (Vec<Planned>, Arc<Coverage>) {
+    let cases = cases::<Patient<F>>();
+    let coverage = Arc::new(Coverage::new(cases.len()));
+    let fixture = move |address| Patient {
+        fixture: fixture(address),
+        factor,
+    };
     let suite = Arc::new(Shared {
         fixture,
         can: OnceLock::new(),
         version,
+        coverage: Arc::clone(&coverage),
     });
-    let plan = |case: Case<F>| {
+    let plan = |case: Case<Patient<F>>| {
         let suite = Arc::clone(&suite);
+        let hook = case.hook.iter().map(ToString::to_string);
+        let shows = case.needs.iter().map(ToString::to_string).chain(hook);
         Planned {
             name: case.name,
+            group: case.group(),
             needs: case.needs(),
-            body: Box::new(move |address, deadline| suite.run(&case, address, deadline)),
+            shows: Some((shows.collect(), Arc::clone(&coverage))),
+            body: Box::new(move |address, deadline| suite.run(&case, address, deadline * factor)),
         }
     };
-    let mut planned: Vec<Planned> = cases::<F>().into_iter().map(plan).collect();
+    let mut planned: Vec<Planned> = cases.into_iter().map(plan).collect();
     planned.push(Planned {
         name: "the_expected_cases_run",
+        group: "",
         needs: String::new(),
-        body: Box::new(
-            move |address, deadline| match suite.capabilities(&address, deadline) {
+        shows: None,
+        body: Box::new(move |address, deadline| {
+            match suite.capabilities(&address, deadline * factor) {
                 Ok((can, hooks)) => Verdict::of(compare(&listing::<F>(can, hooks), expected)),
                 Err(why) => Verdict::Failed(why),
-            },
-        ),
+            }
+        }),
     });
-    planned
+    (planned, coverage)
 }
 
 /// What the broker declares, and the hooks of its fixture.
@@ -179,6 +196,7 @@ struct Shared<M> {
     /// What the broker said when the first case asked it.
     can: OnceLock<Result<Abilities, String>>,
     version: Arc<OnceLock<String>>,
+    coverage: Arc<Coverage>,
 }
 
 impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
@@ -204,7 +222,11 @@ impl<F: Fixture, M: Fn(String) -> F> Shared<M> {
                 let _ = self.version.set(broker.product());
                 close(&broker).await
             })?;
-            Ok((can, fixture.hooks()))
+            let hooks = fixture.hooks();
+            let capabilities = can.iter().map(|capability| capability.to_string());
+            let declared = capabilities.chain(hooks.iter().map(ToString::to_string));
+            let _ = self.coverage.declared.set(declared.collect());
+            Ok((can, hooks))
         };
         self.can.get_or_init(ask).clone()
     }
