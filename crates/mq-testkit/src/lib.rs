@@ -3,6 +3,8 @@
 
 pub mod checker;
 pub mod history;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 
 mod address;
 mod cases;
