@@ -1,0 +1,311 @@
+//! The conductor: starts broker and processes, makes the faults of the schedule, drains, has the history checked, reports.
+
+mod drain;
+mod faults;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use mq_core::Broker;
+use mq_testkit::{
+    checker::Checker,
+    history::{Event, Recorder},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+
+pub(crate) use faults::Done;
+
+use crate::{
+    Result,
+    broker::{self, CONSUMERS, Kind, PRODUCERS},
+    container::Container,
+    crew::{Crew, Duty, Now},
+    gaps::Effects,
+    observer::Observer,
+    process::Role,
+    report::{Load, Report},
+    samples::Samples,
+    schedule::{Scenario, Schedule},
+};
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) scenario: Scenario,
+    pub(crate) minutes: u64,
+    pub(crate) seed: u64,
+    /// Messages a second, of all producers together.
+    pub(crate) rate: u32,
+    /// Where the folder of the run is made.
+    pub(crate) into: PathBuf,
+}
+
+/// A run under way.
+struct Run {
+    plan: Plan,
+    container: Container,
+    observer: Observer,
+    recorder: Recorder,
+    crew: Crew,
+    /// What went wrong outside of the history.
+    problems: Vec<String>,
+}
+
+/// Makes a run, and writes and prints its report. False if it shows something that must not be, or nothing at all.
+pub(crate) async fn run(plan: Plan) -> Result<bool> {
+    let schedule = Schedule::new(plan.kind, plan.scenario, plan.minutes, plan.seed);
+    println!("{}\n\n{schedule}", plan.command());
+    // Whatever ends this, dropping it takes the processes and the container down.
+    let report = tokio::select! {
+        report = conduct(plan, schedule) => report?,
+        () = interrupted()? => return Err("interrupted: the processes and the container are taken down".into()),
+    };
+    println!("\n{}", report.markdown());
+    Ok(report.write()?)
+}
+
+async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
+    let started = SystemTime::now();
+    let kind = plan.kind;
+    let name = format!(
+        "{}-{}-{}-{}",
+        kind.word(),
+        plan.scenario.word(),
+        plan.seed,
+        started.duration_since(UNIX_EPOCH)?.as_secs()
+    );
+    let folder = std::path::absolute(plan.into.join(&name))?;
+    let history = folder.join("history");
+    let recorder = Recorder::create(&history, &name, "conductor")?;
+    std::fs::write(
+        folder.join("schedule.txt"),
+        format!("{}\n\n{schedule}", plan.command()),
+    )?;
+    println!("history and reports: {}", folder.display());
+
+    println!("starting {kind}");
+    let address = kind.address();
+    let container = Container::start(kind).await?;
+    let product = declare(kind, &address).await?;
+    println!("{product} answers; starting {PRODUCERS} producers and {CONSUMERS} consumers");
+
+    let mut crew = Crew::new();
+    let seats = (1..=PRODUCERS).map(|number| (Role::Producer, number));
+    for (role, number) in seats.chain((1..=CONSUMERS).map(|number| (Role::Consumer, number))) {
+        let duty = Duty {
+            kind,
+            address: address.clone(),
+            folder: folder.clone(),
+            run: name.clone(),
+            seed: plan.seed.wrapping_add(1000 * number as u64),
+            rate: plan.rate / PRODUCERS as u32,
+        };
+        crew.add(role, number, duty);
+    }
+    let watching = watching(&crew);
+    let committing = committing(
+        kind,
+        &address,
+        Recorder::create(&history, &name, "observer")?,
+    );
+    crew.ready(START).await?;
+
+    let mut run = Run {
+        observer: Observer::new(kind, &address),
+        plan,
+        container,
+        recorder,
+        crew,
+        problems: Vec::new(),
+    };
+    let start = Instant::now();
+    let faults = run.make_faults(&schedule, start).await?;
+    let loaded = start.elapsed();
+    println!("draining");
+    let drained = run.drain().await?;
+    let dead = run.observer.dead().await;
+    committing.abort();
+    let samples = watching.stop();
+    let leaked = run.crew.running();
+    if leaked > 0 {
+        run.problems
+            .push(format!("{leaked} processes are left over"));
+    }
+    let Run {
+        plan,
+        container,
+        recorder,
+        crew,
+        mut problems,
+        ..
+    } = run;
+    if !problems.is_empty() {
+        std::fs::write(folder.join("logs/broker.log"), container.logs().await)?;
+    }
+    drop(container);
+    drop(recorder);
+
+    println!("checking");
+    let checked = Checker::new(kind.claim()).check(&history)?;
+    let effects = Effects::read(&history)?;
+    if let Err(error) = &dead {
+        problems.push(format!("the dead letters were not counted: {error}"));
+    }
+    Ok(Report::new(
+        folder,
+        product,
+        plan,
+        &schedule,
+        Load {
+            seconds: loaded.as_secs(),
+            drained,
+            dead_letters: dead.unwrap_or(0),
+        },
+        faults,
+        crew.exits(),
+        &checked,
+        &effects,
+        samples.longest(),
+        problems,
+    ))
+}
+
+impl Plan {
+    /// How to make the same run again.
+    pub(crate) fn command(&self) -> String {
+        let Self {
+            kind,
+            scenario,
+            minutes,
+            seed,
+            rate,
+            ..
+        } = self;
+        format!(
+            "cargo xtask chaos --broker {} --scenario {} --minutes {minutes} --seed {seed} --rate {rate}",
+            kind.word(),
+            scenario.word()
+        )
+    }
+}
+
+/// Declares what the run needs, as soon as the broker answers, and returns what that says it is.
+async fn declare(kind: Kind, address: &str) -> Result<String> {
+    async fn on<B: Broker>(broker: B, kind: Kind) -> mq_core::Result<String> {
+        broker.declare(kind.destination()).await?;
+        broker.declare(kind.subscription()).await?;
+        let product = broker.product();
+        broker.close().await?;
+        Ok(product)
+    }
+    let start = Instant::now();
+    loop {
+        let declared = match kind {
+            Kind::RabbitMq => match broker::amqp(address, "mq-chaos").await {
+                Ok(broker) => on(broker, kind).await,
+                Err(error) => Err(error),
+            },
+            Kind::Kafka => match broker::kafka(address).await {
+                Ok(broker) => on(broker, kind).await,
+                Err(error) => Err(error),
+            },
+        };
+        match declared {
+            Ok(product) => return Ok(product),
+            Err(error) if start.elapsed() > START => {
+                return Err(format!(
+                    "{kind} did not answer within {} s: {error}",
+                    START.as_secs()
+                )
+                .into());
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(250)).await,
+        }
+    }
+}
+
+/// Looks at the processes and at itself once a second.
+struct Watching {
+    task: JoinHandle<()>,
+    samples: Arc<Mutex<Samples>>,
+}
+
+fn watching(crew: &Crew) -> Watching {
+    let seats: Vec<(String, watch::Receiver<Now>)> = crew
+        .members()
+        .iter()
+        .map(|member| (member.name.clone(), member.watch()))
+        .collect();
+    let samples = Arc::<Mutex<Samples>>::default();
+    let kept = Arc::clone(&samples);
+    let start = Instant::now();
+    let task = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            let mut samples = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            samples.look("conductor", std::process::id(), start.elapsed());
+            for (name, seat) in &seats {
+                let now = seat.borrow();
+                if let (Some(pid), Some(started), Some(_)) = (now.pid, now.started, &now.status) {
+                    samples.look(name, pid, started.elapsed());
+                }
+            }
+        }
+    });
+    Watching { task, samples }
+}
+
+impl Watching {
+    fn stop(self) -> Samples {
+        self.task.abort();
+        std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Records what the group commits, as the broker tells it. A broker that does not answer is asked again.
+fn committing(kind: Kind, address: &str, recorder: Recorder) -> JoinHandle<()> {
+    let mut observer = Observer::new(kind, address);
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            ticks.tick().await;
+            let _ = observer.record_commits(&recorder).await;
+        }
+    })
+}
+
+/// Ctrl-C, SIGTERM and the end of the terminal.
+fn interrupted() -> Result<impl Future<Output = ()>> {
+    let mut signals = [
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    ];
+    Ok(async move {
+        let [interrupt, terminate, hangup] = &mut signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+impl Run {
+    /// Records an event of the run.
+    fn record(&self, event: Event<'_>) -> Result {
+        Ok(self.recorder.record(event)?)
+    }
+}
+
+/// An image may have to be fetched, and a busy machine starts a broker slowly.
+const START: Duration = Duration::from_secs(180);

@@ -1,0 +1,85 @@
+//! Was anything in flight when a fault struck? A kill between two messages proves nothing, so it does not count.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use serde::Deserialize;
+
+/// How many messages were open in a process at a time (in microseconds since 1970): sent and not answered, or delivered and
+/// without effect. By the end of its file of the history, which survives its death.
+pub(crate) fn at(file: &Path, time: u64) -> std::io::Result<usize> {
+    Ok(open(&tail(file)?, time))
+}
+
+fn open(text: &str, time: u64) -> usize {
+    let mut open = HashSet::new();
+    // The first line may begin in the middle, and the last one may be torn.
+    for line in text.lines() {
+        let Ok(event) = serde_json::from_str::<Line<'_>>(line) else {
+            continue;
+        };
+        if event.at > time {
+            break;
+        }
+        let message = (event.producer.to_owned(), event.seq);
+        match event.op {
+            "send" | "deliver" => {
+                open.insert(message);
+            }
+            "ok" | "rejected" | "unknown" | "effect" => {
+                open.remove(&message);
+            }
+            _ => {}
+        }
+    }
+    open.len()
+}
+
+/// The end of a file, more than long enough for a window of messages.
+fn tail(file: &Path) -> std::io::Result<String> {
+    let mut file = File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(2 * TAIL).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What is read of an event.
+#[derive(Deserialize)]
+struct Line<'a> {
+    at: u64,
+    op: &'a str,
+    #[serde(default)]
+    producer: &'a str,
+    #[serde(default)]
+    seq: u64,
+}
+
+const TAIL: u64 = 512 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = r#"cer":"p.0","seq":1}
+{"at":10,"op":"send","producer":"p.0","seq":2,"key":"k"}
+{"at":20,"op":"send","producer":"p.0","seq":3,"key":"k"}
+{"at":30,"op":"ok","producer":"p.0","seq":2,"log":"orders","partition":0,"offset":7}
+{"at":40,"op":"deliver","group":"orders","producer":"q.0","seq":2}
+{"at":50,"op":"effect","group":"orders","producer":"q.0","seq":2}
+{"at":60,"op":"unknown","producer":"p.0","seq":3}
+{"at":70,"op":"sen"#;
+
+    #[test]
+    fn counts_what_has_no_answer_and_no_effect_at_that_time() {
+        let at = [(5, 0), (10, 1), (25, 2), (35, 1), (45, 2), (55, 1), (99, 0)];
+        for (time, expected) in at {
+            assert_eq!(open(LINES, time), expected, "at {time}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `mq-chaos`: kills, stops and cuts off processes and brokers under load, and has the history of the run checked.
+//!
+//! `mq-chaos run` is the conductor; `producer` and `consumer` are the processes that it starts and that are faulted.
+//! This file only dispatches.
+
+mod broker;
+mod conductor;
+mod container;
+mod crew;
+mod flags;
+mod gaps;
+mod in_flight;
+mod observer;
+mod process;
+mod report;
+mod samples;
+mod schedule;
+
+use std::process::ExitCode;
+
+use crate::flags::{MqChaos, MqChaosCmd};
+
+/// What a command ends with. The text is for the person at the terminal.
+type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+fn main() -> ExitCode {
+    let flags = MqChaos::from_env_or_exit();
+    match run(flags.subcommand) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// False where a run is over and shows something that must not be.
+fn run(command: MqChaosCmd) -> Result<bool> {
+    match command {
+        // One thread: a child asks to be killed when the thread that started it ends.
+        MqChaosCmd::Run(flags) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(conductor::run(flags.try_into()?)),
+        MqChaosCmd::Producer(flags) => process::start(flags.try_into()?, process::Role::Producer),
+        MqChaosCmd::Consumer(flags) => process::start(flags.try_into()?, process::Role::Consumer),
+    }
+}

@@ -1,0 +1,226 @@
+//! The report of a run: what was done, what came of it, and whether the run proves anything.
+
+mod host;
+mod markdown;
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use mq_testkit::checker::{self, Class, Verdict};
+use serde::Serialize;
+
+use crate::{
+    Result,
+    broker::OPEN,
+    broker::WINDOW,
+    conductor::{Done, Plan},
+    crew::Exit,
+    gaps::{Effects, Spread},
+    samples::Drift,
+    schedule::{Schedule, Target},
+};
+use host::Host;
+
+/// What is known about a run when it is over.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    #[serde(skip)]
+    folder: PathBuf,
+    run: String,
+    command: String,
+    broker: &'static str,
+    product: String,
+    host: Host,
+    passed: bool,
+    /// Why it is no pass.
+    reasons: Vec<String>,
+    schedule: Schedule,
+    load: Load,
+    rate: u32,
+    faults: BTreeMap<String, Faults>,
+    counted_kills: usize,
+    counts: checker::Counts,
+    findings: Vec<(String, Count)>,
+    evidence: String,
+    /// Deliveries again that so many faults may cause at most.
+    redelivery_bound: u64,
+    duplicate_share: f64,
+    between_effects: Spread,
+    around_faults: Spread,
+    ended_by_error: BTreeMap<String, u64>,
+    drift: BTreeMap<String, Drift>,
+}
+
+/// The time of the load and what was left after it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Load {
+    pub(crate) seconds: u64,
+    pub(crate) drained: bool,
+    pub(crate) dead_letters: u64,
+}
+
+/// The faults of one kind.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Faults {
+    made: usize,
+    with_messages_in_flight: usize,
+    /// The longest time without an effect that touches each of them.
+    gap: Spread,
+    /// From the fault to everyone being there again.
+    recovery: Spread,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Count {
+    count: u64,
+    allowed: bool,
+}
+
+impl Report {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "it brings together all that a run leaves"
+    )]
+    pub(crate) fn new(
+        folder: PathBuf,
+        product: String,
+        plan: Plan,
+        schedule: &Schedule,
+        load: Load,
+        faults: Vec<Done>,
+        exits: Vec<Exit>,
+        checked: &checker::Report,
+        effects: &Effects,
+        drift: BTreeMap<String, Drift>,
+        problems: Vec<String>,
+    ) -> Self {
+        let claim = plan.kind.claim();
+        let findings = Class::ALL.map(|class| {
+            let count = Count {
+                count: checked.count(class),
+                allowed: claim.allows(class),
+            };
+            (class.to_string(), count)
+        });
+        let counted_kills = faults.iter().filter(|done| done.counts()).count();
+        // Nothing is sent again by us, so the window adds nothing; it is in the bound that is asked for everywhere.
+        let redelivery_bound = (faults.len() * (WINDOW + OPEN)) as u64;
+        let reasons = reasons(checked, &faults, redelivery_bound, problems);
+        let mut ended_by_error: BTreeMap<String, u64> = BTreeMap::new();
+        for exit in exits.iter().filter(|exit| exit.by_error) {
+            let role = exit.name.split('-').next().unwrap_or_default();
+            *ended_by_error
+                .entry(format!("{role}: {}", exit.words))
+                .or_default() += 1;
+        }
+        let run = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let deliveries = checked.counts().deliveries.max(1);
+        Self {
+            run,
+            folder,
+            command: plan.command(),
+            broker: plan.kind.of_crate(),
+            product,
+            host: Host::look(),
+            passed: reasons.is_empty(),
+            reasons,
+            schedule: schedule.clone(),
+            load,
+            rate: plan.rate,
+            counted_kills,
+            counts: *checked.counts(),
+            findings: findings.into(),
+            evidence: checked.to_string(),
+            redelivery_bound,
+            duplicate_share: checked.count(Class::DuplicateDelivery) as f64 / deliveries as f64,
+            between_effects: effects.spread(),
+            around_faults: Spread::of(gaps(&faults, effects)),
+            faults: by_kind(&faults, effects),
+            ended_by_error,
+            drift,
+        }
+    }
+
+    /// Writes it next to the history, as text and as JSON. True if the run is a pass.
+    pub(crate) fn write(&self) -> Result<bool> {
+        fs::write(self.folder.join("report.md"), self.markdown())?;
+        fs::write(
+            self.folder.join("report.json"),
+            serde_json::to_vec_pretty(self)?,
+        )?;
+        Ok(self.passed)
+    }
+}
+
+/// Why the run is no pass.
+fn reasons(
+    checked: &checker::Report,
+    faults: &[Done],
+    redelivery_bound: u64,
+    problems: Vec<String>,
+) -> Vec<String> {
+    let mut reasons = problems;
+    for class in checked.broken() {
+        reasons.push(format!("{class}: {}", checked.count(class)));
+    }
+    let again = checked.count(Class::DuplicateDelivery);
+    if again > redelivery_bound {
+        reasons.push(format!(
+            "{again} deliveries again, more than {redelivery_bound}"
+        ));
+    }
+    if let Some(why) = void(
+        checked.verdict(),
+        faults.len(),
+        again,
+        checked.counts().unknown,
+    ) {
+        reasons.push(format!("VOID: {why}, so the run proves nothing"));
+    }
+    reasons
+}
+
+/// Why a run proves nothing.
+fn void(verdict: Verdict, faults: usize, again: u64, unknown: u64) -> Option<&'static str> {
+    match (verdict, faults) {
+        (Verdict::Void, _) => Some("nothing was confirmed"),
+        (_, 0) => Some("no fault was made"),
+        _ if again == 0 && unknown == 0 => {
+            Some("no message was delivered again and no publish was unknown")
+        }
+        _ => None,
+    }
+}
+
+fn by_kind(faults: &[Done], effects: &Effects) -> BTreeMap<String, Faults> {
+    let mut kinds: BTreeMap<String, Vec<Done>> = BTreeMap::new();
+    for done in faults {
+        let whom = match done.step.target {
+            Target::Broker => "broker",
+            Target::Process(role, _) => role.word(),
+        };
+        kinds
+            .entry(format!("{} {whom}", done.step.fault))
+            .or_default()
+            .push(done.clone());
+    }
+    let row = |(kind, faults): (String, Vec<Done>)| {
+        let recovery = faults.iter().map(|done| done.to - done.from);
+        let row = Faults {
+            made: faults.len(),
+            with_messages_in_flight: faults.iter().filter(|done| done.in_flight > 0).count(),
+            recovery: Spread::of(recovery.collect()),
+            gap: Spread::of(gaps(&faults, effects)),
+        };
+        (kind, row)
+    };
+    kinds.into_iter().map(row).collect()
+}
+
+fn gaps(faults: &[Done], effects: &Effects) -> Vec<u64> {
+    let gap = |done: &Done| effects.longest(done.from, done.to);
+    faults.iter().map(gap).collect()
+}

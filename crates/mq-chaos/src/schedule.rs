@@ -1,0 +1,257 @@
+//! The schedule of a run: which fault, on whom, when and for how long. The same seed, scenario, broker and length give the
+//! same schedule.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    broker::{CONSUMERS, Kind, PRODUCERS},
+    process::Role,
+};
+
+/// Which faults there are, and how many of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    /// `kill -9`: broker 40 %, producers 30 %, consumers 30 %.
+    Crash,
+    /// Processes that are stopped and go on, and a broker that is frozen.
+    Pause,
+    /// What an operator does: SIGTERM of processes, restarts of the broker.
+    Restart,
+    /// All of them, half of them crashes.
+    Mixed,
+}
+
+/// Whom a fault is made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Broker,
+    /// The process of this role with this number, from 1.
+    Process(Role, usize),
+}
+
+/// What is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// `kill -9`, and started again after a while.
+    Kill,
+    /// SIGSTOP and SIGCONT; a broker's container is frozen.
+    Pause,
+    /// SIGTERM, the end awaited, and started again.
+    Restart,
+}
+
+/// One fault of the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Not before this time since the load began, nor before the step before it is over.
+    pub(crate) at: Duration,
+    pub(crate) fault: Fault,
+    pub(crate) target: Target,
+    /// How long the fault lasts; recovery comes on top.
+    pub(crate) lasts: Duration,
+}
+
+/// The faults of a run, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Schedule(pub(crate) Vec<Step>);
+
+impl Schedule {
+    /// Throws the dice.
+    pub(crate) fn new(kind: Kind, scenario: Scenario, minutes: u64, seed: u64) -> Self {
+        let mut dice = Dice::new(seed ^ fnv(kind.word()) ^ fnv(scenario.word()));
+        let end = Duration::from_secs(minutes * 60).saturating_sub(LAST_QUIET);
+        let mut steps = Vec::new();
+        let mut deck: Vec<Card> = Vec::new();
+        let mut at = FIRST_QUIET;
+        loop {
+            if deck.is_empty() {
+                // From a shuffled deck: so the shares hold in short runs too.
+                deck = scenario.deck();
+                dice.shuffle(&mut deck);
+            }
+            let Some((fault, whom)) = deck.pop() else {
+                return Self(steps);
+            };
+            let target = match whom {
+                None => Target::Broker,
+                Some(role) => {
+                    let many = match role {
+                        Role::Producer => PRODUCERS,
+                        Role::Consumer => CONSUMERS,
+                    };
+                    Target::Process(role, 1 + dice.below(many as u64) as usize)
+                }
+            };
+            let lasts = lasts(fault, target, &mut dice);
+            if at + lasts > end {
+                return Self(steps);
+            }
+            steps.push(Step {
+                at,
+                fault,
+                target,
+                lasts,
+            });
+            at += lasts + dice.between(QUIET);
+            if steps.len() % LONG_QUIET_EVERY == 0 {
+                at += LONG_QUIET;
+            }
+        }
+    }
+}
+
+impl Scenario {
+    pub(crate) const ALL: [Self; 4] = [Self::Crash, Self::Pause, Self::Restart, Self::Mixed];
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Pause => "pause",
+            Self::Restart => "restart",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    /// The faults whose shares it has.
+    fn deck(self) -> Vec<Card> {
+        use Fault::{Kill, Pause, Restart};
+        let cards = |fault, [broker, producers, consumers]: [usize; 3]| {
+            let whom = [
+                (None, broker),
+                (Some(Role::Producer), producers),
+                (Some(Role::Consumer), consumers),
+            ];
+            whom.into_iter()
+                .flat_map(move |(whom, many)| std::iter::repeat_n((fault, whom), many))
+        };
+        match self {
+            Self::Crash => cards(Kill, [4, 3, 3]).collect(),
+            Self::Pause => cards(Pause, [3, 3, 4]).collect(),
+            Self::Restart => cards(Restart, [3, 3, 4]).collect(),
+            Self::Mixed => cards(Kill, [2, 2, 2])
+                .chain(cards(Pause, [1, 1, 1]))
+                .chain(cards(Restart, [1, 1, 1]))
+                .collect(),
+        }
+    }
+}
+
+/// A fault and whose process it is made to; `None` for the broker.
+type Card = (Fault, Option<Role>);
+
+fn lasts(fault: Fault, target: Target, dice: &mut Dice) -> Duration {
+    match (fault, target) {
+        // Dead for a moment, or for long enough that every client has seen it.
+        (Fault::Kill, Target::Broker) => dice.between([0, 4_000]),
+        (Fault::Pause, Target::Broker) => dice.between([500, 6_000]),
+        // One in three outlives the session of a Kafka group (10 s) and two heartbeats of AMQP (5 s each).
+        (Fault::Pause, Target::Process(..)) if dice.below(3) == 0 => dice.between([12_000, 15_000]),
+        (Fault::Pause, Target::Process(..)) => dice.between([500, 4_000]),
+        // Started again at once, and awaited.
+        (Fault::Kill, Target::Process(..)) | (Fault::Restart, _) => Duration::ZERO,
+    }
+}
+
+/// Numbers that follow from a seed (SplitMix64).
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below this one, which is not 0.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn between(&mut self, [from, to]: [u64; 2]) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+
+    fn shuffle<T>(&mut self, all: &mut [T]) {
+        for last in (1..all.len()).rev() {
+            all.swap(last, self.below(last as u64 + 1) as usize);
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let all = Self::ALL.map(Self::word).join(", ");
+        let mut known = Self::ALL.into_iter();
+        known
+            .find(|scenario| scenario.word() == word)
+            .ok_or_else(|| format!("{word:?} is no scenario: {all}"))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Restart => "restart",
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broker => f.write_str("broker"),
+            Self::Process(role, number) => write!(f, "{}-{number}", role.word()),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
+        write!(
+            f,
+            "{at:>7.1} s  {:7} {} for {lasts:.1} s",
+            self.fault, self.target
+        )
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+impl Serialize for Schedule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(ToString::to_string))
+    }
+}
+
+/// FNV-1a: the same in every build, unlike the hashes of the standard library.
+fn fnv(text: &str) -> u64 {
+    let step = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// No fault for this long at the beginning: a queue younger than 3 s may lose what it confirmed (and everyone has to start).
+const FIRST_QUIET: Duration = Duration::from_secs(4);
+/// No fault for this long at the end.
+const LAST_QUIET: Duration = Duration::from_secs(8);
+/// Milliseconds between a fault and the next one.
+const QUIET: [u64; 2] = [3_000, 9_000];
+/// After so many faults there is a quiet phase in which everything comes to rest.
+const LONG_QUIET_EVERY: usize = 8;
+const LONG_QUIET: Duration = Duration::from_secs(12);
