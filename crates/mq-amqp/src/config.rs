@@ -1,15 +1,15 @@
 //! Settings of a connection, by URL or one by one.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::{
     tcp::OwnedTLSConfig,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
-use mq_core::{Error, ErrorKind, Result, check_name};
+use mq_core::{Destination, Error, ErrorKind, Result};
 use url::{Host, Url};
 
-use crate::{Amqp, ExchangeKind, error::CONNECT, topology::Kinds};
+use crate::{Amqp, ExchangeKind, QueueSettings, error::CONNECT, topology::Named};
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
 ///
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) publish_timeout: Duration,
     pub(crate) publish_window: usize,
     pub(crate) max_message_size: usize,
-    pub(crate) exchanges: Kinds,
+    pub(crate) named: Arc<Named>,
 }
 
 impl AmqpBuilder {
@@ -58,7 +58,7 @@ impl AmqpBuilder {
             publish_timeout: Duration::from_secs(30),
             publish_window: 1000,
             max_message_size: 16 * 1024 * 1024,
-            exchanges: Kinds::default(),
+            named: Arc::default(),
         })
     }
 
@@ -199,15 +199,38 @@ impl AmqpBuilder {
     /// already ([`Mismatch`](ErrorKind::Mismatch)); so does whatever binds to it. A filter that the
     /// kind cannot keep is refused with [`Config`](ErrorKind::Config).
     pub fn exchange(mut self, topic: impl Into<String>, kind: ExchangeKind) -> Self {
-        self.0.exchanges.set(topic.into(), kind);
+        self.named().set_exchange(topic.into(), kind);
+        self
+    }
+
+    /// Says what the queue of this name is like. Default for every queue:
+    /// [`QueueSettings::quorum`]. The queue of a durable subscription is named
+    /// `subscription@topic`, and a dead-letter home is a queue too.
+    ///
+    /// `declare` creates the queue so, and refuses one with other settings that is there already
+    /// ([`Mismatch`](ErrorKind::Mismatch)); `verify` compares. Settings of a queue are fixed for
+    /// its life.
+    pub fn queue(mut self, name: impl Into<String>, settings: QueueSettings) -> Self {
+        self.named().set_queue(name.into(), settings);
+        self
+    }
+
+    /// Makes what this client publishes to this queue or topic transient (delivery mode 1): the
+    /// broker need not write it to disk, and confirms it none the less. Default for all: persistent.
+    ///
+    /// A classic queue loses transient messages when its broker is killed or restarted. A quorum
+    /// queue writes them all the same, so the pair is refused for a queue; the queues of a topic are
+    /// not looked at. A dead letter and the copy of a failed message are persistent.
+    pub fn transient(mut self, to: Destination) -> Self {
+        self.named().set_transient(&to);
         self
     }
 
     /// Connects, publishing and consuming apart.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) for a setting out of range,
-    /// [`InvalidName`](ErrorKind::InvalidName) for an exchange's,
+    /// [`Config`](ErrorKind::Config) for a setting out of range, or for two that exclude each other,
+    /// which are both named, [`InvalidName`](ErrorKind::InvalidName) for an exchange or a queue,
     /// [`Unsupported`](ErrorKind::Unsupported) for TLS in a build without it,
     /// [`Connect`](ErrorKind::Connect) or [`Timeout`](ErrorKind::Timeout) if the broker cannot be
     /// reached, [`Auth`](ErrorKind::Auth), [`NotFound`](ErrorKind::NotFound) for the virtual host
@@ -218,6 +241,10 @@ impl AmqpBuilder {
     pub async fn connect(self) -> Result<Amqp> {
         self.0.check()?;
         Amqp::open(self.0).await
+    }
+
+    fn named(&mut self) -> &mut Named {
+        Arc::make_mut(&mut self.0.named)
     }
 }
 
@@ -268,9 +295,7 @@ impl Settings {
             self.virtual_host.len() <= 255,
             "at most 255 bytes",
         )?;
-        for topic in self.exchanges.topics() {
-            check_name(CONNECT, topic)?;
-        }
+        self.named.check()?;
         if self.tls.is_some() && !cfg!(feature = "tls") {
             // The client would speak plain text to the TLS port.
             return Err(
@@ -353,7 +378,7 @@ impl fmt::Debug for Settings {
             .field("publish_timeout", &self.publish_timeout)
             .field("publish_window", &self.publish_window)
             .field("max_message_size", &self.max_message_size)
-            .field("exchanges", &self.exchanges)
+            .field("named", &self.named)
             .finish_non_exhaustive()
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     config::Settings,
     error::{CONNECT, late, map, within},
     headers::Limits,
-    topology::{self, Kinds},
+    topology::{self, Named},
 };
 
 /// A RabbitMQ broker, over two connections: a publisher that the broker blocks in an alarm does not
@@ -59,7 +59,7 @@ pub(crate) struct Link {
     fate: Arc<Fate>,
     closed: AtomicBool,
     limit: Duration,
-    kinds: Kinds,
+    named: Arc<Named>,
     /// Where reading is held back.
     gate: Option<Gate>,
     /// The largest payload the broker takes, as far as it has said so.
@@ -171,7 +171,8 @@ impl Broker for Amqp {
 
     /// # Errors
     /// Beside those of [`Broker::consumer`]: [`Config`](ErrorKind::Config) if the plan's attempts
-    /// go beyond the delivery limit of 20, since the broker would dead-letter the message first.
+    /// go beyond the queue's delivery limit, since the broker would dead-letter the message first, and
+    /// for a durable subscription whose queue is set to be exclusive.
     async fn consumer(
         &self,
         subscription: &Subscription,
@@ -185,8 +186,8 @@ impl Broker for Amqp {
         .await
     }
 
-    /// Creating a quorum queue takes 2 s longer: a younger one can lose confirmed messages when its
-    /// whole cluster is killed.
+    /// Creating a quorum queue, and so a queue with a home that is one, takes 2 s longer: a younger
+    /// one can lose confirmed messages when its whole cluster is killed.
     async fn declare(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         let (link, what) = (Arc::clone(&self.inner.consuming), what.into());
         whole(
@@ -293,7 +294,7 @@ impl Link {
             fate,
             closed: AtomicBool::new(false),
             limit: settings.operation_timeout,
-            kinds: settings.exchanges.clone(),
+            named: Arc::clone(&settings.named),
             gate,
             largest: AtomicUsize::new(usize::MAX),
             _events: AbortOnDropHandle::new(tokio::spawn(events)),
@@ -316,9 +317,9 @@ impl Link {
         (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
-    /// Which kind of exchange each topic is.
-    pub(crate) fn kinds(&self) -> &Kinds {
-        &self.kinds
+    /// What the settings say about exchanges and queues.
+    pub(crate) fn named(&self) -> &Named {
+        &self.named
     }
 
     /// Waits for an answer, but no longer than the limit or the life of the connection.

@@ -24,14 +24,16 @@ use crate::{
     error::late,
     headers::{is_counted, received},
     settle::{Command, Origin, Sink, Task},
-    topology::{self, DELIVERY_LIMIT},
+    topology,
 };
 
 /// A consumer of one queue, on a channel of its own.
 ///
 /// Acknowledgements are sent together: when a quarter of the prefetch (at most 64) is marked, or
 /// after 1 ms. `requeue` is counted by a quorum queue; on a classic one, which counts nothing, it
-/// is a copy with its attempt in the headers, confirmed before the original is settled.
+/// is a copy with its attempt in the headers, confirmed before the original is settled. Which of the
+/// two a queue is, [`AmqpBuilder::queue`](crate::AmqpBuilder::queue) says; where it does not, a
+/// classic queue shows at its first redelivery, and the failure before is not counted.
 ///
 /// A stream that the broker ends, as when the queue is deleted, is an error and never just an end.
 pub struct AmqpConsumer {
@@ -65,11 +67,13 @@ impl AmqpConsumer {
         plan.check(subscription, CAPABILITIES)?;
         let name = named(subscription);
         let ephemeral = matches!(subscription.kind(), SubscriptionKind::Ephemeral { .. });
-        if plan.max_attempts > DELIVERY_LIMIT && !ephemeral {
+        link.named().check_subscription(OPERATION, subscription)?;
+        let limit = link.named().queue(subscription.name()).deliveries();
+        if let Some(limit) = limit.filter(|limit| plan.max_attempts > *limit && !ephemeral) {
             let text = "the broker dead-letters a message before its last attempt";
             return Err(name(Error::new(ErrorKind::Config, OPERATION, text))
                 .with("max_attempts", plan.max_attempts)
-                .with("delivery_limit", DELIVERY_LIMIT));
+                .with("delivery_limit", limit));
         }
         let itself = topology::queue_of(OPERATION, subscription)?;
         let home = plan.dead_letter_home(subscription);
@@ -98,7 +102,7 @@ impl AmqpConsumer {
             source: Arc::clone(&source),
             queue: Destination::queue(queue.as_str()),
             home,
-            counted: !ephemeral,
+            counted: !ephemeral && limit.is_some(),
             prefetch: plan.prefetch,
             limits: publisher.limits(),
         };

@@ -127,7 +127,8 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
             .with("there", there)
             .help(match argument {
                 TYPE => "name the kind that is there in `AmqpBuilder::exchange`, or delete it",
-                _ => "change it by a policy, or delete it and declare it again: settings are fixed",
+                _ => "name what is there in `AmqpBuilder::queue`, change it by a policy, or delete it and \
+                      declare it again: settings are fixed",
             }),
         (Kind::InUse, _) => {
             let error = match queue(text) {

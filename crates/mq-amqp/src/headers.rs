@@ -79,6 +79,12 @@ impl Outbound {
         })
     }
 
+    /// Leaves it to the queue whether the message is written to disk.
+    pub(crate) fn transient(&mut self) {
+        let properties = std::mem::take(&mut self.properties);
+        self.properties = properties.with_delivery_mode(TRANSIENT);
+    }
+
     /// The properties, with the number of this publish among the headers.
     pub(crate) fn numbered(&mut self, number: u64) -> BasicProperties {
         self.table
@@ -363,8 +369,9 @@ fn encoded_size(table: &FieldTable) -> usize {
 
 /// Room for all properties, each a short string of at most 255 bytes, and the publish number.
 const PROPERTIES: usize = 8 * 256;
-/// Delivery mode 2 (AMQP 0-9-1, section 4.6).
+/// Delivery modes (AMQP 0-9-1, section 4.6).
 const PERSISTENT: u8 = 2;
+const TRANSIENT: u8 = 1;
 /// Ten years: the broker closes the channel over anything above.
 const MAX_EXPIRY: u64 = 315_360_000_000;
 const DELIVERY_COUNT: &str = "x-delivery-count";

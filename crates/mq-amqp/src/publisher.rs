@@ -132,7 +132,10 @@ impl AmqpPublisher {
     }
 
     async fn prepare(&self, to: &Destination, message: &Message) -> Result<Outbound> {
-        let outbound = Outbound::new(to, message, self.limits())?;
+        let mut outbound = Outbound::new(to, message, self.limits())?;
+        if self.shared.link.named().is_transient(to) {
+            outbound.transient();
+        }
         if !to.is_queue() && !self.shared.topics.has(to.name()) {
             topology::exists(&self.shared.link, "publish", to).await?;
             self.shared.topics.add(to.name());

@@ -2,13 +2,15 @@
 
 mod bindings;
 mod exchange;
+mod named;
+mod queue;
 
 use std::time::Duration;
 
 use lapin::{
     Channel,
     options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{FieldTable, ShortString},
 };
 use mq_core::{
     Declaration, Destination, Error, ErrorKind, Filter, Result, Subscription, SubscriptionKind,
@@ -17,31 +19,28 @@ use mq_core::{
 
 use self::bindings::{bindings, check_filter};
 pub use self::exchange::ExchangeKind;
-pub(crate) use self::exchange::Kinds;
+pub(crate) use self::named::Named;
+pub use self::queue::{Overflow, QueueSettings};
 use crate::{
     connection::Link,
     error::{TYPE, invalid_name},
 };
-
-/// How often a quorum queue delivers a failed message before the broker itself dead-letters it.
-pub(crate) const DELIVERY_LIMIT: u32 = 20;
 
 /// Something that has to be there.
 #[derive(Debug, Clone, PartialEq)]
 enum Part {
     Queue {
         name: String,
-        home: Option<String>,
+        settings: QueueSettings,
+        /// Where the broker's own dead letters go.
+        letters: Option<Destination>,
     },
     Exchange {
         name: String,
         kind: lapin::ExchangeKind,
     },
     /// The headers exchange of a topic hangs on it, for all routing keys.
-    Hang {
-        topic: String,
-        headers: String,
-    },
+    Hang { topic: String, headers: String },
     Bind {
         queue: String,
         exchange: String,
@@ -53,16 +52,17 @@ enum Part {
 /// Creates what is missing, and compares what is there.
 pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "declare";
-    let parts = parts(OPERATION, &what, link.kinds())?;
+    let parts = parts(OPERATION, &what, link.named())?;
     topic_fits(link, OPERATION, &what).await?;
     let mut created = false;
     for part in parts {
+        part.letters_arrive(link, OPERATION).await?;
         let there = part.is_there(link, OPERATION).await?;
         let channel = link.channel(OPERATION).await?;
         link.answer(OPERATION, part.declare(&channel))
             .await
             .map_err(|e| part.name(e))?;
-        created |= !there && matches!(part, Part::Queue { .. });
+        created |= !there && part.is_quorum();
         close(link, OPERATION, channel).await;
     }
     if created {
@@ -75,7 +75,7 @@ pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
 /// Compares what is there, and names what is missing.
 pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "verify";
-    let parts = parts(OPERATION, &what, link.kinds())?;
+    let parts = parts(OPERATION, &what, link.named())?;
     topic_fits(link, OPERATION, &what).await?;
     for part in parts {
         if matches!(part, Part::Bind { .. } | Part::Hang { .. }) {
@@ -85,6 +85,7 @@ pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
             let error = Error::new(ErrorKind::NotFound, OPERATION, "it is not there");
             return Err(part.name(error).help("declare it first"));
         }
+        part.letters_arrive(link, OPERATION).await?;
         // Declaring what is there changes nothing, and is the only way to compare.
         let channel = link.channel(OPERATION).await?;
         link.answer(OPERATION, part.declare(&channel))
@@ -100,9 +101,14 @@ pub(crate) async fn exists(link: &Link, operation: &'static str, what: &Destinat
     check_name(operation, what.name())?;
     let name = what.name().to_string();
     let part = if what.is_queue() {
-        Part::Queue { name, home: None }
+        let settings = link.named().queue(&name);
+        Part::Queue {
+            name,
+            settings,
+            letters: None,
+        }
     } else {
-        exchange(name, link.kinds())
+        exchange(name, link.named())
     };
     if part.is_there(link, operation).await? {
         return Ok(());
@@ -126,7 +132,7 @@ async fn topic_fits(link: &Link, operation: &'static str, what: &Declaration) ->
 async fn fits(link: &Link, operation: &'static str, topic: &str) -> Result<()> {
     exists(link, operation, &Destination::topic(topic)).await?;
     // A passive declaration does not compare the kind, one of what is there does.
-    let part = exchange(topic.to_owned(), link.kinds());
+    let part = exchange(topic.to_owned(), link.named());
     let channel = link.channel(operation).await?;
     match link.answer(operation, part.declare(&channel)).await {
         Ok(()) => close(link, operation, channel).await,
@@ -169,7 +175,7 @@ pub(crate) async fn ephemeral(
     filter: &Filter,
 ) -> Result<ShortString> {
     const OPERATION: &str = "consume";
-    let kind = link.kinds().of(topic);
+    let kind = link.named().exchange(topic);
     check_filter(OPERATION, topic, kind, filter)?;
     // Looked up apart, since a missing exchange would end this channel.
     fits(link, OPERATION, topic).await?;
@@ -187,24 +193,25 @@ pub(crate) async fn ephemeral(
     Ok(queue)
 }
 
-fn parts(operation: &'static str, what: &Declaration, kinds: &Kinds) -> Result<Vec<Part>> {
+fn parts(operation: &'static str, what: &Declaration, named: &Named) -> Result<Vec<Part>> {
     match what {
         Declaration::Destination(to) if to.is_queue() => {
-            queue(operation, to.name(), to.dead_letter_home())
+            queue(operation, to.name(), to.dead_letter_home(), named)
         }
         Declaration::Destination(to) => {
             let name = own_name(operation, to.name())?;
-            Ok(vec![exchange(name, kinds)])
+            Ok(vec![exchange(name, named)])
         }
         Declaration::Subscription(subscription) => match subscription.kind() {
             SubscriptionKind::Queue { queue: name } => {
-                queue(operation, name, subscription.dead_letter_home())
+                queue(operation, name, subscription.dead_letter_home(), named)
             }
             SubscriptionKind::Durable { topic, .. } => {
+                named.check_subscription(operation, subscription)?;
                 let name = queue_of(operation, subscription)?;
                 let name = name.as_str();
-                let mut parts = queue(operation, name, subscription.dead_letter_home())?;
-                let (kind, filter) = (kinds.of(topic), subscription.filter_by());
+                let mut parts = queue(operation, name, subscription.dead_letter_home(), named)?;
+                let (kind, filter) = (named.exchange(topic), subscription.filter_by());
                 parts.extend(bindings(operation, topic, kind, name, filter)?);
                 Ok(parts)
             }
@@ -218,22 +225,33 @@ fn parts(operation: &'static str, what: &Declaration, kinds: &Kinds) -> Result<V
     }
 }
 
-fn exchange(name: String, kinds: &Kinds) -> Part {
-    let kind = kinds.of(&name).into();
+fn exchange(name: String, named: &Named) -> Part {
+    let kind = named.exchange(&name).into();
     Part::Exchange { name, kind }
 }
 
 /// A queue, after its dead-letter home, so that the home is there when the first letter comes.
-fn queue(operation: &'static str, name: &str, home: Option<Destination>) -> Result<Vec<Part>> {
-    let name = own_name(operation, name)?;
-    let home = home
-        .map(|home| own_name(operation, home.name()))
-        .transpose()?;
-    let first = home.clone().map(|name| Part::Queue { name, home: None });
-    Ok(first
+fn queue(
+    operation: &'static str,
+    name: &str,
+    home: Option<Destination>,
+    named: &Named,
+) -> Result<Vec<Part>> {
+    let part = |name: &str, home: Option<Destination>| {
+        let name = own_name(operation, name)?;
+        let settings = named.queue(&name);
+        let letters = settings.letters(home);
+        Ok(Part::Queue {
+            name,
+            settings,
+            letters,
+        })
+    };
+    let first = home.as_ref().map(|home| part(home.name(), None));
+    first
         .into_iter()
-        .chain([Part::Queue { name, home }])
-        .collect())
+        .chain([part(name, home.clone())])
+        .collect()
 }
 
 impl Part {
@@ -271,13 +289,40 @@ impl Part {
         }
     }
 
+    /// A place for the broker's dead letters that is not made here has to be there: letters to a
+    /// missing one are dropped without a word.
+    async fn letters_arrive(&self, link: &Link, operation: &'static str) -> Result<()> {
+        let Self::Queue { settings, .. } = self else {
+            return Ok(());
+        };
+        match settings.named_letters() {
+            Some(to) => exists(link, operation, to)
+                .await
+                .map_err(|error| error.with("broker_dead_letters", to)),
+            None => Ok(()),
+        }
+    }
+
+    /// A young quorum queue is not safe yet.
+    fn is_quorum(&self) -> bool {
+        matches!(self, Self::Queue { settings, .. } if settings.is_quorum())
+    }
+
     /// Every name in a part is short: [`parts`] and [`bindings`] made sure of it.
     async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
         let name = |name: &str| ShortString::try_new(name).unwrap_or_default();
         match self {
-            Self::Queue { name: queue, home } => {
-                let arguments = arguments(home.as_deref());
-                let options = QueueDeclareOptions::durable();
+            Self::Queue {
+                name: queue,
+                settings,
+                letters,
+            } => {
+                let arguments = settings.arguments(letters.as_ref());
+                let options = QueueDeclareOptions {
+                    durable: !settings.is_exclusive(),
+                    exclusive: settings.is_exclusive(),
+                    ..QueueDeclareOptions::default()
+                };
                 channel
                     .queue_declare(name(queue), options, arguments)
                     .await
@@ -330,26 +375,6 @@ impl Part {
             } => error.with("queue", queue).with("topic", exchange),
         }
     }
-}
-
-/// A quorum queue with a bounded number of deliveries. The broker's own dead-lettering is the
-/// safety net behind the copies that this crate makes: it confirms, so it loses nothing, and the
-/// queue refuses what it could not keep.
-fn arguments(home: Option<&str>) -> FieldTable {
-    let text = |text: &str| AMQPValue::LongString(text.into());
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert(
-        "x-delivery-limit".into(),
-        AMQPValue::LongLongInt(DELIVERY_LIMIT.into()),
-    );
-    if let Some(home) = home {
-        arguments.insert("x-dead-letter-exchange".into(), text(""));
-        arguments.insert("x-dead-letter-routing-key".into(), text(home));
-        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-        arguments.insert("x-overflow".into(), text("reject-publish"));
-    }
-    arguments
 }
 
 /// A name that may be created: `amq.` belongs to the broker.

@@ -55,6 +55,9 @@ impl Unconfirmed for AmqpUnconfirmed {
         let message = message.into();
         let limits = self.shared.link.limits(self.shared.max_message_size);
         let mut outbound = Outbound::new(to, &message, limits)?;
+        if self.shared.link.named().is_transient(to) {
+            outbound.transient();
+        }
         let channel = self.channel().await?;
         let properties = outbound.unnumbered();
         let Outbound {

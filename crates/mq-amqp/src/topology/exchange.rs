@@ -1,6 +1,6 @@
 //! The kinds of exchange that a topic can be.
 
-use std::{collections::HashMap, fmt};
+use std::fmt;
 
 /// Which kind of exchange a topic is (AMQP 0-9-1, section 3.1.3).
 ///
@@ -16,24 +16,6 @@ pub enum ExchangeKind {
     /// Gives every message to every subscription, whatever its routing key. Takes
     /// [`Filter::All`](mq_core::Filter::All) and filters by headers.
     Fanout,
-}
-
-/// The kind of each topic that is no topic exchange.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Kinds(HashMap<String, ExchangeKind>);
-
-impl Kinds {
-    pub(crate) fn set(&mut self, topic: String, kind: ExchangeKind) {
-        self.0.insert(topic, kind);
-    }
-
-    pub(crate) fn of(&self, topic: &str) -> ExchangeKind {
-        self.0.get(topic).copied().unwrap_or_default()
-    }
-
-    pub(crate) fn topics(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
 }
 
 impl From<ExchangeKind> for lapin::ExchangeKind {

@@ -1,5 +1,7 @@
 //! What is declared for each name and filter.
 
+use mq_core::DeadLetters;
+
 use super::*;
 
 fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
@@ -8,10 +10,17 @@ fn names(what: impl Into<Declaration>) -> Result<Vec<String>> {
 
 /// With the topic `events` of this kind.
 fn names_by(kind: ExchangeKind, what: impl Into<Declaration>) -> Result<Vec<String>> {
-    let mut kinds = Kinds::default();
-    kinds.set("events".into(), kind);
+    let mut named = Named::default();
+    named.set_exchange("events".into(), kind);
+    names_with(&named, what)
+}
+
+fn names_with(named: &Named, what: impl Into<Declaration>) -> Result<Vec<String>> {
     let show = |part: Part| match part {
-        Part::Queue { name, home } => format!("queue {name} -> {}", home.unwrap_or_default()),
+        Part::Queue { name, letters, .. } => {
+            let letters = letters.map(|to| to.name().to_string());
+            format!("queue {name} -> {}", letters.unwrap_or_default())
+        }
         Part::Exchange { name, kind } => format!("{kind:?} {name}"),
         Part::Hang { topic, headers } => format!("{topic} -> {headers}"),
         Part::Bind {
@@ -21,7 +30,7 @@ fn names_by(kind: ExchangeKind, what: impl Into<Declaration>) -> Result<Vec<Stri
             ..
         } => format!("{exchange} -{key}-> {queue}"),
     };
-    Ok(parts("declare", &what.into(), &kinds)?
+    Ok(parts("declare", &what.into(), named)?
         .into_iter()
         .map(show)
         .collect())
@@ -143,4 +152,45 @@ fn refuses_headers_that_the_broker_would_take_for_something_else() {
     // The broker would keep the last one alone.
     assert!(refused(&[("a", "1"), ("a", "2")]).contains("names each header once"));
     assert!(refused(&[("x-match", "any")]).contains("x-match"));
+}
+
+#[test]
+fn the_brokers_own_letters_go_where_they_are_told() {
+    let mut named = Named::default();
+    let settings = QueueSettings::classic().message_ttl(Duration::from_secs(1));
+    let elsewhere = DeadLetters::To(Destination::topic("expired"));
+    named.set_queue(
+        "orders".into(),
+        settings.clone().broker_dead_letters(elsewhere),
+    );
+    named.set_queue(
+        "prices".into(),
+        settings.broker_dead_letters(DeadLetters::None),
+    );
+    for (queue, letters) in [
+        ("orders", "expired"),
+        ("prices", ""),
+        ("other", "other.dead"),
+    ] {
+        assert_eq!(
+            names_with(&named, Destination::queue(queue)).expect("parts"),
+            [
+                format!("queue {queue}.dead -> "),
+                format!("queue {queue} -> {letters}")
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_durable_subscription_is_never_exclusive() {
+    let mut named = Named::default();
+    named.set_queue("billing@events".into(), QueueSettings::exclusive());
+    let subscription = Subscription::durable("events", "billing");
+    let error = names_with(&named, &subscription).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(error.context("setting"), Some("exclusive"));
+    assert_eq!(error.context("against"), Some("durable subscription"));
+    // A queue of that name is something else.
+    assert!(names_with(&named, Destination::queue("billing@events")).is_ok());
 }
