@@ -10,6 +10,8 @@ use crate::peers::Peers;
 use crate::probe;
 use crate::workspace::Workspace;
 
+/// The compose project of this tool: one name, so that a second run finds what the first one left.
+const PROJECT: &str = "mq-e2e";
 /// How long a starting broker may take. It needs about ten seconds on two idle cores, and a good deal more on busy ones.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// A broker that is said to run already is not waited for as long.
@@ -25,6 +27,20 @@ pub(crate) struct Wish {
     pub(crate) keep: bool,
     /// A missing broker is a failure.
     pub(crate) required: bool,
+}
+
+impl Wish {
+    /// The versions of images, as `compose/` asks for them.
+    pub(crate) fn versions(&self) -> Vec<(&'static str, String)> {
+        let versions = [
+            ("RABBITMQ_VERSION", &self.rabbitmq_version),
+            ("KAFKA_VERSION", &self.kafka_version),
+        ];
+        let versions = versions.into_iter();
+        versions
+            .filter_map(|(name, version)| Some((name, version.clone()?)))
+            .collect()
+    }
 }
 
 /// One kind of broker, and all that differs between the two.
@@ -130,15 +146,8 @@ impl Brokers {
             .map(|(kind, flag)| kind.given(flag))
             .collect();
         let mut containers = if given.contains(&None) {
-            let versions = [
-                ("RABBITMQ_VERSION", &wish.rabbitmq_version),
-                ("KAFKA_VERSION", &wish.kafka_version),
-            ];
-            let versions = versions
-                .into_iter()
-                .filter_map(|(name, version)| Some((name, version.clone()?)))
-                .collect();
-            Containers::new(workspace, versions, wish.keep).map_err(|error| error.to_string())
+            Containers::new(workspace, PROJECT, &setups(), wish.versions(), wish.keep)
+                .map_err(|error| error.to_string())
         } else {
             Err("not needed".into())
         };
@@ -281,7 +290,7 @@ fn peers(workspace: &Workspace, found: &[Found], containers: Option<&Containers>
         _ if kafka.is_none_or(|address| *address != Kind::Kafka.container_address()) => None,
         Some(ours) => Some(ours),
         None => {
-            left = Containers::new(workspace, Vec::new(), true).ok();
+            left = Containers::new(workspace, PROJECT, &setups(), Vec::new(), true).ok();
             left.as_ref()
         }
     };
@@ -291,6 +300,11 @@ fn peers(workspace: &Workspace, found: &[Found], containers: Option<&Containers>
         kafka.is_some(),
         containers,
     )
+}
+
+/// The set-up of `compose/` for each broker alone.
+pub(crate) fn setups() -> [String; 2] {
+    Kind::ALL.map(|kind| format!("{}/single", kind.service()))
 }
 
 fn wait(

@@ -5,12 +5,10 @@ use std::process::{Command, Stdio};
 use crate::Result;
 use crate::workspace::Workspace;
 
-/// The compose project of this tool: one name, so that a second run finds what the first one left.
-const PROJECT: &str = "mq-e2e";
-
 /// The containers of one run. Dropping this takes them down, unless they are to be kept.
 pub(crate) struct Containers {
     engine: &'static str,
+    project: &'static str,
     files: Vec<std::path::PathBuf>,
     variables: Vec<(&'static str, String)>,
     keep: bool,
@@ -18,12 +16,17 @@ pub(crate) struct Containers {
 }
 
 impl Containers {
-    /// Finds an engine that has Compose and whose daemon answers.
+    /// Finds an engine that has Compose and whose daemon answers, for these set-ups of `compose/`, such as
+    /// `rabbitmq/single`.
+    ///
+    /// A run finds under its project what the run before it left.
     ///
     /// # Errors
     /// Says what each engine answered, where neither can run containers.
     pub(crate) fn new(
         workspace: &Workspace,
+        project: &'static str,
+        setups: &[String],
         variables: Vec<(&'static str, String)>,
         keep: bool,
     ) -> Result<Self> {
@@ -31,14 +34,14 @@ impl Containers {
         for engine in ["docker", "podman"] {
             match check(engine) {
                 Ok(()) => {
-                    let files = ["rabbitmq", "kafka"].map(|broker| {
-                        workspace
-                            .root
-                            .join(format!("compose/{broker}/single/compose.yaml"))
-                    });
+                    let file = |setup: &String| {
+                        let compose = workspace.root.join("compose");
+                        compose.join(setup).join("compose.yaml")
+                    };
                     return Ok(Self {
                         engine,
-                        files: files.into(),
+                        project,
+                        files: setups.iter().map(file).collect(),
                         variables,
                         keep,
                         started: false,
@@ -100,9 +103,24 @@ impl Containers {
             .then(|| format!("{} exec -i -e LC_ALL=C.UTF-8 {}", self.engine, id.trim()))
     }
 
+    /// Runs a program inside a service's container, and returns what it printed.
+    pub(crate) fn run_inside(&self, service: &str, program: &[&str]) -> std::io::Result<String> {
+        let output = self
+            .compose()
+            .args(["exec", "-T", service])
+            .args(program)
+            .stdin(Stdio::null())
+            .output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(std::io::Error::other(text(&output.stderr))),
+        }
+    }
+
     fn compose(&self) -> Command {
         let mut command = Command::new(self.engine);
-        command.args(["compose", "--project-name", PROJECT]);
+        command.args(["compose", "--project-name", self.project]);
         for file in &self.files {
             command.arg("--file").arg(file);
         }
@@ -118,8 +136,8 @@ impl Drop for Containers {
         }
         if self.keep {
             eprintln!(
-                "\nThe brokers are left running. To end them: {} compose -p {PROJECT} down -v",
-                self.engine
+                "\nThe brokers are left running. To end them: {} compose -p {} down -v",
+                self.engine, self.project
             );
             return;
         }
@@ -132,8 +150,8 @@ impl Drop for Containers {
             .output();
         if !down.is_ok_and(|output| output.status.success()) {
             eprintln!(
-                "warning: could not take them down; try: {} compose -p {PROJECT} down -v",
-                self.engine
+                "warning: could not take them down; try: {} compose -p {} down -v",
+                self.engine, self.project
             );
         }
     }

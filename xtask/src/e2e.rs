@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use crate::Result;
-use crate::brokers::{Brokers, Wish};
+use crate::breaking;
+use crate::brokers::{Brokers, Kind, Wish};
 use crate::examples;
 use crate::pages;
 use crate::records::{self, Record};
@@ -42,6 +43,11 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
         totals += run_tests(command)?;
         totals.verdict()
     });
+    steps.run("tests that kill a broker", || {
+        let found = breaking::single(workspace, wish, brokers.records())?;
+        totals += found;
+        found.verdict()
+    });
     steps.run("examples", || {
         let found = examples::on_brokers(workspace, PACKAGES, &brokers)?;
         totals += found;
@@ -57,6 +63,37 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
         pages::check(&workspace.root, &found, true, update)
     });
     drop(brokers);
+    println!("\n{}\n\n{totals}", steps.summary());
+    steps.verdict()
+}
+
+/// Runs the tests that kill nodes of a cluster, one broker after the other: two clusters do not fit on a small machine.
+pub(crate) fn cluster(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
+    if update || wish.keep || wish.rabbitmq.is_some() || wish.kafka.is_some() {
+        return Err(
+            "`--cluster` starts its own brokers, takes them down, and writes no page: \
+             leave out --update, --keep, --rabbitmq and --kafka"
+                .into(),
+        );
+    }
+    let records = workspace.target.join("test-records-cluster");
+    if records.exists() {
+        std::fs::remove_dir_all(&records)?;
+    }
+    std::fs::create_dir_all(&records)?;
+    let mut steps = Steps::default();
+    let mut totals = Totals::default();
+    for kind in Kind::ALL {
+        steps.run(&format!("a cluster of {}", kind.name()), || {
+            let found = breaking::cluster(workspace, wish, kind, &records)?;
+            totals += found;
+            found.verdict()
+        });
+    }
+    steps.run("cases by broker", || {
+        println!("{}", records::tables(&records::read(&records)?)?);
+        Ok(())
+    });
     println!("\n{}\n\n{totals}", steps.summary());
     steps.verdict()
 }

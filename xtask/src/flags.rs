@@ -26,6 +26,8 @@ xflags::xflags! {
 
         /// Starts the brokers, runs the broker tests and the examples on each, prints the table of results.
         cmd e2e {
+            /// Run instead the tests that kill nodes of clusters of three, one cluster at a time.
+            optional --cluster
             /// Write the tables of results into the README and the guides, instead of comparing them.
             optional --update
             /// Leave the brokers running at the end.

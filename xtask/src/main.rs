@@ -1,6 +1,7 @@
 //! The workspace's tool: `cargo xtask <command>`. This file only dispatches; each command has a file of its own.
 
 mod alone;
+mod breaking;
 mod brokers;
 mod ci;
 mod containers;
@@ -48,8 +49,11 @@ fn run(command: XtaskCmd) -> Result {
         XtaskCmd::Ci(_) => ci::run(&workspace),
         XtaskCmd::Test(flags) => test::run(&workspace, &flags.into()),
         XtaskCmd::E2e(flags) => {
-            let update = flags.update;
-            e2e::run(&workspace, &flags.into(), update)
+            let (cluster, update) = (flags.cluster, flags.update);
+            match cluster {
+                true => e2e::cluster(&workspace, &flags.into(), update),
+                false => e2e::run(&workspace, &flags.into(), update),
+            }
         }
         XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),
         XtaskCmd::Tidy(_) => tidy::run(&workspace),

@@ -92,19 +92,41 @@ pub(crate) fn kafka(servers: &str) -> io::Result<Answer> {
 }
 
 fn kafka_server(server: &str) -> io::Result<Answer> {
-    const CORRELATION: [u8; 4] = *b"mq-x";
-    let mut request = vec![0, 18, 0, 0]; // ApiVersions, version 0
+    api_versions(&kafka_request(server, 18, 0, &[])?, CORRELATION)
+}
+
+/// Kafka: how many brokers a broker knows to be alive, by `Metadata` in version 1 for no topic.
+pub(crate) fn kafka_brokers(server: &str) -> io::Result<usize> {
+    brokers_alive(&kafka_request(server, 3, 1, &[0; 4])?, CORRELATION)
+}
+
+fn brokers_alive(answer: &[u8], correlation: [u8; 4]) -> io::Result<usize> {
+    match answer {
+        [a, b, c, d, count @ ..] if [*a, *b, *c, *d] == correlation => {
+            let count = count
+                .first_chunk::<4>()
+                .map(|count| u32::from_be_bytes(*count));
+            // A broker takes at least ten bytes: number, host, port.
+            match count.map(|count| count as usize) {
+                Some(count) if count <= answer.len() / 10 => Ok(count),
+                _ => Err(invalid("the answer ends early")),
+            }
+        }
+        _ => Err(invalid("the answer is no Kafka response")),
+    }
+}
+
+fn kafka_request(server: &str, key: u8, version: u8, body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut request = vec![0, key, 0, version];
     request.extend(CORRELATION);
     request.extend([0xff, 0xff]); // no client id
+    request.extend(body);
     let mut stream = connect(&with_port(server, 9092))?;
-    stream.write_all(&[0, 0, 0, 10])?;
+    stream.write_all(&u32::try_from(request.len()).unwrap_or(0).to_be_bytes())?;
     stream.write_all(&request)?;
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
-    api_versions(
-        &exactly(&mut stream, u32::from_be_bytes(length))?,
-        CORRELATION,
-    )
+    exactly(&mut stream, u32::from_be_bytes(length))
 }
 
 fn api_versions(answer: &[u8], correlation: [u8; 4]) -> io::Result<Answer> {
@@ -177,6 +199,9 @@ fn invalid(text: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, text)
 }
 
+/// What a Kafka answer has to repeat.
+const CORRELATION: [u8; 4] = *b"mq-x";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +255,15 @@ mod tests {
                 .to_string()
                 .contains("error 35")
         );
+    }
+
+    #[test]
+    fn the_brokers_of_a_kafka_cluster_are_counted() {
+        let metadata = |brokers: u8| [&b"mq-x"[..], &[0, 0, 0, brokers], &[0; 30]].concat();
+        let frame = |answer: Vec<u8>| [&[0, 0, 0, answer.len() as u8][..], &answer].concat();
+        assert_eq!(kafka_brokers(&answering(frame(metadata(3)))).unwrap(), 3);
+        assert!(kafka_brokers(&answering(frame(metadata(200)))).is_err());
+        assert!(kafka_brokers(&answering(frame(b"mq-y".to_vec()))).is_err());
     }
 
     #[test]
