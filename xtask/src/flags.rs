@@ -53,6 +53,20 @@ xflags::xflags! {
             optional --token word: String
         }
 
+        /// Kills, stops and cuts off processes and a broker of its own under load, and has the history checked.
+        cmd chaos {
+            /// rabbitmq or kafka.
+            required --broker name: String
+            /// crash, pause, restart, network or mixed. Default mixed.
+            optional --scenario name: String
+            /// How long there is load. Default 2.
+            optional --minutes minutes: u64
+            /// The seed of the schedule; with that of an earlier report its schedule comes again.
+            optional --seed seed: u64
+            /// Messages a second, of all producers together. Default 400.
+            optional --rate rate: u64
+        }
+
         /// Checks the rules that no compiler knows; prints file sizes and counts of public items.
         cmd tidy {}
 

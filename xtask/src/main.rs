@@ -3,6 +3,7 @@
 mod alone;
 mod breaking;
 mod brokers;
+mod chaos;
 mod ci;
 mod containers;
 mod docs;
@@ -56,6 +57,7 @@ fn run(command: XtaskCmd) -> Result {
             }
         }
         XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),
+        XtaskCmd::Chaos(flags) => chaos::run(&workspace, &flags),
         XtaskCmd::Tidy(_) => tidy::run(&workspace),
         XtaskCmd::Features(_) => features::run(&workspace),
         XtaskCmd::Docs(_) => docs::run(&workspace),

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::Result;
 use crate::brokers::{Brokers, Wish};
+use crate::chaos;
 use crate::e2e;
 use crate::examples;
 use crate::pages;
@@ -65,6 +66,10 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
         found.verdict()
     });
 
+    steps.run("chaos: two minutes on each broker", || {
+        chaos::short(workspace, &brokers)
+    });
+
     steps.run("cases by broker", || {
         let found = records::read(brokers.records())?;
         println!("{}", records::tables(&found)?);
@@ -86,4 +91,6 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
     totals
 }
 
-const BAR: &str = "!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!";
+/// Around what must not be overlooked.
+pub(crate) const BAR: &str =
+    "!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!";

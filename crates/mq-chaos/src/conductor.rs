@@ -94,7 +94,8 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
     println!("starting {kind}");
     let address = kind.address();
     let container = Container::start(kind).await?;
-    let product = declare(kind, &address).await?;
+    declare(kind, &address).await?;
+    let product = container.version().await?;
     println!("{product} answers; starting {PRODUCERS} producers and {CONSUMERS} consumers");
 
     let mut crew = Crew::new();
@@ -197,14 +198,12 @@ impl Plan {
     }
 }
 
-/// Declares what the run needs, as soon as the broker answers, and returns what that says it is.
-async fn declare(kind: Kind, address: &str) -> Result<String> {
-    async fn on<B: Broker>(broker: B, kind: Kind) -> mq_core::Result<String> {
+/// Declares what the run needs, as soon as the broker answers.
+async fn declare(kind: Kind, address: &str) -> Result {
+    async fn on<B: Broker>(broker: B, kind: Kind) -> mq_core::Result<()> {
         broker.declare(kind.destination()).await?;
         broker.declare(kind.subscription()).await?;
-        let product = broker.product();
-        broker.close().await?;
-        Ok(product)
+        broker.close().await
     }
     let start = Instant::now();
     loop {
@@ -219,7 +218,7 @@ async fn declare(kind: Kind, address: &str) -> Result<String> {
             },
         };
         match declared {
-            Ok(product) => return Ok(product),
+            Ok(()) => return Ok(()),
             Err(error) if start.elapsed() > START => {
                 return Err(format!(
                     "{kind} did not answer within {} s: {error}",

@@ -83,6 +83,17 @@ impl Container {
         self.engine(&["unpause", &self.id]).await.map(drop)
     }
 
+    /// The version of the broker in it, by its own words.
+    pub(crate) async fn version(&self) -> Result<String> {
+        let ask: &[&str] = match self.kind {
+            Kind::RabbitMq => &["rabbitmqctl", "version"],
+            Kind::Kafka => &["/opt/kafka/bin/kafka-topics.sh", "--version"],
+        };
+        let said = self.engine(&[&["exec", &self.id], ask].concat()).await?;
+        let version = said.split_whitespace().next().unwrap_or_default();
+        Ok(format!("{} {version}", self.kind))
+    }
+
     /// What it logged last.
     pub(crate) async fn logs(&self) -> String {
         let logs = self.engine(&["logs", "--tail", "200", &self.id]).await;

@@ -3,7 +3,12 @@
 mod host;
 mod markdown;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use mq_testkit::checker::{self, Class, Verdict};
 use serde::Serialize;
@@ -26,6 +31,8 @@ pub(crate) struct Report {
     #[serde(skip)]
     folder: PathBuf,
     run: String,
+    /// The scenario, its length and its seed.
+    case: String,
     command: String,
     broker: &'static str,
     product: String,
@@ -121,6 +128,12 @@ impl Report {
         Self {
             run,
             folder,
+            case: format!(
+                "{}, {} minutes, seed {}",
+                plan.scenario.word(),
+                plan.minutes,
+                plan.seed
+            ),
             command: plan.command(),
             broker: plan.kind.of_crate(),
             product,
@@ -151,7 +164,32 @@ impl Report {
             self.folder.join("report.json"),
             serde_json::to_vec_pretty(self)?,
         )?;
+        if let Some(records) = std::env::var_os("MQ_TEST_RECORDS").filter(|path| !path.is_empty()) {
+            self.record(Path::new(&records))?;
+        }
         Ok(self.passed)
+    }
+
+    /// Appends a record as the test harnesses of `mq-testkit` do, so that the run is in the tables too.
+    fn record(&self, folder: &Path) -> Result {
+        let line = serde_json::json!({
+            "suite": "chaos",
+            "broker": self.broker,
+            "version": self.product,
+            "case": self.case,
+            "capability": "",
+            "result": if self.passed { "passed" } else { "failed" },
+            "seconds": self.load.seconds,
+            "detail": self.reasons.join("; "),
+        });
+        fs::create_dir_all(folder)?;
+        let path = folder.join("chaos.jsonl");
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
+        // One write: the runs of both brokers append to it.
+        Ok(file.write_all(format!("{line}\n").as_bytes())?)
     }
 }
 
@@ -224,3 +262,6 @@ fn gaps(faults: &[Done], effects: &Effects) -> Vec<u64> {
     let gap = |done: &Done| effects.longest(done.from, done.to);
     faults.iter().map(gap).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ impl Run {
                 sleep(step.lasts).await;
                 self.container.start_again().await?;
             }
-            Fault::Pause => {
+            Fault::Pause | Fault::Stall => {
                 self.container.pause().await?;
                 sleep(step.lasts).await;
                 self.container.unpause().await?;
@@ -163,7 +163,7 @@ async fn fault_process(member: &Member, step: Step) -> Result<usize> {
             // What is in its file by now was written before it died.
             u64::MAX
         }
-        Fault::Pause => {
+        Fault::Pause | Fault::Stall => {
             member.signal(Signal::STOP).await;
             sleep(step.lasts).await;
             member.signal(Signal::CONT).await;

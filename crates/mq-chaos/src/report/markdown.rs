@@ -103,7 +103,13 @@ impl Report {
     fn faults(&self, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
-            "\n## Faults\n\n{} kills count: they struck with messages in flight.\n",
+            "\n## Faults\n\n{} of {} scheduled faults were made before the time was over. {} kills count: they struck with messages in \
+             flight.\n",
+            self.faults
+                .values()
+                .map(|faults| faults.made)
+                .sum::<usize>(),
+            self.schedule.0.len(),
             self.counted_kills
         )?;
         writeln!(

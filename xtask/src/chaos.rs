@@ -1,0 +1,92 @@
+//! `cargo xtask chaos`: faults under load, with a checked history. The work is done by `mq-chaos`, which this builds and starts.
+
+use std::path::Path;
+use std::process::Command;
+
+use xshell::cmd;
+
+use crate::Result;
+use crate::brokers::{Brokers, Kind};
+use crate::containers::Containers;
+use crate::flags::Chaos;
+use crate::test::BAR;
+use crate::workspace::{Workspace, cargo};
+
+/// The program and its package.
+const PROGRAM: &str = "mq-chaos";
+
+/// Builds it in release and hands the flags on.
+pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
+    let cargo = cargo();
+    cmd!(
+        workspace.sh,
+        "{cargo} build --quiet --release --package {PROGRAM}"
+    )
+    .run()?;
+    let mut command = program(workspace, "release");
+    command.args(["--broker", &flags.broker]);
+    let numbers = [
+        ("--minutes", flags.minutes),
+        ("--seed", flags.seed),
+        ("--rate", flags.rate),
+    ];
+    for (flag, number) in numbers {
+        if let Some(number) = number {
+            command.args([flag, &number.to_string()]);
+        }
+    }
+    if let Some(scenario) = &flags.scenario {
+        command.args(["--scenario", scenario]);
+    }
+    verdict(command)
+}
+
+/// The runs of `test` and `ci`: two minutes on each broker, one after the other, with the program that the tests were built with.
+///
+/// # Errors
+/// If a run does not pass. Without containers it says that it is skipped, and fails where brokers are required.
+pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
+    if let Err(reason) = Containers::new(workspace, Vec::new(), false) {
+        if brokers.required {
+            return Err(reason);
+        }
+        eprintln!("\n{BAR}\nThe chaos runs are SKIPPED: {reason}\n{BAR}");
+        return Ok(());
+    }
+    let mut failed = Vec::new();
+    for kind in Kind::ALL {
+        let mut command = program(workspace, "debug");
+        command
+            .args(["--broker", kind.service()])
+            .args(["--scenario", "mixed", "--minutes", "2"])
+            .args(["--seed", SEED, "--rate", "200"]);
+        command.env("MQ_TEST_RECORDS", brokers.records());
+        if let Err(error) = verdict(command) {
+            failed.push(format!("{}: {error}", kind.name()));
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(failed.join("; ").into()),
+    }
+}
+
+fn program(workspace: &Workspace, profile: &str) -> Command {
+    let mut command = Command::new(workspace.target.join(profile).join(PROGRAM));
+    command
+        .current_dir(&workspace.root)
+        .args([Path::new("run"), Path::new("--into")])
+        .arg(workspace.target.join("chaos"));
+    command
+}
+
+fn verdict(mut command: Command) -> Result {
+    let status = command.status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{PROGRAM}: {status}; its report says why").into()),
+    }
+}
+
+/// Always the same schedule: a red run is one of the code. Other seeds are for `cargo xtask chaos`.
+const SEED: &str = "5";
