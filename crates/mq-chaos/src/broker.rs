@@ -33,10 +33,24 @@ impl Kind {
 
     /// Where the broker is published. No port from which the system takes those of outgoing connections: while the broker
     /// is down, one of them could take it.
+    pub(crate) fn host(self) -> String {
+        let port = match self {
+            Self::RabbitMq => RABBITMQ_PORT,
+            Self::Kafka => KAFKA_PORT,
+        };
+        format!("127.0.0.1:{port}")
+    }
+
+    /// What a client is told to connect to: the broker itself.
     pub(crate) fn address(self) -> String {
+        self.address_at(&self.host())
+    }
+
+    /// What a client is told to connect to, at this host and port.
+    pub(crate) fn address_at(self, host: &str) -> String {
         match self {
-            Self::RabbitMq => format!("amqp://guest:guest@127.0.0.1:{RABBITMQ_PORT}/%2f"),
-            Self::Kafka => format!("127.0.0.1:{KAFKA_PORT}"),
+            Self::RabbitMq => format!("amqp://guest:guest@{host}/%2f"),
+            Self::Kafka => host.to_owned(),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{
     container::Container,
     crew::{Crew, Duty, Now},
     gaps::Effects,
+    links::Links,
     observer::Observer,
     process::Role,
     report::{Load, Report},
@@ -54,6 +55,8 @@ struct Run {
     container: Container,
     observer: Observer,
     recorder: Recorder,
+    /// The proxies, where there are faults of the network.
+    links: Option<Links>,
     crew: Crew,
     /// What went wrong outside of the history.
     problems: Vec<String>,
@@ -98,12 +101,18 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
     let product = container.version().await?;
     println!("{product} answers; starting {PRODUCERS} producers and {CONSUMERS} consumers");
 
+    let links = match plan.scenario.needs_proxy() {
+        true => Some(Links::start(kind).await?),
+        false => None,
+    };
     let mut crew = Crew::new();
     let seats = (1..=PRODUCERS).map(|number| (Role::Producer, number));
     for (role, number) in seats.chain((1..=CONSUMERS).map(|number| (Role::Consumer, number))) {
         let duty = Duty {
             kind,
-            address: address.clone(),
+            address: links
+                .as_ref()
+                .map_or_else(|| address.clone(), |links| links.address(role)),
             folder: folder.clone(),
             run: name.clone(),
             seed: plan.seed.wrapping_add(1000 * number as u64),
@@ -124,6 +133,7 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
         plan,
         container,
         recorder,
+        links,
         crew,
         problems: Vec::new(),
     };

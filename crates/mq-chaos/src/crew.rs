@@ -115,10 +115,20 @@ impl Crew {
         member.ok_or_else(|| format!("there is no {name}").into())
     }
 
-    /// Messages that a fault of the broker would catch.
-    pub(crate) fn open(&self) -> u64 {
-        let status = |member: &Member| member.now().status.map_or(0, |status| status.open());
-        self.members.iter().map(status).sum()
+    /// Messages that are in flight in all processes, or in those of one role.
+    pub(crate) fn open(&self, role: Option<Role>) -> u64 {
+        self.said(role).map(|status| status.open()).sum()
+    }
+
+    /// The files that they write their history into.
+    pub(crate) fn files(&self, role: Option<Role>) -> Vec<PathBuf> {
+        self.said(role).map(|status| status.file).collect()
+    }
+
+    fn said(&self, role: Option<Role>) -> impl Iterator<Item = Status> {
+        let members = self.members.iter();
+        let asked = members.filter(move |member| role.is_none_or(|role| member.role == role));
+        asked.filter_map(|member| member.now().status)
     }
 
     /// Waits until every process is connected.

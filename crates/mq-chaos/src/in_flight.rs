@@ -4,15 +4,15 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-/// How many messages were open in a process at a time (in microseconds since 1970): sent and not answered, or delivered and
-/// without effect. By the end of its file of the history, which survives its death.
-pub(crate) fn at(file: &Path, time: u64) -> std::io::Result<usize> {
-    Ok(open(&tail(file)?, time))
+/// How many messages were open in processes at a time (in microseconds since 1970): sent and not answered, or delivered and
+/// without effect. By the ends of their files of the history, which survive their deaths.
+pub(crate) fn at(files: &[PathBuf], time: u64) -> std::io::Result<usize> {
+    files.iter().map(|file| Ok(open(&tail(file)?, time))).sum()
 }
 
 fn open(text: &str, time: u64) -> usize {

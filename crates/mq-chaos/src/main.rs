@@ -10,6 +10,7 @@ mod crew;
 mod flags;
 mod gaps;
 mod in_flight;
+mod links;
 mod observer;
 mod process;
 mod report;

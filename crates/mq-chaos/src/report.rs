@@ -238,7 +238,7 @@ fn by_kind(faults: &[Done], effects: &Effects) -> BTreeMap<String, Faults> {
     for done in faults {
         let whom = match done.step.target {
             Target::Broker => "broker",
-            Target::Process(role, _) => role.word(),
+            Target::Process(role, _) | Target::Link(role) => role.word(),
         };
         kinds
             .entry(format!("{} {whom}", done.step.fault))

@@ -19,6 +19,8 @@ pub(crate) enum Scenario {
     Pause,
     /// What an operator does: SIGTERM of processes, restarts of the broker.
     Restart,
+    /// Faults of the network between the broker and all producers, or all consumers.
+    Network,
     /// All of them, half of them crashes.
     Mixed,
 }
@@ -29,6 +31,8 @@ pub(crate) enum Target {
     Broker,
     /// The process of this role with this number, from 1.
     Process(Role, usize),
+    /// The network between the broker and all processes of this role.
+    Link(Role),
 }
 
 /// What is made.
@@ -43,6 +47,29 @@ pub(crate) enum Fault {
     Stall,
     /// SIGTERM, the end awaited, and started again.
     Restart,
+    /// What the proxy between the processes and the broker does.
+    Network(Toxic),
+}
+
+/// A fault of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Toxic {
+    /// 200 ms more, give or take 100.
+    Latency,
+    /// 64 KiB a second on each connection.
+    Bandwidth,
+    /// Nothing passes, and nobody is told.
+    BlackHole,
+    /// Nothing comes back from the broker.
+    HalfOpen,
+    /// Every connection is reset.
+    Reset,
+    /// Every connection is reset, and new ones are too.
+    Refuse,
+    /// One byte a write.
+    Slices,
+    /// Each connection ends after 20,000 bytes from the broker.
+    CutAfter,
 }
 
 /// One fault of the schedule.
@@ -71,15 +98,16 @@ impl Schedule {
         loop {
             if deck.is_empty() {
                 // From a shuffled deck: so the shares hold in short runs too.
-                deck = scenario.deck();
+                deck = scenario.deck(&mut dice);
                 dice.shuffle(&mut deck);
             }
             let Some((fault, whom)) = deck.pop() else {
                 return Self(steps);
             };
             let target = match whom {
-                None => Target::Broker,
-                Some(role) => {
+                Whom::Broker => Target::Broker,
+                Whom::Link(role) => Target::Link(role),
+                Whom::One(role) => {
                     let many = match role {
                         Role::Producer => PRODUCERS,
                         Role::Consumer => CONSUMERS,
@@ -106,46 +134,99 @@ impl Schedule {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 4] = [Self::Crash, Self::Pause, Self::Restart, Self::Mixed];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Crash,
+        Self::Pause,
+        Self::Restart,
+        Self::Network,
+        Self::Mixed,
+    ];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Crash => "crash",
             Self::Pause => "pause",
             Self::Restart => "restart",
+            Self::Network => "network",
             Self::Mixed => "mixed",
         }
     }
 
+    /// True if there are faults of the network, so that everyone connects through a proxy.
+    pub(crate) fn needs_proxy(self) -> bool {
+        matches!(self, Self::Network | Self::Mixed)
+    }
+
     /// The faults whose shares it has.
-    fn deck(self) -> Vec<Card> {
-        use Fault::{Kill, Pause, Restart, Stall};
+    fn deck(self, dice: &mut Dice) -> Vec<Card> {
+        use Fault::{Kill, Network, Pause, Restart, Stall};
         let cards = |fault, [broker, producers, consumers]: [usize; 3]| {
             let whom = [
-                (None, broker),
-                (Some(Role::Producer), producers),
-                (Some(Role::Consumer), consumers),
+                (Whom::Broker, broker),
+                (Whom::One(Role::Producer), producers),
+                (Whom::One(Role::Consumer), consumers),
             ];
             whom.into_iter()
                 .flat_map(move |(whom, many)| std::iter::repeat_n((fault, whom), many))
         };
+        let links = [Whom::Link(Role::Producer), Whom::Link(Role::Consumer)];
         match self {
             Self::Crash => cards(Kill, [4, 3, 3]).collect(),
             Self::Pause => cards(Pause, [3, 2, 2])
                 .chain(cards(Stall, [0, 1, 2]))
                 .collect(),
             Self::Restart => cards(Restart, [3, 3, 4]).collect(),
-            Self::Mixed => cards(Kill, [2, 2, 2])
+            Self::Network => Toxic::ALL
+                .into_iter()
+                .flat_map(|toxic| links.map(|link| (Network(toxic), link)))
+                .collect(),
+            Self::Mixed => cards(Kill, [3, 3, 3])
                 .chain(cards(Pause, [1, 1, 0]))
                 .chain(cards(Stall, [0, 0, 1]))
                 .chain(cards(Restart, [1, 1, 1]))
+                .chain(links.map(|link| (Network(dice.toxic()), link)))
+                .chain(links.map(|link| (Network(dice.toxic()), link)))
                 .collect(),
         }
     }
 }
 
-/// A fault and whose process it is made to; `None` for the broker.
-type Card = (Fault, Option<Role>);
+/// A fault and to whom it is made.
+type Card = (Fault, Whom);
+
+/// To whom, before the dice say which of them.
+#[derive(Clone, Copy)]
+enum Whom {
+    Broker,
+    One(Role),
+    Link(Role),
+}
+
+impl Toxic {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Latency,
+        Self::Bandwidth,
+        Self::BlackHole,
+        Self::HalfOpen,
+        Self::Reset,
+        Self::Refuse,
+        Self::Slices,
+        Self::CutAfter,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Bandwidth => "bandwidth",
+            Self::BlackHole => "black-hole",
+            Self::HalfOpen => "half-open",
+            Self::Reset => "reset",
+            Self::Refuse => "refuse",
+            Self::Slices => "slices",
+            Self::CutAfter => "cut-after",
+        }
+    }
+}
 
 fn lasts(fault: Fault, target: Target, dice: &mut Dice) -> Duration {
     match (fault, target) {
@@ -153,9 +234,14 @@ fn lasts(fault: Fault, target: Target, dice: &mut Dice) -> Duration {
         (Fault::Kill, Target::Broker) => dice.between([0, 4_000]),
         (Fault::Pause, Target::Broker) => dice.between([500, 6_000]),
         (Fault::Stall, _) => dice.between([16_000, 20_000]),
-        (Fault::Pause, Target::Process(..)) => dice.between([500, 4_000]),
+        (Fault::Pause, _) => dice.between([500, 4_000]),
         // Started again at once, and awaited.
-        (Fault::Kill, Target::Process(..)) | (Fault::Restart, _) => Duration::ZERO,
+        (Fault::Kill, _) | (Fault::Restart, _) | (Fault::Network(Toxic::Reset), _) => {
+            Duration::ZERO
+        }
+        // Some outlive two heartbeats of AMQP, most do not.
+        (Fault::Network(Toxic::BlackHole | Toxic::HalfOpen), _) => dice.between([2_000, 14_000]),
+        (Fault::Network(_), _) => dice.between([2_000, 6_000]),
     }
 }
 
@@ -170,6 +256,10 @@ impl Dice {
     /// A number below this one, which is not 0.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
+    }
+
+    fn toxic(&mut self) -> Toxic {
+        Toxic::ALL[self.below(Toxic::ALL.len() as u64) as usize]
     }
 
     fn between(&mut self, [from, to]: [u64; 2]) -> Duration {
@@ -210,6 +300,7 @@ impl fmt::Display for Fault {
             Self::Pause => "pause",
             Self::Stall => "stall",
             Self::Restart => "restart",
+            Self::Network(toxic) => toxic.word(),
         })
     }
 }
@@ -219,6 +310,7 @@ impl fmt::Display for Target {
         match self {
             Self::Broker => f.write_str("broker"),
             Self::Process(role, number) => write!(f, "{}-{number}", role.word()),
+            Self::Link(role) => write!(f, "link-of-{}s", role.word()),
         }
     }
 }
@@ -228,7 +320,7 @@ impl fmt::Display for Step {
         let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
         write!(
             f,
-            "{at:>7.1} s  {:7} {} for {lasts:.1} s",
+            "{at:>7.1} s  {:10} {} for {lasts:.1} s",
             self.fault, self.target
         )
     }
@@ -290,9 +382,9 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         let expected = [
-            "    4.0 s  kill    producer-2 for 0.0 s",
-            "   10.4 s  kill    consumer-3 for 0.0 s",
-            "   17.4 s  kill    broker for 1.7 s",
+            "    4.0 s  kill       producer-2 for 0.0 s",
+            "   10.4 s  kill       consumer-3 for 0.0 s",
+            "   17.4 s  kill       broker for 1.7 s",
         ];
         assert_eq!(first, expected);
     }
@@ -362,10 +454,16 @@ mod tests {
         assert_eq!(faults(Scenario::Crash), [Fault::Kill]);
         assert_eq!(faults(Scenario::Pause), [Fault::Pause, Fault::Stall]);
         assert_eq!(faults(Scenario::Restart), [Fault::Restart]);
-        assert_eq!(
-            faults(Scenario::Mixed),
-            [Fault::Kill, Fault::Pause, Fault::Stall, Fault::Restart]
+        let network = faults(Scenario::Network);
+        assert!(
+            network
+                .iter()
+                .all(|fault| matches!(fault, Fault::Network(_)))
         );
+        assert_eq!(network.len(), Toxic::ALL.len());
+        let mixed = faults(Scenario::Mixed);
+        let plain = [Fault::Kill, Fault::Pause, Fault::Stall, Fault::Restart];
+        assert!(mixed.starts_with(&plain) && mixed.len() > plain.len());
     }
 
     #[test]

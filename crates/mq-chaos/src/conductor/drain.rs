@@ -16,7 +16,7 @@ impl Run {
         let mut left = Ok(u64::MAX);
         while start.elapsed() < DEADLINE {
             left = self.observer.left().await;
-            if matches!(left, Ok(0)) && self.crew.open() == 0 {
+            if matches!(left, Ok(0)) && self.crew.open(None) == 0 {
                 // What a consumer still holds shows only when it is gone.
                 self.retire(Role::Consumer).await;
                 left = self.observer.left().await;

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mq_testkit::history::Event;
+use mq_testkit::{
+    history::Event,
+    proxy::{self, Direction},
+};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
@@ -11,7 +14,8 @@ use crate::{
     Result,
     crew::Member,
     in_flight,
-    schedule::{Fault, Schedule, Step, Target},
+    process::Role,
+    schedule::{Fault, Schedule, Step, Target, Toxic},
 };
 
 /// A fault that was made.
@@ -71,6 +75,7 @@ impl Run {
             Target::Process(role, number) => {
                 fault_process(self.crew.member(role, number)?, step).await
             }
+            Target::Link(role) => self.fault_link(role, step).await,
         };
         let in_flight = made.unwrap_or_else(|error| {
             self.problems.push(format!("{name}: {error}"));
@@ -90,12 +95,13 @@ impl Run {
     async fn await_messages(&self, target: Target) {
         let start = Instant::now();
         let open = || match target {
-            Target::Broker => self.crew.open(),
+            Target::Broker => self.crew.open(None),
             Target::Process(role, number) => {
                 let member = self.crew.member(role, number).ok();
                 let status = member.and_then(|member| member.now().status);
                 status.map_or(0, |status| status.open())
             }
+            Target::Link(role) => self.crew.open(Some(role)),
         };
         while open() == 0 && start.elapsed() < FOR_MESSAGES {
             sleep(Duration::from_millis(2)).await;
@@ -103,10 +109,7 @@ impl Run {
     }
 
     async fn fault_broker(&mut self, step: Step) -> Result<usize> {
-        let members = self.crew.members().iter();
-        let files: Vec<_> = members
-            .filter_map(|member| Some(member.now().status?.file))
-            .collect();
+        let files = self.crew.files(None);
         let mut struck = now();
         match step.fault {
             Fault::Kill => {
@@ -120,12 +123,26 @@ impl Run {
                 self.container.unpause().await?;
             }
             Fault::Restart => self.container.restart().await?,
+            Fault::Network(_) => return Err("the broker is no link".into()),
         }
-        let mut in_flight = 0;
-        for file in files {
-            in_flight += in_flight::at(&file, struck)?;
-        }
+        let in_flight = in_flight::at(&files, struck)?;
         self.broker_answers().await?;
+        self.crew.ready(READY).await?;
+        Ok(in_flight)
+    }
+
+    async fn fault_link(&mut self, role: Role, step: Step) -> Result<usize> {
+        let Fault::Network(toxic) = step.fault else {
+            return Err("only the network has links".into());
+        };
+        let (files, struck) = (self.crew.files(Some(role)), now());
+        let link = self.links.as_ref().ok_or("there is no proxy")?.of(role);
+        for (direction, fault) in faults_of(toxic) {
+            link.set(direction, fault);
+        }
+        sleep(step.lasts).await;
+        link.clear();
+        let in_flight = in_flight::at(&files, struck)?;
         self.crew.ready(READY).await?;
         Ok(in_flight)
     }
@@ -151,33 +168,60 @@ impl Run {
 async fn fault_process(member: &Member, step: Step) -> Result<usize> {
     let before = member.ready(READY).await?;
     let file = before.status.unwrap_or_default().file;
+    let mut struck = now();
     let next = |what| {
         member.until(what, READY, move |now| {
             now.life > before.life && now.status.is_some()
         })
     };
-    let struck = match step.fault {
+    match step.fault {
         Fault::Kill => {
             member.signal(Signal::KILL).await;
             next("started again").await?;
             // What is in its file by now was written before it died.
-            u64::MAX
+            struck = u64::MAX;
         }
         Fault::Pause | Fault::Stall => {
             member.signal(Signal::STOP).await;
             sleep(step.lasts).await;
             member.signal(Signal::CONT).await;
             member.ready(READY).await?;
-            return Ok(0);
         }
         Fault::Restart => {
-            let struck = now();
             member.signal(Signal::TERM).await;
             next("ended and started again").await?;
-            struck
         }
-    };
-    Ok(in_flight::at(&file, struck)?)
+        Fault::Network(_) => return Err("a process is no link".into()),
+    }
+    Ok(in_flight::at(&[file], struck)?)
+}
+
+/// What the proxy is to do.
+fn faults_of(toxic: Toxic) -> Vec<(Direction, proxy::Fault)> {
+    use Direction::{Both, ToClient};
+    let millis = Duration::from_millis;
+    match toxic {
+        Toxic::Latency => vec![(
+            Both,
+            proxy::Fault::Latency {
+                mean: millis(200),
+                jitter: millis(100),
+            },
+        )],
+        Toxic::Bandwidth => vec![(
+            Both,
+            proxy::Fault::Bandwidth {
+                bytes_per_second: 64 * 1024,
+            },
+        )],
+        Toxic::BlackHole => vec![(Both, proxy::Fault::BlackHole)],
+        Toxic::HalfOpen => vec![(ToClient, proxy::Fault::BlackHole)],
+        Toxic::Reset => vec![(Both, proxy::Fault::Reset)],
+        // New ones first: else one could slip in between.
+        Toxic::Refuse => vec![(Both, proxy::Fault::Refuse), (Both, proxy::Fault::Reset)],
+        Toxic::Slices => vec![(Both, proxy::Fault::Slices { bytes: 1 })],
+        Toxic::CutAfter => vec![(ToClient, proxy::Fault::CutAfter { bytes: 20_000 })],
+    }
 }
 
 /// Microseconds since 1970.
