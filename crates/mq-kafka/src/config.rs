@@ -1,11 +1,14 @@
 //! Settings of a connection, typed, with the passwords kept out of every output.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use krafka::auth::{AuthConfig, TlsConfig};
 use mq_core::{Error, ErrorKind, Result};
 
-use crate::connection::Kafka;
+use crate::{
+    connection::Kafka,
+    topology::{TopicSettings, WeakTopics, topic_name},
+};
 
 /// Settings of a connection to a Kafka cluster; made by [`Kafka::builder`].
 #[derive(Debug, Clone)]
@@ -14,8 +17,9 @@ pub struct KafkaBuilder {
     pub(crate) servers: String,
     pub(crate) tls: Option<Tls>,
     pub(crate) sasl: Option<Sasl>,
-    pub(crate) partitions: Option<u32>,
-    pub(crate) replication: Option<u16>,
+    topics: TopicSettings,
+    named: BTreeMap<String, TopicSettings>,
+    pub(crate) weak_topics: WeakTopics,
     pub(crate) connect_timeout: Duration,
     pub(crate) publish_timeout: Duration,
     pub(crate) group_protocol: Option<GroupProtocol>,
@@ -30,8 +34,9 @@ impl KafkaBuilder {
             servers: servers.into(),
             tls: None,
             sasl: None,
-            partitions: None,
-            replication: None,
+            topics: TopicSettings::new(),
+            named: BTreeMap::new(),
+            weak_topics: WeakTopics::Warn,
             connect_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(30),
             group_protocol: None,
@@ -53,19 +58,31 @@ impl KafkaBuilder {
         self
     }
 
-    /// How many partitions `declare` gives a queue or topic. Default 8.
-    ///
-    /// It is how many consumers can share a queue. Set, a queue or topic that is there with another
-    /// number is a [`Mismatch`](ErrorKind::Mismatch); left alone, it is taken as it is.
-    pub fn partitions(mut self, partitions: u32) -> Self {
-        self.partitions = Some(partitions);
+    /// How `declare` stores the queue or topic of this name; what is not set here is as
+    /// [`topics`](Self::topics) says. A second call for a name replaces the first.
+    pub fn topic(mut self, name: impl Into<String>, settings: TopicSettings) -> Self {
+        self.named.insert(name.into(), settings);
         self
     }
 
-    /// On how many brokers `declare` has each partition stored. Default: the cluster's
-    /// `default.replication.factor`.
-    pub fn replication(mut self, replication: u16) -> Self {
-        self.replication = Some(replication);
+    /// How `declare` stores every queue and topic, as far as [`topic`](Self::topic) does not say
+    /// otherwise for its name.
+    pub fn topics(mut self, settings: TopicSettings) -> Self {
+        self.topics = settings;
+        self
+    }
+
+    /// [`TopicSettings::partitions`] for every queue and topic, beside what
+    /// [`topics`](Self::topics) says.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.topics = self.topics.partitions(partitions);
+        self
+    }
+
+    /// What to do with a queue or topic whose settings cannot carry the guarantee of a confirmed
+    /// message. Default: [`WeakTopics::Warn`].
+    pub fn weak_topics(mut self, weak: WeakTopics) -> Self {
+        self.weak_topics = weak;
         self
     }
 
@@ -143,8 +160,13 @@ impl KafkaBuilder {
         if !self.servers.split(',').all(is_address) {
             return config("the servers are `host:port`, separated by commas");
         }
-        if self.partitions == Some(0) || self.replication == Some(0) {
-            return config("partitions and replication are at least 1");
+        for (name, settings) in &self.named {
+            topic_name("connect", name)?;
+            let refused = |text| Error::new(ErrorKind::Config, "connect", text).with("topic", name);
+            settings.or(self.topics).check().map_err(refused)?;
+        }
+        if let Err(text) = self.topics.check() {
+            return config(text);
         }
         if self.publish_timeout < Duration::from_secs(1) {
             return config("publish_timeout is at least 1 s");
@@ -159,6 +181,23 @@ impl KafkaBuilder {
             return config("the window has at least 1 byte");
         }
         Ok(self)
+    }
+
+    /// What was set for a queue or topic.
+    pub(crate) fn settings_of(&self, name: &str) -> TopicSettings {
+        match self.named.get(name) {
+            Some(own) => own.or(self.topics),
+            None => self.topics,
+        }
+    }
+
+    /// What was set for a dead-letter topic, and what it takes from its source.
+    pub(crate) fn settings_of_home(&self, home: &str, source: &str) -> TopicSettings {
+        let source = self.settings_of(source).for_home();
+        match self.named.get(home) {
+            Some(own) => own.or(source),
+            None => source,
+        }
     }
 
     /// How long one request may take: krafka wants it below the deadline of a publish, so that at
@@ -333,7 +372,12 @@ mod tests {
             new("host:0"),
             new("kafka://alice:hunter2@host:9092"),
             new("h:1").partitions(0),
-            new("h:1").replication(0),
+            new("h:1").topics(TopicSettings::new().replication(0)),
+            new("h:1").topic("orders", TopicSettings::new().partitions(0)),
+            // Each is right alone, and both are wrong.
+            new("h:1")
+                .topics(TopicSettings::new().replication(2))
+                .topic("orders", TopicSettings::new().min_in_sync_replicas(3)),
             new("h:1").publish_timeout(Duration::ZERO),
             new("h:1").connect_timeout(Duration::from_secs(60)),
             new("h:1").window(0),

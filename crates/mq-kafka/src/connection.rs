@@ -42,7 +42,8 @@ pub(crate) struct Inner {
     pub(crate) config: KafkaBuilder,
     pub(crate) admin: AdminClient,
     pub(crate) producer: Producer,
-    /// Made when it is first used: most programs never hand over.
+    /// These two are made when they are first used: most programs never do.
+    leader_only: OnceCell<Producer>,
     unconfirmed: OnceCell<Producer>,
     kafka: krafka::Kafka,
     pub(crate) topics: Topics,
@@ -99,23 +100,12 @@ impl Inner {
         let kafka = handle(&config).await?;
         let admin = kafka.admin().default_api_timeout(config.request_timeout());
         let (product, protocol) = product(&admin, config.group_protocol).await?;
-        let producer = kafka
-            .producer()
-            .acks(Acks::All)
-            .idempotent(true)
-            .batch_size(BATCH)
-            .linger(LINGER)
-            .buffer_memory(config.window)
-            .max_block(config.publish_timeout)
-            .delivery_timeout(config.publish_timeout)
-            .metrics_push(false)
-            .build()
-            .await
-            .map_err(|e| error::map("connect", Stage::Before, e))?;
+        let producer = build(&kafka, &config, Acks::All, "connect").await?;
         Ok(Self {
             config,
             admin,
             producer,
+            leader_only: OnceCell::new(),
             unconfirmed: OnceCell::new(),
             kafka,
             topics: Topics::default(),
@@ -126,23 +116,20 @@ impl Inner {
         })
     }
 
+    /// The producer that asks for the leader's answer alone.
+    pub(crate) async fn leader_only(&self) -> Result<&Producer> {
+        let build = || build(&self.kafka, &self.config, Acks::Leader, "publish");
+        self.leader_only.get_or_try_init(build).await
+    }
+
+    /// The producers that ask for an answer, as far as they were ever used.
+    pub(crate) fn used_confirmed(&self) -> impl Iterator<Item = &Producer> {
+        std::iter::once(&self.producer).chain(self.leader_only.get())
+    }
+
     /// The producer that asks for no answer.
     pub(crate) async fn unconfirmed(&self) -> Result<&Producer> {
-        let build = || async {
-            let producer = self.kafka.producer();
-            producer
-                .acks(Acks::None)
-                .idempotent(false)
-                .batch_size(BATCH)
-                .linger(LINGER)
-                .buffer_memory(self.config.window)
-                .max_block(self.config.publish_timeout)
-                .delivery_timeout(self.config.publish_timeout)
-                .metrics_push(false)
-                .build()
-                .await
-                .map_err(|e| error::map("hand over", Stage::Before, e))
-        };
+        let build = || build(&self.kafka, &self.config, Acks::None, "hand over");
         self.unconfirmed.get_or_try_init(build).await
     }
 
@@ -155,15 +142,36 @@ impl Inner {
         self.publishing_closed.store(true, Ordering::SeqCst);
         self.closing.cancel();
         let options = CloseOptions::new().timeout(self.config.publish_timeout);
-        let confirmed = self.producer.close_with(options).await;
-        let unconfirmed = match self.used_unconfirmed() {
-            Some(producer) => producer.close_with(options).await,
-            None => Ok(()),
-        };
-        confirmed
-            .and(unconfirmed)
-            .map_err(|e| error::map("close", Stage::Before, e))
+        let mut closed = Ok(());
+        for producer in self.used_confirmed().chain(self.used_unconfirmed()) {
+            let result = producer.close_with(options).await;
+            closed = closed.and(result);
+        }
+        closed.map_err(|e| error::map("close", Stage::Before, e))
     }
+}
+
+/// A producer of a connection. Only with the answer of all in-sync replicas can the broker tell a
+/// record that comes twice (idempotence).
+async fn build(
+    kafka: &krafka::Kafka,
+    config: &KafkaBuilder,
+    acks: Acks,
+    operation: &'static str,
+) -> Result<Producer> {
+    kafka
+        .producer()
+        .acks(acks)
+        .idempotent(acks == Acks::All)
+        .batch_size(BATCH)
+        .linger(LINGER)
+        .buffer_memory(config.window)
+        .max_block(config.publish_timeout)
+        .delivery_timeout(config.publish_timeout)
+        .metrics_push(false)
+        .build()
+        .await
+        .map_err(|e| error::map(operation, Stage::Before, e))
 }
 
 /// A connected krafka handle: a pool of its own, so that a long poll of one consumer never stands

@@ -5,7 +5,7 @@ mod assignment;
 mod intake;
 mod listener;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, iter, sync::Arc, time::Duration};
 
 use krafka::consumer::{
     AutoOffsetReset, ConsumerBuilder, GroupProtocol, IsolationLevel, PartitionAssignmentStrategy,
@@ -65,6 +65,11 @@ impl KafkaConsumer {
         }
         let home = plan.dead_letter_home(subscription);
         let (topic, found) = find_all(&inner, subscription, home.as_ref()).await?;
+        for name in iter::once(&*topic).chain(home.as_ref().map(|home| &**home.name())) {
+            if let Some(known) = inner.topics.known(&inner, CONSUME, name).await? {
+                inner.topics.check(&inner, CONSUME, name, known).await?;
+            }
+        }
         let config = &inner.config;
         let source = Arc::clone(subscription.name());
         let ledger = Ledger::new(Arc::clone(&source), plan.prefetch.into(), home.is_some());

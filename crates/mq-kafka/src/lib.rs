@@ -16,3 +16,4 @@ pub use connection::Kafka;
 pub use consumer::{Assignment, KafkaConsumer};
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
+pub use topology::{Cleanup, TopicSettings, WeakTopics};

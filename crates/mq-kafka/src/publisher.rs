@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::try_join_all;
 use krafka::{
     KrafkaError, Record,
     admin::OffsetSpec,
@@ -23,10 +24,11 @@ use crate::{
     connection::Inner,
     error::{self, Stage, closed},
     headers,
-    topology::{describe, edges},
+    topology::{Known, describe, edges},
 };
 
-/// Publishes with the answer of the leader and all in-sync replicas.
+/// Publishes with the answer of the leader and all in-sync replicas (`acks=all`), or with that of
+/// the leader alone where [`leader_only`](Self::leader_only) is asked for.
 ///
 /// The window is counted in bytes ([`KafkaBuilder::window`](crate::KafkaBuilder::window)). The
 /// client resends by itself until the publish deadline; within the life of this connection the
@@ -36,6 +38,14 @@ pub struct KafkaPublisher {
     inner: Arc<Inner>,
     /// Where every message goes; by key without it.
     partition: Option<u32>,
+    level: Level,
+}
+
+/// Whose answer confirms a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    InSync,
+    Leader,
 }
 
 impl KafkaPublisher {
@@ -43,6 +53,26 @@ impl KafkaPublisher {
         Self {
             inner,
             partition: None,
+            level: Level::InSync,
+        }
+    }
+
+    /// A publisher of the same connection that is answered by the leader of the partition alone
+    /// (`acks=1`); its receipts say [`Stored::Leader`].
+    ///
+    /// A confirmed message is lost when the leader fails before its followers have it. It is sent
+    /// again until the publish deadline while no answer comes, and, since only the answer of all
+    /// makes resends detectable (KIP-98), it may then be stored twice. What it saves is the time in
+    /// which the followers fetch a message. It has a window of its own; closing one publisher of
+    /// a connection closes all.
+    ///
+    /// Nothing that is built over a [`Broker`](mq_core::Broker) uses it: a worker publishes with
+    /// the answer of all.
+    #[must_use]
+    pub fn leader_only(&self) -> Self {
+        Self {
+            level: Level::Leader,
+            ..self.clone()
         }
     }
 
@@ -60,8 +90,8 @@ impl KafkaPublisher {
     #[must_use]
     pub fn partition(&self, partition: u32) -> Self {
         Self {
-            inner: Arc::clone(&self.inner),
             partition: Some(partition),
+            ..self.clone()
         }
     }
 
@@ -79,18 +109,22 @@ impl KafkaPublisher {
 
     async fn send(&self, to: &Destination, message: &Message) -> Result<DeliveryHandle, Refused> {
         let inner = &*self.inner;
-        let record = prepare(inner, PUBLISH, to, message).await?;
+        let record = self.prepare(to, message).await?;
+        let producer = match self.level {
+            Level::InSync => &inner.producer,
+            Level::Leader => inner.leader_only().await.map_err(Refused::Error)?,
+        };
         let record = match self.partition {
             Some(partition) => record.partition(number(partition)),
             None => record,
         };
-        match (inner.producer.enqueue(record).await, self.partition) {
+        match (producer.enqueue(record).await, self.partition) {
             (Ok(handle), _) => Ok(handle),
             // The client looked at what it knows of the topic, which may be some minutes old.
             (Err(KrafkaError::Config { .. }), Some(partition)) => {
                 in_range(inner, to, partition).await?;
-                let record = prepare(inner, PUBLISH, to, message).await?;
-                let enqueued = inner.producer.enqueue(record.partition(number(partition)));
+                let record = self.prepare(to, message).await?;
+                let enqueued = producer.enqueue(record.partition(number(partition)));
                 enqueued
                     .await
                     .map_err(|e| not_enqueued(inner, PUBLISH, to, e))
@@ -99,11 +133,22 @@ impl KafkaPublisher {
         }
     }
 
+    async fn prepare(&self, to: &Destination, message: &Message) -> Result<Record, Refused> {
+        let inner = &*self.inner;
+        let (record, known) = prepare(inner, PUBLISH, to, message).await?;
+        if self.level == Level::InSync {
+            let check = inner.topics.check(inner, PUBLISH, to.name(), known);
+            check.await.map_err(Refused::Error)?;
+        }
+        Ok(record)
+    }
+
     fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {
         PublishOutcome {
             state,
             to: to.clone(),
             partition: self.partition,
+            level: self.level,
             inner: Arc::clone(&self.inner),
         }
     }
@@ -122,12 +167,10 @@ impl Publisher for KafkaPublisher {
     }
 
     async fn flush(&self) -> Result<()> {
-        flush(
-            &self.inner.producer,
-            self.inner.config.publish_timeout,
-            PUBLISH,
-        )
-        .await
+        let deadline = self.inner.config.publish_timeout;
+        let all = self.inner.used_confirmed();
+        let flushed = all.map(|producer| flush(producer, deadline, PUBLISH));
+        try_join_all(flushed).await.map(drop)
     }
 
     async fn close(&self) -> Result<()> {
@@ -140,6 +183,7 @@ impl fmt::Debug for KafkaPublisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaPublisher")
             .field("partition", &self.partition)
+            .field("level", &self.level)
             .finish_non_exhaustive()
     }
 }
@@ -152,6 +196,7 @@ pub struct PublishOutcome {
     state: State,
     to: Destination,
     partition: Option<u32>,
+    level: Level,
     inner: Arc<Inner>,
 }
 
@@ -170,7 +215,7 @@ impl Future for PublishOutcome {
             State::Missing => return Poll::Ready(Err(no_topic(PUBLISH, &self.to))),
         };
         Poll::Ready(match result {
-            Ok(stored) => receipt(&stored, &self.to),
+            Ok(stored) => receipt(&stored, self.level, &self.to),
             Err(error) => {
                 let error = error::map(PUBLISH, Stage::Handed, error);
                 if error.kind() == ErrorKind::NotFound {
@@ -197,8 +242,11 @@ impl fmt::Debug for PublishOutcome {
     }
 }
 
-fn receipt(stored: &RecordMetadata, to: &Destination) -> Result<Receipt> {
-    let receipt = Receipt::new(Stored::InSync);
+fn receipt(stored: &RecordMetadata, level: Level, to: &Destination) -> Result<Receipt> {
+    let receipt = Receipt::new(match level {
+        Level::InSync => Stored::InSync,
+        Level::Leader => Stored::Leader,
+    });
     match stored.delivery {
         DeliveryConfirmation::Offset => Ok(
             match (
@@ -242,7 +290,7 @@ impl Unconfirmed for KafkaUnconfirmed {
                 Refused::Missing => no_topic(HAND_OVER, to),
                 Refused::Error(error) => error,
             };
-            let record = prepare(&self.inner, HAND_OVER, to, &message)
+            let (record, _) = prepare(&self.inner, HAND_OVER, to, &message)
                 .await
                 .map_err(refused)?;
             let producer = self.inner.unconfirmed().await?;
@@ -284,7 +332,7 @@ async fn prepare(
     operation: &'static str,
     to: &Destination,
     message: &Message,
-) -> Result<Record, Refused> {
+) -> Result<(Record, Known), Refused> {
     let refuse = |error| Err(Refused::Error(error));
     if inner.publishing_closed.load(Ordering::SeqCst) {
         return refuse(closed(operation));
@@ -300,10 +348,11 @@ async fn prepare(
         );
     }
     let record = headers::to_record(to.name(), to, message).map_err(Refused::Error)?;
-    let limit = inner.topics.max_bytes(inner, operation, to.name()).await;
-    let Some(limit) = limit.map_err(Refused::Error)? else {
+    let known = inner.topics.known(inner, operation, to.name()).await;
+    let Some(known) = known.map_err(Refused::Error)? else {
         return Err(Refused::Missing);
     };
+    let limit = known.limit;
     // krafka's estimate holds the name of the topic and 64 bytes for a share of the batch, and up
     // to 6 bytes for numbers that may be shorter. What is left is surely on the wire.
     let surely = record.estimated_size() - to.name().len() - 64 - 6 + BATCH_HEADER;
@@ -320,7 +369,7 @@ async fn prepare(
             .help("send a smaller message or raise the limit"),
         );
     }
-    Ok(record)
+    Ok((record, known))
 }
 
 /// Asks the cluster whether the topic has this partition, and lets the client know of it.

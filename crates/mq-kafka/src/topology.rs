@@ -9,14 +9,22 @@
 //! the dead-letter topic, which is made before its queue: `q` with `q.dead` is a queue, `t` without
 //! `t.dead` is not. A queue whose name itself ends with `.dead` has no home and cannot be told.
 
+mod configs;
+mod durability;
+mod known;
 mod offsets;
+mod settings;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
 
 use crate::connection::Inner;
+use configs::Configs;
+pub use durability::WeakTopics;
+pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges};
-pub(crate) use topics::{Topic, Topics, describe, find, topic_name};
+pub use settings::{Cleanup, TopicSettings};
+pub(crate) use topics::{Topic, describe, find, topic_name};
 
 /// Creates what is missing.
 pub(crate) async fn declare(inner: &Inner, what: &Declaration) -> Result<()> {
@@ -39,19 +47,26 @@ pub(crate) async fn declare(inner: &Inner, what: &Declaration) -> Result<()> {
 async fn declare_destination(inner: &Inner, destination: &Destination) -> Result<()> {
     const DECLARE: &str = "declare";
     let name = destination.name();
+    let settings = inner.config.settings_of(name);
     let home = home_name(DECLARE, destination)?;
+    if destination.is_queue() {
+        settings.check_queue(DECLARE, name)?;
+    }
     let found = describe(inner, DECLARE, &[name, &home]).await?;
     check_kind(DECLARE, destination, &found[0], &found[1])?;
     if let Some(topic) = &found[0] {
-        check_partitions(inner, DECLARE, destination, topic)?;
+        check_settings(inner, DECLARE, name, topic).await?;
     }
     // The home first: it marks the queue, so an interrupted `declare` leaves no queue that looks
     // like a topic.
     if destination.dead_letter_home().is_some() && found[1].is_none() {
-        topics::create(inner, &home).await?;
+        topics::create(inner, &home, inner.config.settings_of_home(&home, name)).await?;
     }
     if found[0].is_none() {
-        topics::create(inner, name).await?;
+        topics::create(inner, name, settings).await?;
+        let created = find(inner, DECLARE, "name", name).await?;
+        // Another process may have been faster, with other settings.
+        check_settings(inner, DECLARE, name, &created).await?;
     }
     Ok(())
 }
@@ -73,8 +88,10 @@ async fn declare_durable(
         &Some(topic_found.clone()),
         &marker[0],
     )?;
+    check_settings(inner, DECLARE, topic, &topic_found).await?;
     if describe(inner, DECLARE, &[&home]).await?[0].is_none() {
-        topics::create(inner, &home).await?;
+        let settings = inner.config.settings_of_home(&home, topic);
+        topics::create(inner, &home, settings).await?;
     }
     offsets::fix_start(inner, subscription.name(), topic, topic_found.partitions).await
 }
@@ -90,7 +107,8 @@ pub(crate) async fn verify(inner: &Inner, what: &Declaration) -> Result<()> {
             }
             SubscriptionKind::Durable { topic, name } => {
                 let home = durable_home(VERIFY, subscription, topic, name)?;
-                find(inner, VERIFY, "topic", topic).await?;
+                let found = find(inner, VERIFY, "topic", topic).await?;
+                check_settings(inner, VERIFY, topic, &found).await?;
                 find(inner, VERIFY, "queue", &home).await?;
                 started(inner, VERIFY, subscription, topic).await
             }
@@ -116,7 +134,10 @@ async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<
         return missing(name);
     };
     check_kind(VERIFY, destination, &found[0], &found[1])?;
-    check_partitions(inner, VERIFY, destination, topic)
+    if destination.is_queue() {
+        inner.config.settings_of(name).check_queue(VERIFY, name)?;
+    }
+    check_settings(inner, VERIFY, name, topic).await
 }
 
 /// Fails if the durable subscription has no place in its topic.
@@ -167,24 +188,37 @@ fn check_kind(
     }
 }
 
-fn check_partitions(
+/// Compares a topic that is there with the settings that were given for it, and looks whether it
+/// can carry the guarantee of a confirmed message.
+async fn check_settings(
     inner: &Inner,
     operation: &'static str,
-    destination: &Destination,
+    name: &str,
     found: &Topic,
 ) -> Result<()> {
-    match inner.config.partitions {
-        Some(wanted) if wanted as usize != found.partitions => Err(Error::new(
-            ErrorKind::Mismatch,
-            operation,
-            "it is there with another number of partitions",
-        )
-        .with("name", destination.name())
-        .with("partitions", found.partitions)
-        .with("wanted", wanted)
-        .help("leave `partitions` unset to take it as it is")),
-        _ => Ok(()),
+    let settings = inner.config.settings_of(name);
+    let configs = match configs::read(inner, operation, name).await {
+        Err(error) if error.kind() == ErrorKind::Permission && !settings.needs_configs() => {
+            Configs::default()
+        }
+        read => read?,
+    };
+    let differences = settings.differences(found, &configs);
+    if differences.is_empty() {
+        return inner
+            .topics
+            .check_now(inner, operation, name, found, &configs);
     }
+    let mismatch = Error::new(
+        ErrorKind::Mismatch,
+        operation,
+        "it is there with other settings",
+    )
+    .with("name", name)
+    .help("change the topic or the settings; what is not set is taken as it is");
+    Err(differences.into_iter().fold(mismatch, |error, d| {
+        error.with(d.setting, format!("{}, wanted {}", d.found, d.wanted))
+    }))
 }
 
 /// The name of the topic that marks a queue, checked together with the name itself.

@@ -1,22 +1,15 @@
-//! Kafka topics: names, description, creation, and what a publisher needs to know of them.
+//! Kafka topics: names, description and creation.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 use krafka::{
     KrafkaError,
-    admin::{
-        ConfigResource, CreateTopicsOptions, DescribeConfigsOptions, DescribeTopicsOptions,
-        NewTopic, OffsetSpec,
-    },
+    admin::{CreateTopicsOptions, DescribeTopicsOptions, NewTopic, OffsetSpec},
     error::ErrorCode,
 };
 use mq_core::{Error, ErrorKind, Result, check_name};
 
-use super::edges;
+use super::{configs, durability::check_planned, edges, settings::TopicSettings};
 use crate::{
     connection::Inner,
     error::{self, Stage},
@@ -27,8 +20,10 @@ use crate::{
 pub(crate) struct Topic {
     pub(crate) id: [u8; 16],
     pub(crate) partitions: usize,
+    /// Of the partition that has the fewest.
+    pub(super) replication: u16,
     /// Every partition has a leader, so that it can be written and read.
-    led: bool,
+    pub(super) led: bool,
 }
 
 /// Checks a name against Kafka's alphabet, and keeps Kafka's own topics (`__consumer_offsets` and
@@ -64,6 +59,12 @@ pub(crate) async fn describe(
             Some(Ok(topic)) => Ok(Some(Topic {
                 id: topic.topic_id,
                 partitions: topic.partitions.len(),
+                replication: topic
+                    .partitions
+                    .iter()
+                    .map(|p| u16::try_from(p.replicas.len()).unwrap_or(u16::MAX))
+                    .min()
+                    .unwrap_or(0),
                 led: topic.partitions.iter().all(|p| p.leader.is_some()),
             })),
             Some(Err(error)) if is_missing(&error) => Ok(None),
@@ -94,18 +95,20 @@ pub(super) fn missing(operation: &'static str, part: &'static str, name: &str) -
 }
 
 /// Creates a topic, and waits until it can be used.
-pub(super) async fn create(inner: &Inner, name: &str) -> Result<()> {
-    let failed = |e| error::map("declare", Stage::Before, e).with("topic", name);
-    let partitions = inner.config.partitions.unwrap_or(PARTITIONS);
-    let topic = NewTopic::new(
+pub(super) async fn create(inner: &Inner, name: &str, settings: TopicSettings) -> Result<()> {
+    let failed = |e| error::map(DECLARE, Stage::Before, e).with("topic", name);
+    let cluster = configs::cluster(inner, DECLARE).await?;
+    let planned = settings.plan(DECLARE, name, cluster)?;
+    check_planned(inner.config.weak_topics, DECLARE, name, &planned)?;
+    let mut topic = NewTopic::new(
         name,
-        i32::try_from(partitions).unwrap_or(i32::MAX),
-        inner
-            .config
-            .replication
-            .map_or(-1, |r| i16::try_from(r).unwrap_or(i16::MAX)),
+        i32::try_from(planned.partitions).unwrap_or(i32::MAX),
+        i16::try_from(planned.replication).unwrap_or(i16::MAX),
     )
     .map_err(failed)?;
+    for (setting, value) in planned.entries {
+        topic = topic.with_config(setting, value);
+    }
     let created = inner
         .admin
         .create_topics([topic], CreateTopicsOptions::default())
@@ -125,13 +128,13 @@ pub(super) async fn create(inner: &Inner, name: &str) -> Result<()> {
     // The controller has it; the brokers hear of it a moment later, and lead it another one later.
     let ready = async {
         let found = loop {
-            match describe(inner, "declare", &[name]).await?.pop().flatten() {
+            match describe(inner, DECLARE, &[name]).await?.pop().flatten() {
                 Some(topic) if topic.led => break topic,
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         };
         let all: Vec<i32> = (0..i32::try_from(found.partitions).unwrap_or(i32::MAX)).collect();
-        edges(&inner.admin, "declare", name, &all, OffsetSpec::Latest)
+        edges(&inner.admin, DECLARE, name, &all, OffsetSpec::Latest)
             .await
             .map(drop)
     };
@@ -139,66 +142,10 @@ pub(super) async fn create(inner: &Inner, name: &str) -> Result<()> {
         Ok(result) => result,
         Err(_) => Err(Error::new(
             ErrorKind::Timeout,
-            "declare",
+            DECLARE,
             "the topic was created, but its partitions have no leader yet",
         )
         .with("topic", name)),
-    }
-}
-
-/// What publishers know of the topics they write to.
-#[derive(Debug, Default)]
-pub(crate) struct Topics(RwLock<HashMap<Arc<str>, usize>>);
-
-impl Topics {
-    /// The most bytes of one batch that the topic takes; `None` if there is no such topic.
-    pub(crate) async fn max_bytes(
-        &self,
-        inner: &Inner,
-        operation: &'static str,
-        name: &Arc<str>,
-    ) -> Result<Option<usize>> {
-        if let Some(limit) = self.cached(name) {
-            return Ok(Some(limit));
-        }
-        topic_name(operation, name)?;
-        if describe(inner, operation, &[name]).await?[0].is_none() {
-            return Ok(None);
-        }
-        let limit = limit(inner, name).await;
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= KNOWN {
-            known.clear();
-        }
-        known.insert(Arc::clone(name), limit);
-        Ok(Some(limit))
-    }
-
-    /// Forgets a topic that turned out to be gone.
-    pub(crate) fn forget(&self, name: &str) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.remove(name);
-    }
-
-    fn cached(&self, name: &str) -> Option<usize> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(name).copied()
-    }
-}
-
-/// `max.message.bytes` of a topic. Whoever may not read it is told by the broker's refusal later.
-async fn limit(inner: &Inner, name: &str) -> usize {
-    let resource = ConfigResource::topic(name);
-    let options =
-        DescribeConfigsOptions::default().config_names(vec!["max.message.bytes".to_owned()]);
-    let configs = inner.admin.describe_configs([resource.clone()], options);
-    match configs.await.ok().and_then(|mut c| c.remove(&resource)) {
-        Some(Ok(entries)) => entries
-            .iter()
-            .find(|entry| entry.name == "max.message.bytes")
-            .and_then(|entry| entry.value.as_deref()?.parse().ok())
-            .unwrap_or(usize::MAX),
-        _ => usize::MAX,
     }
 }
 
@@ -212,12 +159,8 @@ fn is_missing(error: &KrafkaError) -> bool {
     )
 }
 
-/// Partitions of a new topic: how many consumers can share a queue.
-const PARTITIONS: u32 = 8;
+const DECLARE: &str = "declare";
 const READY: Duration = Duration::from_secs(30);
-/// Names that a publisher remembers, so that made-up names cannot fill the memory.
-const KNOWN: usize = 10_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
