@@ -1,6 +1,9 @@
-//! What this backend can do.
+//! What this backend can do, and what RabbitMQ calls things.
 
-use mq_core::{Capabilities, Capability};
+use mq_core::{
+    Capabilities, Capability,
+    flow::{FlowKind, Vocabulary},
+};
 
 /// The same for every broker version from 4.0 on; `defer` comes with the delay cascade.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
@@ -10,3 +13,29 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
     .and(Capability::SettleEach);
+
+/// The words of flow events.
+pub(crate) const WORDS: Vocabulary = Vocabulary {
+    broker: "RabbitMQ",
+    queue: "queue",
+    topic: "exchange",
+    subscription: Some("queue"),
+    step,
+};
+
+/// The methods of AMQP 0-9-1, and of its extension by publisher confirms.
+fn step(kind: FlowKind) -> Option<&'static str> {
+    Some(match kind {
+        FlowKind::Published | FlowKind::HandedOver => "basic.publish",
+        FlowKind::Confirmed => "confirm (basic.ack)",
+        FlowKind::Unroutable => "basic.return",
+        FlowKind::Rejected => "basic.nack",
+        FlowKind::Opened => "basic.consume",
+        FlowKind::Delivered => "basic.deliver",
+        FlowKind::Acked => "basic.ack",
+        FlowKind::Requeued => "basic.reject (requeue)",
+        FlowKind::Released => "basic.nack (requeue)",
+        FlowKind::Closed => "basic.cancel",
+        _ => return None,
+    })
+}

@@ -6,10 +6,15 @@ use lapin::{
     tcp::OwnedTLSConfig,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
-use mq_core::{Destination, Error, ErrorKind, Result};
+use mq_core::{
+    Destination, Error, ErrorKind, Result,
+    flow::{Flow, FlowSink},
+};
 use url::{Host, Url};
 
-use crate::{Amqp, ExchangeKind, QueueSettings, error::CONNECT, topology::Named};
+use crate::{
+    Amqp, ExchangeKind, QueueSettings, capabilities::WORDS, error::CONNECT, topology::Named,
+};
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
 ///
@@ -32,7 +37,7 @@ pub(crate) struct Settings {
     user: String,
     password: String,
     virtual_host: String,
-    pub(crate) name: Option<String>,
+    pub(crate) name: String,
     heartbeat: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) operation_timeout: Duration,
@@ -40,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) publish_window: usize,
     pub(crate) max_message_size: usize,
     pub(crate) named: Arc<Named>,
+    pub(crate) flow: Flow,
 }
 
 impl AmqpBuilder {
@@ -51,7 +57,7 @@ impl AmqpBuilder {
             user: "guest".into(),
             password: "guest".into(),
             virtual_host: "/".into(),
-            name: None,
+            name: "mq-amqp".into(),
             heartbeat: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(10),
@@ -59,6 +65,7 @@ impl AmqpBuilder {
             publish_window: 1000,
             max_message_size: 16 * 1024 * 1024,
             named: Arc::default(),
+            flow: Flow::default(),
         })
     }
 
@@ -146,9 +153,23 @@ impl AmqpBuilder {
         self
     }
 
-    /// The name that the broker shows for the connections, followed by what each is for.
+    /// The name that the broker shows for the connections, followed by what each is for; it is the
+    /// client's name in flow events too. Default `mq-amqp`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.0.name = Some(name.into());
+        self.0.name = name.into();
+        self.0.flow = self.0.flow.renamed(&self.0.name);
+        self
+    }
+
+    /// Tells every step of its messages to a sink; see [`mq_core::flow`].
+    ///
+    /// *Published* is told when the message is given to the client library to be written;
+    /// *confirmed*, *unroutable* and *rejected* when the broker has answered and its answers are
+    /// told apart; *unknown* with the channel's end or at the deadline. *Acked*, *requeued* and
+    /// *released* are told when they are given to the client library: the broker answers none of
+    /// them, and those that are lost with the connection are delivered again.
+    pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
+        self.0.flow = Flow::new(&self.0.name, &WORDS, sink);
         self
     }
 

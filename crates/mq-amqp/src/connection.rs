@@ -16,6 +16,7 @@ use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
+    flow::Flow,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
@@ -161,6 +162,10 @@ impl Broker for Amqp {
         "RabbitMQ".into()
     }
 
+    fn flow(&self) -> Flow {
+        self.inner.settings.flow.clone()
+    }
+
     fn publisher(&self) -> AmqpPublisher {
         self.inner.publisher.clone()
     }
@@ -266,7 +271,7 @@ impl Link {
         runtime: Runtime<K>,
         gate: Option<Gate>,
     ) -> Result<Self> {
-        let name = settings.name.as_deref().unwrap_or("mq-amqp");
+        let name = &settings.name;
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{name} {role}").into());
         let connecting = Connection::connect_uri_with_config(

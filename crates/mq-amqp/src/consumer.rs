@@ -12,7 +12,7 @@ use lapin::{
 };
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Settle, Subscription,
-    SubscriptionKind,
+    SubscriptionKind, flow::FlowKind,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -99,13 +99,16 @@ impl AmqpConsumer {
 
         let source = Arc::clone(subscription.name());
         let origin = Origin {
-            source: Arc::clone(&source),
+            source: subscription.clone(),
+            flow: publisher.flow().clone(),
             queue: Destination::queue(queue.as_str()),
             home,
             counted: !ephemeral && limit.is_some(),
             prefetch: plan.prefetch,
             limits: publisher.limits(),
         };
+        let flow = &origin.flow;
+        flow.consumer(FlowKind::Opened, subscription, None);
         let sink = Arc::new(Sink::new(channel.clone(), origin));
         let (commands, receiver) = mpsc::channel(1);
         let copy_limit = publisher.limit() * 2;
@@ -170,6 +173,7 @@ impl Consumer for AmqpConsumer {
             let tag = delivery.delivery_tag;
             live.sink.opened(tag, is_counted(&delivery));
             let received = received(&mut delivery, Arc::clone(&self.source));
+            live.sink.delivered(tag, &received);
             into.push(Delivery::new(received, Arc::clone(&live.settlements), tag));
             count += 1;
             if count < max {
@@ -263,9 +267,16 @@ impl Live {
         }
     }
 
+    async fn close(self) -> Result<()> {
+        let sink = Arc::clone(&self.sink);
+        let closed = self.close_in_order().await;
+        sink.closed();
+        closed
+    }
+
     /// Cancels, hands back what nobody saw, waits for the broker to have every verdict, closes: in
     /// any other order acknowledgements could be lost.
-    async fn close(mut self) -> Result<()> {
+    async fn close_in_order(mut self) -> Result<()> {
         let cancel = self
             .channel
             .basic_cancel(self.stream.tag(), BasicCancelOptions::default());

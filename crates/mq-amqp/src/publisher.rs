@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result};
+use mq_core::{
+    Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result,
+    flow::{Flow, PublishFlow},
+};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout},
@@ -59,6 +62,7 @@ struct Shared {
     max_message_size: usize,
     closed: AtomicBool,
     topics: Arc<Topics>,
+    flow: Flow,
 }
 
 /// The topics that were seen on this connection.
@@ -101,6 +105,7 @@ impl AmqpPublisher {
             max_message_size: settings.max_message_size,
             closed,
             topics,
+            flow: settings.flow.clone(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -108,17 +113,28 @@ impl AmqpPublisher {
     }
 
     /// Enqueues a message in its AMQP form; for the copies of a consumer, which go on after `close`.
-    pub(crate) async fn send(&self, to: Destination, outbound: Outbound) -> Result<AmqpPending> {
+    pub(crate) async fn send(
+        &self,
+        to: Destination,
+        outbound: Outbound,
+        flow: Option<Box<PublishFlow>>,
+    ) -> Result<AmqpPending> {
         let permit = self.shared.room(1).await?;
         let (reply, outcome) = oneshot::channel();
         let job = Job {
             outbound,
             reply: Reply::One(reply),
+            flow,
             enqueued: Instant::now(),
         };
         self.shared.command(Command::Publish(job)).await?;
         permit.forget();
         Ok(AmqpPending { outcome, to })
+    }
+
+    /// Where it tells what becomes of its messages.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.shared.flow
     }
 
     /// The most time for room, and then for an outcome.
@@ -158,7 +174,8 @@ impl Publisher for AmqpPublisher {
             .prepare(to, &message)
             .await
             .map_err(|error| error.with("to", to))?;
-        self.send(to.clone(), outbound).await
+        let flow = self.shared.flow.publish(&message, to);
+        self.send(to.clone(), outbound, flow).await
     }
 
     async fn flush(&self) -> Result<()> {
@@ -197,7 +214,7 @@ impl Publisher for AmqpPublisher {
                 Err(error) => Err(error),
             };
             match prepared {
-                Ok(outbound) => jobs.push((outbound, reply)),
+                Ok(outbound) => jobs.push((outbound, reply, shared.flow.publish(&message, to))),
                 Err(error) => reply.tell(Err(error)),
             }
             if jobs.len() == chunk || left == 0 {
@@ -242,16 +259,17 @@ impl Shared {
         }
     }
 
-    async fn send_all(&self, jobs: &mut Vec<(Outbound, Reply)>) {
+    async fn send_all(&self, jobs: &mut Vec<(Outbound, Reply, Option<Box<PublishFlow>>)>) {
         if jobs.is_empty() {
             return;
         }
         match self.room(jobs.len()).await {
             Ok(permit) => {
                 let enqueued = Instant::now();
-                let job = |(outbound, reply)| Job {
+                let job = |(outbound, reply, flow)| Job {
                     outbound,
                     reply,
+                    flow,
                     enqueued,
                 };
                 // Sent or not, the replies hold on: a writer that is gone drops them.
@@ -264,7 +282,7 @@ impl Shared {
                 }
             }
             Err(error) => {
-                for (_, reply) in jobs.drain(..) {
+                for (_, reply, _) in jobs.drain(..) {
                     reply.tell(Err(error.clone()));
                 }
             }

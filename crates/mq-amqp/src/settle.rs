@@ -3,25 +3,34 @@
 mod ledger;
 mod task;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use lapin::Channel;
 use mq_core::{
-    Destination, Error, ErrorKind, Received, Result, Settle, Verdict, dead_letter_copy, stale,
+    Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
+    dead_letter_copy,
+    flow::{Flow, FlowKind, PublishFlow},
+    stale,
 };
 use tokio::sync::Notify;
 
-use self::ledger::{Ledger, Mark};
+use self::ledger::{Frame, Ledger, Mark};
 pub(crate) use self::task::{Command, Task};
 use crate::headers::{self, Limits, Outbound};
 
 /// The settlements of one consumer. Its generation is its channel: a new consumer has a new sink.
 pub(crate) struct Sink {
     channel: Channel,
-    source: Arc<str>,
+    source: Subscription,
+    flow: Flow,
+    /// What is handed out and not settled, as far as its flow is told.
+    told: Mutex<BTreeMap<u64, Received>>,
     /// Where rejected messages go.
     home: Option<Destination>,
     /// The queue itself, for copies of failed messages where it does not count.
@@ -44,11 +53,15 @@ pub(crate) struct Sink {
 pub(crate) struct Copy {
     pub(crate) to: Destination,
     pub(crate) message: Outbound,
+    /// It goes to the dead-letter home.
+    pub(crate) dead: bool,
+    pub(crate) flow: Option<Box<PublishFlow>>,
 }
 
 /// What a sink needs to know of its consumer.
 pub(crate) struct Origin {
-    pub(crate) source: Arc<str>,
+    pub(crate) source: Subscription,
+    pub(crate) flow: Flow,
     pub(crate) queue: Destination,
     pub(crate) home: Option<Destination>,
     pub(crate) counted: bool,
@@ -61,6 +74,8 @@ impl Sink {
         Self {
             channel,
             source: origin.source,
+            flow: origin.flow,
+            told: Mutex::default(),
             home: origin.home.map(Destination::mandatory),
             queue: origin.queue,
             uncounted: AtomicBool::new(!origin.counted),
@@ -80,6 +95,55 @@ impl Sink {
             self.uncounted.store(true, Ordering::Relaxed);
         }
         self.ledger().open(tag);
+    }
+
+    /// Tells that a delivery is handed out.
+    pub(crate) fn delivered(&self, tag: u64, received: &Received) {
+        if self.flow.is_on() {
+            lock(&self.told).insert(tag, received.clone());
+            let (kind, source) = (FlowKind::Delivered, &self.source);
+            self.flow.delivery(kind, source, received, Some(tag));
+        }
+    }
+
+    /// Tells the settlements of a frame that goes to the broker.
+    fn settling(&self, frame: Frame) {
+        if !self.flow.is_on() {
+            return;
+        }
+        let tell = |kind, tag, received: Option<Received>| {
+            // Nobody was told of a delivery that nobody saw.
+            if let Some(received) = received {
+                let number = Some(tag);
+                self.flow.delivery(kind, &self.source, &received, number);
+            }
+        };
+        let mut told = lock(&self.told);
+        match frame {
+            Frame::AckUpTo(last) => {
+                while let Some(first) = told.first_entry().filter(|first| *first.key() <= last) {
+                    let (tag, received) = first.remove_entry();
+                    tell(FlowKind::Acked, tag, Some(received));
+                }
+            }
+            Frame::Ack(tag) => tell(FlowKind::Acked, tag, told.remove(&tag)),
+            Frame::Requeue(tag) => tell(FlowKind::Requeued, tag, told.remove(&tag)),
+            Frame::Release(tag) => tell(FlowKind::Released, tag, told.remove(&tag)),
+        }
+    }
+
+    /// Tells that the copy of a rejected message is confirmed.
+    fn dead_lettered(&self, tag: u64, home: &Destination) {
+        if let Some(received) = lock(&self.told).get(&tag) {
+            let number = Some(tag);
+            self.flow
+                .dead_lettered(&self.source, received, number, home);
+        }
+    }
+
+    /// Tells that the consumer has ended.
+    pub(crate) fn closed(&self) {
+        self.flow.consumer(FlowKind::Closed, &self.source, None);
     }
 
     /// Hands back a delivery that nobody saw.
@@ -127,11 +191,13 @@ impl Sink {
 
     /// What a verdict means on the wire.
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
-        let copy = |to: &Destination, message: Result<Outbound>| {
+        let copy = |to: &Destination, dead, message: Result<Outbound>| {
             message.map(|message| {
                 Mark::Copy(Box::new(Copy {
                     to: to.clone(),
                     message,
+                    dead,
+                    flow: self.flow.publish(received.message(), to),
                 }))
             })
         };
@@ -140,6 +206,7 @@ impl Sink {
             Verdict::Release => Ok(Mark::Release),
             Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => copy(
                 &self.queue,
+                false,
                 headers::retry_copy(received, &self.queue, self.limits),
             ),
             Verdict::Requeue => Ok(Mark::Requeue),
@@ -149,7 +216,7 @@ impl Sink {
                     return Err(unsupported("this consumer has no dead-letter home"));
                 };
                 let letter = dead_letter_copy(received, &rejection);
-                copy(home, Outbound::new(home, &letter, self.limits))
+                copy(home, true, Outbound::new(home, &letter, self.limits))
             }
         }
     }
@@ -158,12 +225,12 @@ impl Sink {
 impl Settle for Sink {
     fn settle(&self, tag: u64, verdict: Verdict, received: &Received) -> Result<()> {
         if self.is_gone() {
-            return Err(stale(&self.source));
+            return Err(stale(self.source.name()));
         }
         let mark = match self.mark(verdict, received) {
             Ok(mark) => mark,
             Err(error) if error.kind() == ErrorKind::Unsupported => {
-                return Err(error.with("source", &self.source));
+                return Err(error.with("source", self.source.name()));
             }
             // The copy cannot be made, so the original must not be settled: the consumer is over,
             // and the broker's own delivery limit takes the message out of the way in the end.
@@ -175,7 +242,7 @@ impl Settle for Sink {
         let mut ledger = self.ledger();
         let clean = !ledger.is_dirty();
         if !ledger.mark(tag, mark) {
-            return Err(stale(&self.source));
+            return Err(stale(self.source.name()));
         }
         // The task is woken to start its clock, and again when it need not wait for it.
         let wake = clean || ledger.is_urgent() || ledger.acks() >= self.batch;

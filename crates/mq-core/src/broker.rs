@@ -4,6 +4,7 @@ use std::future::Future;
 
 use crate::{
     Capabilities, ConsumePlan, Consumer, Destination, Publisher, Result, Subscription, Unconfirmed,
+    flow::Flow,
 };
 
 /// A connection to a broker, or the in-process one. A clone shares it.
@@ -23,6 +24,12 @@ pub trait Broker: Clone + Send + Sync + 'static {
     /// The broker's product, with its version where the client library can learn it: `RabbitMQ`,
     /// `Apache Kafka 4.3`.
     fn product(&self) -> String;
+
+    /// Where this client tells its flow events, for the steps that a worker takes; off unless the
+    /// broker was built with a [`FlowSink`](crate::flow::FlowSink).
+    fn flow(&self) -> Flow {
+        Flow::default()
+    }
 
     /// The confirmed publisher; every call shares one.
     fn publisher(&self) -> Self::Publisher;

@@ -18,7 +18,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use crate::{
     Broker, Capabilities, ConsumePlan, Consumer, Declaration, Delivery, Destination, Message,
-    PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed,
+    PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
 };
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -56,6 +56,10 @@ impl Broker for AnyBroker {
 
     fn product(&self) -> String {
         self.0.product()
+    }
+
+    fn flow(&self) -> Flow {
+        self.0.flow()
     }
 
     fn publisher(&self) -> AnyPublisher {
@@ -138,6 +142,7 @@ impl Consumer for AnyConsumer {
 trait DynBroker: Send + Sync {
     fn capabilities(&self) -> Capabilities;
     fn product(&self) -> String;
+    fn flow(&self) -> Flow;
     fn publisher(&self) -> AnyPublisher;
     fn unconfirmed(&self) -> AnyUnconfirmed;
     fn consumer<'a>(
@@ -157,6 +162,10 @@ impl<B: Broker> DynBroker for B {
 
     fn product(&self) -> String {
         Broker::product(self)
+    }
+
+    fn flow(&self) -> Flow {
+        Broker::flow(self)
     }
 
     fn publisher(&self) -> AnyPublisher {

@@ -5,6 +5,7 @@ pub mod codec;
 pub mod dynamic;
 pub mod extract;
 pub mod filter;
+pub mod flow;
 pub mod guarantee;
 pub mod handler;
 pub mod headers;

@@ -1,6 +1,9 @@
-//! What this backend can do.
+//! What this backend can do, and what Kafka calls things.
 
-use mq_core::{Capabilities, Capability};
+use mq_core::{
+    Capabilities, Capability,
+    flow::{FlowKind, Vocabulary},
+};
 
 /// The same for every broker that this crate speaks to.
 ///
@@ -13,3 +16,32 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::RepeatedHeaders)
     .and(Capability::Positions)
     .and(Capability::Partitions);
+
+/// The words of flow events.
+pub(crate) const WORDS: Vocabulary = Vocabulary {
+    broker: "Kafka",
+    queue: "topic",
+    topic: "topic",
+    subscription: None,
+    step,
+};
+
+/// Kafka's requests, as far as a step is one. A verdict stays here: the broker hears of it by the
+/// commit of an offset.
+fn step(kind: FlowKind) -> Option<&'static str> {
+    Some(match kind {
+        FlowKind::Published => "produce (acks=all)",
+        FlowKind::HandedOver => "produce (acks=0)",
+        FlowKind::Confirmed => "stored",
+        FlowKind::Unroutable => "no such topic",
+        FlowKind::Rejected => "refused",
+        FlowKind::Opened => "subscribe",
+        FlowKind::Delivered => "fetch",
+        FlowKind::Committed => "commit offset",
+        FlowKind::Assigned => "assigned",
+        FlowKind::Revoked => "revoked",
+        FlowKind::Lost => "lost",
+        FlowKind::Closed => "leave",
+        _ => return None,
+    })
+}

@@ -1,11 +1,15 @@
 //! Settings of a connection, typed, with the passwords kept out of every output.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use krafka::auth::{AuthConfig, TlsConfig};
-use mq_core::{Error, ErrorKind, Result};
+use mq_core::{
+    Error, ErrorKind, Result,
+    flow::{Flow, FlowSink},
+};
 
 use crate::{
+    capabilities::WORDS,
     connection::Kafka,
     topology::{TopicSettings, WeakTopics, topic_name},
 };
@@ -26,6 +30,8 @@ pub struct KafkaBuilder {
     pub(crate) session_timeout: Duration,
     pub(crate) unreachable_after: Duration,
     pub(crate) window: usize,
+    pub(crate) name: String,
+    pub(crate) flow: Flow,
 }
 
 impl KafkaBuilder {
@@ -43,6 +49,8 @@ impl KafkaBuilder {
             session_timeout: Duration::from_secs(10),
             unreachable_after: Duration::from_secs(60),
             window: 32 * 1024 * 1024,
+            name: "mq-kafka".into(),
+            flow: Flow::default(),
         }
     }
 
@@ -132,6 +140,26 @@ impl KafkaBuilder {
     /// Default 32 MiB.
     pub fn window(mut self, bytes: usize) -> Self {
         self.window = bytes;
+        self
+    }
+
+    /// The name that the broker knows the client by, as in its quotas and request logs (Kafka's
+    /// `client.id`); it is the client's name in flow events too. Default `mq-kafka`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self.flow = self.flow.renamed(&self.name);
+        self
+    }
+
+    /// Tells every step of its messages to a sink; see [`mq_core::flow`].
+    ///
+    /// *Published* is told when the client library has taken the message; *confirmed* and
+    /// *rejected* when the broker answered, *unknown* when no answer came. *Acked* and *requeued*
+    /// are marks in this process. The broker learns of them by the offset: *committed* is told when
+    /// it answered a commit that moved it. *Assigned* is told when the consumer knows where to read
+    /// on, *revoked* when the last commit before a hand-over is made.
+    pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
+        self.flow = Flow::new(&self.name, &WORDS, sink);
         self
     }
 

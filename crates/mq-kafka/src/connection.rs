@@ -16,6 +16,7 @@ use krafka::{
 };
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
+    flow::Flow,
 };
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +179,7 @@ async fn build(
 /// before another consumer's or a publisher's requests.
 pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
     let mut builder = krafka::Kafka::builder(&config.servers)
-        .client_id("mq-kafka")
+        .client_id(&config.name)
         .connect_timeout(config.connect_timeout)
         .request_timeout(config.request_timeout())
         .allow_auto_create_topics(false);
@@ -228,6 +229,10 @@ impl Broker for Kafka {
 
     fn product(&self) -> String {
         self.inner.product.clone()
+    }
+
+    fn flow(&self) -> Flow {
+        self.inner.config.flow.clone()
     }
 
     fn publisher(&self) -> KafkaPublisher {

@@ -12,7 +12,7 @@ use krafka::consumer::{
 };
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Subscription,
-    SubscriptionKind,
+    SubscriptionKind, flow::FlowKind,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -72,7 +72,12 @@ impl KafkaConsumer {
         }
         let config = &inner.config;
         let source = Arc::clone(subscription.name());
-        let ledger = Ledger::new(Arc::clone(&source), plan.prefetch.into(), home.is_some());
+        let ledger = Ledger::new(
+            subscription.clone(),
+            plan.prefetch.into(),
+            home.clone(),
+            config.flow.clone(),
+        );
         let kafka = handle(config).await?;
         let admin = Arc::new(kafka.admin().default_api_timeout(config.request_timeout()));
         let grouped = !matches!(subscription.kind(), SubscriptionKind::Ephemeral { .. });
@@ -117,6 +122,7 @@ impl KafkaConsumer {
             unreachable_after: config.unreachable_after,
             publish_timeout: config.publish_timeout,
         };
+        ledger.tell_consumer(FlowKind::Opened);
         intake.start(grouped).await?;
         // These two end after the intake, which needs them to the last.
         let tasks = CancellationToken::new();

@@ -17,8 +17,9 @@ use krafka::{
 };
 use mq_core::{
     Destination, Error, ErrorKind, Message, Position, Publisher, Receipt, Result, Stored,
-    Unconfirmed,
+    Unconfirmed, flow::PublishFlow,
 };
+use tokio::sync::oneshot;
 
 use crate::{
     connection::Inner,
@@ -100,11 +101,43 @@ impl KafkaPublisher {
         to: &Destination,
         message: &Message,
     ) -> Result<PublishOutcome> {
-        match self.send(to, message).await {
-            Ok(handle) => Ok(self.outcome(State::Sent(handle), to)),
-            Err(Refused::Missing) => Ok(self.outcome(State::Missing, to)),
+        let sent = self.send(to, message).await;
+        let flow = self.inner.config.flow.publish(message, to);
+        match sent {
+            Ok(handle) => match flow {
+                None => Ok(self.outcome(State::Sent(handle), to)),
+                Some(flow) => Ok(self.watched(handle, to, flow)),
+            },
+            Err(Refused::Missing) => {
+                let error = no_topic(PUBLISH, to);
+                if let Some(flow) = flow.filter(|_| to.is_queue()) {
+                    flow.begin();
+                    flow.end(&Err(error.clone()));
+                }
+                Ok(self.outcome(State::Missing(error), to))
+            }
             Err(Refused::Error(error)) => Err(error),
         }
+    }
+
+    /// The outcome by way of a task, so that its flow is told also where nobody waits for it. The
+    /// task ends by the publish deadline.
+    fn watched(
+        &self,
+        handle: DeliveryHandle,
+        to: &Destination,
+        flow: Box<PublishFlow>,
+    ) -> PublishOutcome {
+        flow.begin();
+        let sent = self.outcome(State::Sent(handle), to);
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let outcome = sent.await;
+            flow.end(&outcome);
+            // Nobody may be waiting any more.
+            let _ = tell.send(outcome);
+        });
+        self.outcome(State::Watched(told), to)
     }
 
     async fn send(&self, to: &Destination, message: &Message) -> Result<DeliveryHandle, Refused> {
@@ -202,8 +235,10 @@ pub struct PublishOutcome {
 
 enum State {
     Sent(DeliveryHandle),
+    /// A task waits for the outcome, and tells it.
+    Watched(oneshot::Receiver<Result<Receipt>>),
     /// The queue or topic is not there, so nothing was sent.
-    Missing,
+    Missing(Error),
 }
 
 impl Future for PublishOutcome {
@@ -212,7 +247,11 @@ impl Future for PublishOutcome {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
         let result = match &mut self.state {
             State::Sent(handle) => ready!(Pin::new(handle).poll(cx)),
-            State::Missing => return Poll::Ready(Err(no_topic(PUBLISH, &self.to))),
+            State::Watched(told) => {
+                let told = ready!(Pin::new(told).poll(cx));
+                return Poll::Ready(told.unwrap_or_else(|_| Err(unanswered(&self.to))));
+            }
+            State::Missing(error) => return Poll::Ready(Err(error.clone())),
         };
         Poll::Ready(match result {
             Ok(stored) => receipt(&stored, self.level, &self.to),
@@ -259,11 +298,12 @@ fn receipt(stored: &RecordMetadata, level: Level, to: &Destination) -> Result<Re
         ),
         // An earlier try of this batch had been stored; its offset is not known any more.
         DeliveryConfirmation::Deduplicated => Ok(receipt),
-        _ => Err(
-            Error::new(ErrorKind::Unknown, PUBLISH, "the broker did not confirm it")
-                .with("destination", to),
-        ),
+        _ => Err(unanswered(to)),
     }
+}
+
+fn unanswered(to: &Destination) -> Error {
+    Error::new(ErrorKind::Unknown, PUBLISH, "the broker did not confirm it").with("destination", to)
 }
 
 /// Hands records over with `acks=0`: the broker sends no answer, and nothing is sent again.
@@ -298,6 +338,9 @@ impl Unconfirmed for KafkaUnconfirmed {
                 // Nobody waits for an answer that the broker does not give.
                 Ok(handle) => {
                     drop(handle);
+                    if let Some(flow) = self.inner.config.flow.publish(&message, to) {
+                        flow.handed_over();
+                    }
                     Ok(())
                 }
                 Err(e) => Err(refused(not_enqueued(&self.inner, HAND_OVER, to, e))),

@@ -1,6 +1,10 @@
 //! Settings of an in-process broker.
 
-use crate::Memory;
+use std::sync::Arc;
+
+use mq_core::flow::{Flow, FlowSink};
+
+use crate::{Memory, capabilities::WORDS};
 
 /// Settings of an in-process broker; [`Memory::builder`] makes one.
 ///
@@ -14,6 +18,8 @@ pub struct Builder {
     pub(crate) partitions: Option<u32>,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_messages: usize,
+    name: Arc<str>,
+    pub(crate) flow: Flow,
 }
 
 impl Builder {
@@ -22,6 +28,8 @@ impl Builder {
             partitions: None,
             max_message_bytes: MESSAGE_BYTES,
             max_messages: MESSAGES,
+            name: NAME.into(),
+            flow: Flow::default(),
         }
     }
 
@@ -50,6 +58,22 @@ impl Builder {
         self
     }
 
+    /// Sets the name of the client, as its flow events tell it. Default `mq-memory`.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self.flow = self.flow.renamed(&self.name);
+        self
+    }
+
+    /// Tells every step of its messages to a sink; see [`mq_core::flow`].
+    ///
+    /// The outcome of a publish is known at once. A settlement is told just before it is carried
+    /// out.
+    pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
+        self.flow = Flow::new(&self.name, &WORDS, sink);
+        self
+    }
+
     /// The broker. Nothing is declared in it.
     #[must_use]
     pub fn build(&self) -> Memory {
@@ -57,5 +81,6 @@ impl Builder {
     }
 }
 
+const NAME: &str = "mq-memory";
 const MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 const MESSAGES: usize = 1_000_000;

@@ -7,7 +7,8 @@ use std::sync::{
 
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Destination, Message, Receipt, Result,
-    Subscription, SubscriptionKind,
+    Subscription,
+    flow::{Flow, FlowKind},
 };
 use tokio::sync::Notify;
 
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     pub(crate) publisher_closed: AtomicBool,
     channels: Mutex<Vec<Weak<Channel>>>,
+    pub(crate) flow: Flow,
 }
 
 /// The broker itself.
@@ -56,23 +58,31 @@ impl Memory {
     /// and a [`close`](Broker::close) of its own.
     #[must_use]
     pub fn client(&self) -> Self {
-        Self::of(Arc::clone(&self.0.hub))
+        Self::of(Arc::clone(&self.0.hub), self.0.flow.clone())
+    }
+
+    /// A further [`client`](Self::client), which has this name in flow events.
+    #[must_use]
+    pub fn client_named(&self, name: &str) -> Self {
+        Self::of(Arc::clone(&self.0.hub), self.0.flow.renamed(name))
     }
 
     pub(crate) fn with(settings: &Builder) -> Self {
-        Self::of(Arc::new(Hub {
+        let hub = Hub {
             topology: Topology::new(settings),
             max_message_bytes: settings.max_message_bytes,
             next_member: AtomicU64::new(1),
-        }))
+        };
+        Self::of(Arc::new(hub), settings.flow.clone())
     }
 
-    fn of(hub: Arc<Hub>) -> Self {
+    fn of(hub: Arc<Hub>, flow: Flow) -> Self {
         Self(Arc::new(Shared {
             hub,
             closed: AtomicBool::new(false),
             publisher_closed: AtomicBool::new(false),
             channels: Mutex::default(),
+            flow,
         }))
     }
 }
@@ -105,6 +115,10 @@ impl Broker for Memory {
         )
     }
 
+    fn flow(&self) -> Flow {
+        self.0.flow.clone()
+    }
+
     fn publisher(&self) -> MemoryPublisher {
         MemoryPublisher(Arc::clone(&self.0))
     }
@@ -132,13 +146,9 @@ impl Broker for Memory {
             shared: Arc::clone(shared),
             source,
             member,
-            name: Arc::clone(subscription.name()),
+            subscription: subscription.clone(),
             prefetch: plan.prefetch.into(),
             home,
-            ephemeral: match subscription.kind() {
-                SubscriptionKind::Ephemeral { topic } => Some(Arc::clone(topic)),
-                SubscriptionKind::Queue { .. } | SubscriptionKind::Durable { .. } => None,
-            },
             wake,
             state: Mutex::<settle::State>::default(),
         });
@@ -149,6 +159,7 @@ impl Broker for Memory {
         channels.retain(|channel| channel.strong_count() > 0);
         channels.push(Arc::downgrade(&channel));
         drop(channels);
+        shared.flow.consumer(FlowKind::Opened, subscription, None);
         Ok(MemoryConsumer::new(channel))
     }
 
@@ -209,7 +220,22 @@ impl Shared {
 
     /// Stores one message that was checked.
     pub(crate) fn store(&self, to: &Destination, message: Message) -> Result<Receipt> {
-        self.hub.topology.store(to, message)
+        let Some(flow) = self.flow.publish(&message, to) else {
+            return self.hub.topology.store(to, message);
+        };
+        flow.begin();
+        let outcome = self.hub.topology.store(to, message);
+        flow.end(&outcome);
+        outcome
+    }
+
+    /// Stores one message that was checked, and whose outcome nobody hears.
+    pub(crate) fn hand_over(&self, to: &Destination, message: Message) {
+        let flow = self.flow.publish(&message, to);
+        let _ = self.hub.topology.store(to, message);
+        if let Some(flow) = flow {
+            flow.handed_over();
+        }
     }
 
     /// Checks and stores many messages; what fails its check is left out.
@@ -235,9 +261,14 @@ impl Shared {
         });
         let mut outcomes: Vec<Result<Receipt>> =
             Vec::with_capacity(checked.size_hint().1.unwrap_or(0));
-        self.hub
-            .topology
-            .store_all(to, checked, |outcome| outcomes.push(outcome));
+        if self.flow.is_on() {
+            // One by one: no sink is called under the lock of a queue.
+            outcomes.extend(checked.map(|message| self.store(to, message)));
+        } else {
+            self.hub
+                .topology
+                .store_all(to, checked, |outcome| outcomes.push(outcome));
+        }
         for (at, error) in failed {
             outcomes.insert(at, Err(error));
         }

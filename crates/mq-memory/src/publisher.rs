@@ -70,8 +70,7 @@ impl Unconfirmed for MemoryUnconfirmed {
         self.0.open("hand over")?;
         let message = message.into();
         self.0.check(to, &message)?;
-        // Nobody asked for the outcome.
-        let _ = self.0.store(to, message);
+        self.0.hand_over(to, message);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use mq_core::{
-    Delivery, Destination, Error, Message, Received, Rejection, Result, Settle, Verdict,
-    dead_letter_copy, headers, stale,
+    Delivery, Destination, Error, Message, Received, Rejection, Result, Settle, Subscription,
+    SubscriptionKind, Verdict, dead_letter_copy, flow::FlowKind, headers, stale,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -22,12 +22,9 @@ pub(crate) struct Channel {
     pub(crate) shared: Arc<Shared>,
     pub(crate) source: Source,
     pub(crate) member: u64,
-    /// The full name of the subscription.
-    pub(crate) name: Arc<str>,
+    pub(crate) subscription: Subscription,
     pub(crate) prefetch: usize,
     pub(crate) home: Option<Destination>,
-    /// The topic, if the subscription goes with this consumer.
-    pub(crate) ephemeral: Option<Arc<str>>,
     /// Wakes this consumer alone.
     pub(crate) wake: Arc<Notify>,
     pub(crate) state: Mutex<State>,
@@ -63,7 +60,8 @@ impl Channel {
         if room == 0 {
             return Ok(Err(Wait::Room));
         }
-        Ok(self.source.take(self.member, room.min(max), |held| {
+        let before = into.len();
+        let taken = self.source.take(self.member, room.min(max), |held| {
             let received = self.source.deliver(&held);
             let tag = state.put(held);
             into.push(Delivery::new(
@@ -71,7 +69,25 @@ impl Channel {
                 Arc::clone(self) as Arc<dyn Settle>,
                 tag,
             ));
-        }))
+        });
+        drop(state);
+        if self.shared.flow.is_on() {
+            for delivery in &into[before..] {
+                self.tell(FlowKind::Delivered, delivery.received());
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Tells a step of a delivery.
+    fn tell(&self, kind: FlowKind, received: &Received) {
+        let flow = &self.shared.flow;
+        flow.delivery(kind, &self.subscription, received, None);
+    }
+
+    /// The full name of the subscription.
+    fn name(&self) -> &Arc<str> {
+        self.subscription.name()
     }
 
     /// Ends the intake; everything unsettled goes back and its settlement is stale from here on.
@@ -83,9 +99,11 @@ impl Channel {
         let held = state.drain();
         drop(state);
         self.source.leave(self.member, held, failed);
-        if let Some(topic) = &self.ephemeral {
+        if let SubscriptionKind::Ephemeral { topic } = self.subscription.kind() {
             self.shared.hub.topology.forget(topic, &self.source);
         }
+        let flow = &self.shared.flow;
+        flow.consumer(FlowKind::Closed, &self.subscription, None);
     }
 
     /// Ends the consumer with an error, as the end of its connection does.
@@ -105,9 +123,14 @@ impl Channel {
     fn reject(&self, held: Held, rejection: &Rejection, received: &Received, home: &Destination) {
         let copy = dead_letter_copy(received, rejection);
         match self.shared.store(home, copy) {
-            Ok(_) => self.source.done(&held),
+            Ok(_) => {
+                let flow = &self.shared.flow;
+                flow.dead_lettered(&self.subscription, received, None, home);
+                self.tell(FlowKind::Acked, received);
+                self.source.done(&held);
+            }
             Err(error) => {
-                let error = error.with("dead_letter_of", &self.name);
+                let error = error.with("dead_letter_of", self.name());
                 let mut state = self.lock();
                 state.over.get_or_insert(error);
                 if state.left {
@@ -130,10 +153,12 @@ impl Channel {
         copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
         let message: Message = received.message().clone().edit().headers(copied).into();
         let routing_key = received.routing_key().map(Into::into);
-        let copy = Received::new(message, Arc::clone(&self.name), routing_key)
+        let copy = Received::new(message, Arc::clone(self.name()), routing_key)
             .with_attempt(received.attempt().saturating_add(1));
         let now = Instant::now();
         let due = now.checked_add(delay).unwrap_or(now + FAR);
+        self.tell(FlowKind::Deferred, received);
+        self.tell(FlowKind::Acked, received);
         self.source.later(&held, copy, due);
     }
 
@@ -153,26 +178,35 @@ impl Settle for Channel {
         let mut state = self.lock();
         let was_full = state.held == self.prefetch;
         let Some(held) = state.slot(tag).and_then(|slot| slot.as_ref()) else {
-            return Err(stale(&self.name));
+            return Err(stale(self.name()));
         };
         if !self.source.owns(held) {
             state.remove(tag);
             drop(state);
             self.made_room(was_full);
-            return Err(stale(&self.name));
+            return Err(stale(self.name()));
         }
         if matches!(verdict, Verdict::Reject(_)) && self.home.is_none() {
-            return Err(error::no_dead_letters(&self.name));
+            return Err(error::no_dead_letters(self.name()));
         }
         let Some(held) = state.remove(tag) else {
-            return Err(stale(&self.name));
+            return Err(stale(self.name()));
         };
         drop(state);
         match (verdict, &self.home) {
             (Verdict::Reject(why), Some(home)) => self.reject(held, &why, received, home),
-            (Verdict::Ack, _) => self.source.done(&held),
-            (Verdict::Requeue | Verdict::Reject(_), _) => self.source.back(held, true),
-            (Verdict::Release, _) => self.source.back(held, false),
+            (Verdict::Ack, _) => {
+                self.tell(FlowKind::Acked, received);
+                self.source.done(&held);
+            }
+            (Verdict::Requeue | Verdict::Reject(_), _) => {
+                self.tell(FlowKind::Requeued, received);
+                self.source.back(held, true);
+            }
+            (Verdict::Release, _) => {
+                self.tell(FlowKind::Released, received);
+                self.source.back(held, false);
+            }
             (Verdict::Defer(delay), _) => self.defer(held, delay, received),
         }
         self.made_room(was_full);
@@ -216,7 +250,7 @@ impl State {
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Channel")
-            .field("name", &self.name)
+            .field("subscription", &self.subscription)
             .field("prefetch", &self.prefetch)
             .finish_non_exhaustive()
     }

@@ -16,7 +16,10 @@ use lapin::{
     options::BasicConsumeOptions,
     types::{FieldTable, ShortString},
 };
-use mq_core::{ConsumePlan, DeadLetters, Error, ErrorKind, Received, Result, Subscription};
+use mq_core::{
+    ConsumePlan, DeadLetters, Error, ErrorKind, Received, Result, Subscription,
+    flow::{Flow, FlowKind},
+};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -50,7 +53,8 @@ use crate::{
 pub struct AmqpNoAckConsumer {
     inbox: Arc<Inbox>,
     link: Arc<Link>,
-    source: Arc<str>,
+    source: Subscription,
+    flow: Flow,
     queue: ShortString,
     over: bool,
     /// Where the client tells the end once a closing has begun: its delegate is asked no more then.
@@ -111,11 +115,14 @@ impl AmqpNoAckConsumer {
         stream.set_delegate(Intake(Arc::clone(&inbox)));
         gate.count();
         let breath = if settings.is_tls() { CHUNK } else { 1 };
+        let flow = settings.flow.clone();
+        flow.consumer(FlowKind::Opened, subscription, None);
         let breathing = breathe(gate, link.heartbeat(), breath);
         Ok(Self {
             inbox,
             link,
-            source: Arc::clone(subscription.name()),
+            source: subscription.clone(),
+            flow,
             queue,
             over: false,
             stream,
@@ -140,12 +147,16 @@ impl AmqpNoAckConsumer {
         loop {
             let changed = self.inbox.changed.notified();
             if let Some(mut delivery) = self.inbox.take() {
-                return Ok(Some(received(&mut delivery, Arc::clone(&self.source))));
+                let number = Some(delivery.delivery_tag);
+                let received = received(&mut delivery, Arc::clone(self.source.name()));
+                let (flow, source) = (&self.flow, &self.source);
+                flow.delivery(FlowKind::Delivered, source, &received, number);
+                return Ok(Some(received));
             }
             let ended = self.inbox.lock().ended.take();
             if let Some(why) = ended {
                 self.over = true;
-                return Err(lost(&self.link, &self.source, why));
+                return Err(lost(&self.link, self.source.name(), why));
             }
             tokio::select! {
                 () = changed => {}
@@ -181,7 +192,7 @@ impl AmqpNoAckConsumer {
         self.link
             .close()
             .await
-            .map_err(|error| error.with("source", &self.source))
+            .map_err(|error| error.with("source", self.source.name()))
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -237,10 +248,16 @@ impl ConsumerDelegate for Intake {
     }
 }
 
+impl Drop for AmqpNoAckConsumer {
+    fn drop(&mut self) {
+        self.flow.consumer(FlowKind::Closed, &self.source, None);
+    }
+}
+
 impl fmt::Debug for AmqpNoAckConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpNoAckConsumer")
-            .field("source", &self.source)
+            .field("source", self.source.name())
             .field("queue", &self.queue.as_str())
             .field("waiting", &self.waiting())
             .field("link", &self.link)

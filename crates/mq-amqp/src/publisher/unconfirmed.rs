@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::{Channel, options::BasicPublishOptions};
-use mq_core::{Destination, Message, Result, Unconfirmed};
+use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow};
 use tokio::sync::Mutex;
 
 use crate::{config::Settings, connection::Link, error::within, headers::Outbound};
@@ -22,6 +22,7 @@ struct Shared {
     channel: Mutex<Option<Channel>>,
     limit: Duration,
     max_message_size: usize,
+    flow: Flow,
 }
 
 impl AmqpUnconfirmed {
@@ -33,6 +34,7 @@ impl AmqpUnconfirmed {
                 channel: Mutex::default(),
                 limit,
                 max_message_size: settings.max_message_size,
+                flow: settings.flow.clone(),
             }),
         }
     }
@@ -70,8 +72,11 @@ impl Unconfirmed for AmqpUnconfirmed {
         let written = channel.basic_publish(exchange, routing_key, options, &payload, properties);
         within(self.shared.limit, "hand over", written)
             .await
-            .map(drop)
-            .map_err(|e| e.with("to", to))
+            .map_err(|e| e.with("to", to))?;
+        if let Some(flow) = self.shared.flow.publish(&message, to) {
+            flow.handed_over();
+        }
+        Ok(())
     }
 
     async fn flush(&self) -> Result<()> {

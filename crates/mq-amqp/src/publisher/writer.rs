@@ -12,7 +12,7 @@ use lapin::{
     BasicProperties, Channel, Confirmation, ErrorKind as Client,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use mq_core::{Error, ErrorKind, Receipt, Result, Stored};
+use mq_core::{Error, ErrorKind, Receipt, Result, Stored, flow::PublishFlow};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -45,7 +45,14 @@ pub(super) enum Command {
 pub(super) struct Job {
     pub(super) outbound: Outbound,
     pub(super) reply: Reply,
+    pub(super) flow: Option<Box<PublishFlow>>,
     pub(super) enqueued: Instant,
+}
+
+/// A publish that was written, and whose outcome is missing.
+struct Written {
+    reply: Reply,
+    flow: Option<Box<PublishFlow>>,
 }
 
 /// Who waits for an outcome.
@@ -116,7 +123,7 @@ impl Writer {
     async fn drive(
         &self,
         channel: &Channel,
-        window: &mut Window<Reply>,
+        window: &mut Window<Written>,
         commands: &mut mpsc::Receiver<Command>,
         mut jobs: VecDeque<Job>,
     ) -> End {
@@ -135,7 +142,11 @@ impl Writer {
                     jobs.push_front(job);
                     break;
                 }
-                let number = window.push(job.reply, job.enqueued);
+                if let Some(flow) = &job.flow {
+                    flow.begin();
+                }
+                let (reply, flow) = (job.reply, job.flow);
+                let number = window.push(Written { reply, flow }, job.enqueued);
                 let properties = job.outbound.numbered(number);
                 let output = flight.push(number, publish(channel, job.outbound, properties));
                 done.extend(output.map(|output| (number, output)));
@@ -167,7 +178,7 @@ impl Writer {
                 () = flight.ready() => {}
                 () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {}
                 () = timer.as_mut() => {
-                    window.expire(Instant::now(), |reply| reply.tell(Err(self.silent())));
+                    window.expire(Instant::now(), |written| written.tell(Err(self.silent())));
                     let next = window.deadline().unwrap_or_else(|| Instant::now() + self.limit);
                     timer.as_mut().reset(next);
                 }
@@ -187,7 +198,7 @@ impl Writer {
     /// Ends every publish on the channel as unknown.
     fn lose(
         &self,
-        window: &mut Window<Reply>,
+        window: &mut Window<Written>,
         cause: Option<lapin::Error>,
         unsent: VecDeque<Job>,
     ) -> End {
@@ -202,8 +213,8 @@ impl Writer {
         .help("publish it again with the same id")
         .caused_by(cause);
         self.room.add_permits(window.held());
-        for reply in window.abandon() {
-            reply.tell(Err(error.clone()));
+        for written in window.abandon() {
+            written.tell(Err(error.clone()));
         }
         End::Lost(unsent)
     }
@@ -302,8 +313,8 @@ fn number_of(message: &lapin::message::BasicReturnMessage) -> u64 {
     number(&message.properties).unwrap_or(0)
 }
 
-fn tell(reply: Reply, outcome: Outcome) {
-    reply.tell(match outcome {
+fn tell(written: Written, outcome: Outcome) {
+    written.tell(match outcome {
         Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
         Outcome::Rejected => Err(Error::new(
             ErrorKind::Rejected,
@@ -328,6 +339,15 @@ pub(super) fn abandoned() -> Error {
         "publish",
         "the publisher ended before the broker answered",
     )
+}
+
+impl Written {
+    fn tell(self, outcome: Result<Receipt>) {
+        if let Some(flow) = self.flow {
+            flow.end(&outcome);
+        }
+        self.reply.tell(outcome);
+    }
 }
 
 impl Reply {

@@ -7,7 +7,7 @@ use lapin::{
     Channel,
     options::{BasicAckOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions},
 };
-use mq_core::{Error, ErrorKind, Result};
+use mq_core::{Destination, Error, ErrorKind, Result};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -29,7 +29,8 @@ pub(crate) struct Task {
     pub(crate) prefetch: u16,
 }
 
-type Copying = FuturesUnordered<Pin<Box<dyn Future<Output = (u64, Result<()>)> + Send>>>;
+type Copying =
+    FuturesUnordered<Pin<Box<dyn Future<Output = (u64, Option<Destination>, Result<()>)> + Send>>>;
 
 impl Task {
     /// Runs until the consumer is gone and nothing is left to be sent.
@@ -52,8 +53,13 @@ impl Task {
             tokio::select! {
                 () = sink.wake.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                Some((tag, copied)) = copying.next(), if !copying.is_empty() => match copied {
-                    Ok(()) => sink.ledger().copied(tag),
+                Some((tag, home, copied)) = copying.next(), if !copying.is_empty() => match copied {
+                    Ok(()) => {
+                        if let Some(home) = home {
+                            sink.dead_lettered(tag, &home);
+                        }
+                        sink.ledger().copied(tag);
+                    }
                     Err(error) => {
                         lost.get_or_insert_with(|| error.clone());
                         sink.fail(error);
@@ -96,13 +102,22 @@ impl Task {
     async fn flush(&self, all: bool, copying: &mut Copying) -> Result<()> {
         let mut copies = Vec::new();
         let frames = self.sink.ledger().take(all, &mut copies);
-        for (tag, Copy { to, message }) in copies {
+        for (tag, copy) in copies {
+            let Copy {
+                to,
+                message,
+                dead,
+                flow,
+            } = copy;
             let publisher = self.publisher.clone();
             copying.push(Box::pin(async move {
-                let copied = async { publisher.send(to, message).await?.await };
-                (tag, copied.await.map(drop))
+                let home = dead.then(|| to.clone());
+                let copied = async { publisher.send(to, message, flow).await?.await };
+                (tag, home, copied.await.map(drop))
             }));
         }
+        // Before they are written: a redelivery is told after its cause.
+        frames.iter().for_each(|frame| self.sink.settling(*frame));
         let channel = &self.sink.channel;
         let written = async {
             // All are queued in order before the first is waited for.

@@ -228,7 +228,12 @@ where
                 if !taken.is_empty() {
                     let outcome = call(&handler, state.clone(), messages).await;
                     for (settlement, outcome) in taken.into_iter().zip(outcome.0) {
-                        let outcome = shared.ceiling(outcome, settlement.received().attempt());
+                        let received = settlement.received();
+                        let decision = outcome.decision();
+                        shared
+                            .flow
+                            .handled(&shared.subscription, received, decision);
+                        let outcome = shared.ceiling(outcome, received.attempt());
                         finish::<B, G>(&shared, settlement, outcome).await;
                     }
                 }

@@ -48,6 +48,8 @@ where
         session,
         max_attempts: plan.max_attempts,
         ordered: parts.ordered,
+        subscription: parts.subscription.clone(),
+        flow: parts.broker.flow(),
         fault: Fault::default(),
     });
     // Dropping the set aborts the runners, so dropping this future leaves no task behind.

@@ -14,7 +14,8 @@ use tower_service::Service;
 use super::lanes::Lanes;
 use crate::{
     BoxError, Broker, Decision, Error, ErrorKind, FailureClass, Guarantee, Outcome, Reason,
-    Received, Rejection, Settlement,
+    Received, Rejection, Settlement, Subscription,
+    flow::Flow,
     guarantee::settle_logged,
     handler::{panicked, ready_call},
 };
@@ -27,6 +28,8 @@ pub(super) struct Shared<G, Session> {
     pub(super) session: Session,
     pub(super) max_attempts: u32,
     pub(super) ordered: bool,
+    pub(super) subscription: Subscription,
+    pub(super) flow: Flow,
     pub(super) fault: Fault,
 }
 
@@ -114,6 +117,8 @@ impl<G, Session> Shared<G, Session> {
                     panicked(panic)
                 }
             };
+            self.flow
+                .handled(&self.subscription, &received, outcome.decision());
             let outcome = self.ceiling(outcome, received.attempt());
             let again = match outcome.decision() {
                 Decision::Retry(failure) => failure.class() != FailureClass::Infrastructure,

@@ -12,7 +12,9 @@ use krafka::{
     admin::{AdminClient, DescribeTopicsOptions, OffsetSpec},
     error::ErrorCode,
 };
-use mq_core::{Error, ErrorKind, Filter, Position, Received, Result, headers as names};
+use mq_core::{
+    Error, ErrorKind, Filter, Position, Received, Result, flow::FlowKind, headers as names,
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -269,7 +271,7 @@ impl Intake {
         };
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
         let committed = self.group.commit(&self.ledger, None).await;
-        self.ledger.remove(&partitions);
+        self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
@@ -302,8 +304,10 @@ fn unreadable(error: &KrafkaError) -> Option<&str> {
 impl Drop for Intake {
     fn drop(&mut self) {
         self.ledger.end(Some(closed("consume")));
-        self.ledger.remove(&self.ledger.partitions());
+        self.ledger
+            .remove(&self.ledger.partitions(), FlowKind::Lost);
         self.assigned.end();
+        self.ledger.tell_consumer(FlowKind::Closed);
     }
 }
 

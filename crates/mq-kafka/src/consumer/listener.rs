@@ -9,7 +9,7 @@ use krafka::{
     admin::{AdminClient, OffsetSpec, TopicPartition},
     consumer::ConsumerRebalanceListener,
 };
-use mq_core::{Error, ErrorKind, Result, RetryAdvice};
+use mq_core::{Error, ErrorKind, Result, RetryAdvice, flow::FlowKind};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -171,7 +171,7 @@ impl ConsumerRebalanceListener for Listener {
                 }
             }
         }
-        self.ledger.remove(&partitions);
+        self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
     }
 
@@ -179,7 +179,7 @@ impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions lost");
-        self.ledger.remove(&partitions);
+        self.ledger.remove(&partitions, FlowKind::Lost);
         self.assigned.tell(self.ledger.partitions());
     }
 }
@@ -199,7 +199,9 @@ fn beyond(topic: &str, partition: i32, offset: i64, end: i64) -> Error {
 }
 
 fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
-    partitions.iter().map(|p| p.partition).collect()
+    let mut numbers: Vec<i32> = partitions.iter().map(|p| p.partition).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// How long handlers may take to end what they have of a revoked partition. The whole group waits.

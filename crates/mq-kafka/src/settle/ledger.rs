@@ -2,7 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mq_core::{Delivery, Error, ErrorKind, Received, Result, Settle, Verdict, stale};
+use mq_core::{
+    Delivery, Destination, Error, ErrorKind, Position, Received, Result, Settle, Subscription,
+    SubscriptionKind, Verdict,
+    flow::{Flow, FlowKind},
+    stale,
+};
 use tokio::sync::Notify;
 
 use super::{
@@ -25,9 +30,11 @@ pub(crate) struct Ledger {
     pub(crate) rejected: Notify,
     /// Something was settled, committed, lost or ended.
     pub(crate) progress: Notify,
-    source: Arc<str>,
+    source: Subscription,
+    flow: Flow,
     prefetch: usize,
-    can_reject: bool,
+    /// Where rejected records go.
+    home: Option<Destination>,
 }
 
 /// A record as it comes from the poll.
@@ -54,7 +61,12 @@ pub(crate) enum Taken {
 }
 
 impl Ledger {
-    pub(crate) fn new(source: Arc<str>, prefetch: usize, can_reject: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        source: Subscription,
+        prefetch: usize,
+        home: Option<Destination>,
+        flow: Flow,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             deliverable: Notify::new(),
@@ -63,9 +75,28 @@ impl Ledger {
             rejected: Notify::new(),
             progress: Notify::new(),
             source,
+            flow,
             prefetch,
-            can_reject,
+            home,
         })
+    }
+
+    /// Tells a step of a delivery.
+    fn tell(&self, kind: FlowKind, received: &Received) {
+        self.flow.delivery(kind, &self.source, received, None);
+    }
+
+    /// Tells a step of a partition, with the offset that is next there.
+    fn tell_partition(&self, kind: FlowKind, partition: i32, offset: i64) {
+        if let (Ok(partition), Ok(offset)) = (u32::try_from(partition), u64::try_from(offset)) {
+            let position = Some(Position { partition, offset });
+            self.flow.consumer(kind, &self.source, position);
+        }
+    }
+
+    /// Tells a step of the consumer.
+    pub(crate) fn tell_consumer(&self, kind: FlowKind) {
+        self.flow.consumer(kind, &self.source, None);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,6 +121,7 @@ impl Ledger {
         if let Some(old) = state.partitions.insert(partition, entry) {
             state.handed -= old.handed;
         }
+        self.tell_partition(FlowKind::Assigned, partition, offset);
     }
 
     /// True if the partition is ours.
@@ -159,6 +191,7 @@ impl Ledger {
             partition.handed += 1;
             state.handed += 1;
             taken += 1;
+            self.tell(FlowKind::Delivered, &received);
             let sink = Arc::clone(self) as Arc<dyn Settle>;
             into.push(Delivery::new(received, sink, tag.pack()));
         }
@@ -194,23 +227,27 @@ impl Ledger {
         !partitions.iter().any(open)
     }
 
-    /// These partitions are no longer ours: settlements from now on are stale.
-    pub(crate) fn remove(&self, partitions: &[i32]) {
+    /// These partitions are no longer ours, since they were revoked or lost: settlements from now on
+    /// are stale.
+    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) {
         let state = &mut *self.lock();
         state.forget(partitions);
         for partition in partitions {
             if let Some(entry) = state.partitions.remove(partition) {
                 state.handed -= entry.handed;
                 state.lost |= entry.verdicts > entry.confirmed;
+                self.tell_partition(how, *partition, entry.committed.0);
             }
         }
         self.progress.notify_waiters();
         self.deliverable.notify_one();
     }
 
-    /// Every partition, to be removed.
+    /// Every partition, in ascending order.
     pub(crate) fn partitions(&self) -> Vec<i32> {
-        self.lock().partitions.keys().copied().collect()
+        let mut partitions: Vec<i32> = self.lock().partitions.keys().copied().collect();
+        partitions.sort_unstable();
+        partitions
     }
 
     /// Hands out nothing more, for ever. The first end counts.
@@ -238,20 +275,30 @@ impl Ledger {
     /// The copy of a rejected record is confirmed: the record is done, and that is committed at
     /// once.
     pub(crate) fn copied(&self, reject: &Reject) {
-        self.close_reject(reject, |tracker, seq| tracker.done(seq));
+        if let Some(home) = &self.home {
+            let (source, received) = (&self.source, &reject.received);
+            self.flow.dead_lettered(source, received, None, home);
+        }
+        self.close_reject(reject, FlowKind::Acked, |tracker, seq| tracker.done(seq));
     }
 
     /// The copy of a rejected record was not confirmed: the record is delivered again.
     pub(crate) fn not_copied(&self, reject: &Reject) {
-        self.close_reject(reject, |tracker, seq| {
+        self.close_reject(reject, FlowKind::Requeued, |tracker, seq| {
             tracker.give_back(seq, true);
         });
     }
 
-    fn close_reject(&self, reject: &Reject, verdict: impl FnOnce(&mut Tracker, u64)) {
+    fn close_reject(
+        &self,
+        reject: &Reject,
+        kind: FlowKind,
+        verdict: impl FnOnce(&mut Tracker, u64),
+    ) {
         let state = &mut *self.lock();
         state.rejects_open -= 1;
         if let Some(partition) = state.partition(reject.tag) {
+            self.tell(kind, &reject.received);
             verdict(&mut partition.tracker, reject.tag.seq);
             partition.handed -= 1;
             partition.verdicts += 1;
@@ -315,14 +362,18 @@ impl Ledger {
         owned.map(|(at, partition)| partition.place(*at)).collect()
     }
 
-    /// The broker has these places.
+    /// The broker has these places; for an ephemeral subscription nobody needs to.
     pub(crate) fn committed(&self, places: Vec<Place>) {
+        let group = !matches!(self.source.kind(), SubscriptionKind::Ephemeral { .. });
         let state = &mut *self.lock();
         for place in places {
             let Some(entry) = state.partitions.get_mut(&place.partition) else {
                 continue;
             };
             if entry.assignment == place.assignment {
+                if group && place.offset != entry.committed.0 {
+                    self.tell_partition(FlowKind::Committed, place.partition, place.offset);
+                }
                 entry.committed = (place.offset, place.metadata);
                 entry.confirmed = place.verdicts.unwrap_or(entry.confirmed);
             }
@@ -335,19 +386,29 @@ impl Settle for Ledger {
     fn settle(&self, tag: u64, verdict: Verdict, received: &Received) -> Result<()> {
         let position = received.position().map(|p| i32::try_from(p.partition));
         let Some(Ok(partition)) = position else {
-            return Err(stale(&self.source));
+            return Err(stale(self.source.name()));
         };
         let tag = Tag::unpack(partition, tag);
-        let unsupported =
-            |text| Error::new(ErrorKind::Unsupported, "settle", text).with("source", &self.source);
+        let unsupported = |text| {
+            Error::new(ErrorKind::Unsupported, "settle", text).with("source", self.source.name())
+        };
         let state = &mut *self.lock();
         let Some(entry) = state.partition(tag) else {
-            return Err(stale(&self.source));
+            return Err(stale(self.source.name()));
         };
         match verdict {
-            Verdict::Ack => entry.tracker.done(tag.seq),
+            Verdict::Ack => {
+                // Under the lock, as all of them here: before the commit that it leads to.
+                self.tell(FlowKind::Acked, received);
+                entry.tracker.done(tag.seq);
+            }
             Verdict::Requeue | Verdict::Release => {
                 let failed = matches!(verdict, Verdict::Requeue);
+                let kind = match failed {
+                    true => FlowKind::Requeued,
+                    false => FlowKind::Released,
+                };
+                self.tell(kind, received);
                 entry.tracker.give_back(tag.seq, failed);
                 if !entry.draining {
                     let received = again(received.clone(), u32::from(failed));
@@ -357,7 +418,7 @@ impl Settle for Ledger {
             Verdict::Defer(_) => {
                 return Err(unsupported("this backend cannot delay a message"));
             }
-            Verdict::Reject(_) if !self.can_reject => {
+            Verdict::Reject(_) if self.home.is_none() => {
                 return Err(unsupported("this consumer has no dead-letter home"));
             }
             Verdict::Reject(why) => {
