@@ -46,7 +46,7 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
 /// # Errors
 /// If a run does not pass. Without containers it says that it is skipped, and fails where brokers are required.
 pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
-    if let Err(reason) = Containers::new(workspace, Vec::new(), false) {
+    if let Err(reason) = Containers::new(workspace, "mq-chaos", &[], Vec::new(), false) {
         if brokers.required {
             return Err(reason);
         }
