@@ -31,7 +31,7 @@ use crate::{
     links::Links,
     observer::Observer,
     process::Role,
-    report::{Load, Report},
+    report::{Host, Load, Report},
     samples::Samples,
     schedule::{Scenario, Schedule},
 };
@@ -77,6 +77,7 @@ pub(crate) async fn run(plan: Plan) -> Result<bool> {
 
 async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
     let started = SystemTime::now();
+    let host = Host::look();
     let kind = plan.kind;
     let name = format!(
         "{}-{}-{}-{}",
@@ -174,6 +175,7 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
         folder,
         product,
         plan,
+        host,
         &schedule,
         Load {
             seconds: loaded.as_secs(),

@@ -9,20 +9,24 @@ use std::{
 
 use serde::Deserialize;
 
-/// How many messages were open in processes at a time (in microseconds since 1970): sent and not answered, or delivered and
-/// without effect. By the ends of their files of the history, which survive their deaths.
-pub(crate) fn at(files: &[PathBuf], time: u64) -> std::io::Result<usize> {
-    files.iter().map(|file| Ok(open(&tail(file)?, time))).sum()
+/// How many messages were open in processes when a fault struck: sent and not answered, or delivered and without effect. By the
+/// ends of their files of the history, which survive their deaths.
+///
+/// The times are in microseconds since 1970: when the fault was asked for, and when it struck. A publish that became unknown
+/// between them was open: a client may learn of a death sooner than we do.
+pub(crate) fn at(files: &[PathBuf], asked: u64, struck: u64) -> std::io::Result<usize> {
+    let open = |file: &PathBuf| Ok(open(&tail(file)?, asked, struck));
+    files.iter().map(open).sum()
 }
 
-fn open(text: &str, time: u64) -> usize {
+fn open(text: &str, asked: u64, struck: u64) -> usize {
     let mut open = HashSet::new();
     // The first line may begin in the middle, and the last one may be torn.
     for line in text.lines() {
         let Ok(event) = serde_json::from_str::<Line<'_>>(line) else {
             continue;
         };
-        if event.at > time {
+        if event.at > struck {
             break;
         }
         let message = (event.producer.to_owned(), event.seq);
@@ -30,6 +34,7 @@ fn open(text: &str, time: u64) -> usize {
             "send" | "deliver" => {
                 open.insert(message);
             }
+            "unknown" if event.at >= asked => {}
             "ok" | "rejected" | "unknown" | "effect" => {
                 open.remove(&message);
             }
@@ -79,7 +84,13 @@ mod tests {
     fn counts_what_has_no_answer_and_no_effect_at_that_time() {
         let at = [(5, 0), (10, 1), (25, 2), (35, 1), (45, 2), (55, 1), (99, 0)];
         for (time, expected) in at {
-            assert_eq!(open(LINES, time), expected, "at {time}");
+            assert_eq!(open(LINES, u64::MAX, time), expected, "at {time}");
         }
+    }
+
+    #[test]
+    fn what_became_unknown_by_the_fault_was_open() {
+        assert_eq!(open(LINES, 60, 65), 1);
+        assert_eq!(open(LINES, 61, 65), 0);
     }
 }

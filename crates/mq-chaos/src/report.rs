@@ -23,7 +23,7 @@ use crate::{
     samples::Drift,
     schedule::{Schedule, Target},
 };
-use host::Host;
+pub(crate) use host::Host;
 
 /// What is known about a run when it is over.
 #[derive(Debug, Serialize)]
@@ -37,6 +37,7 @@ pub(crate) struct Report {
     broker: &'static str,
     product: String,
     host: Host,
+    load_at_end: String,
     passed: bool,
     /// Why it is no pass.
     reasons: Vec<String>,
@@ -91,6 +92,7 @@ impl Report {
         folder: PathBuf,
         product: String,
         plan: Plan,
+        host: Host,
         schedule: &Schedule,
         load: Load,
         faults: Vec<Done>,
@@ -137,7 +139,8 @@ impl Report {
             command: plan.command(),
             broker: plan.kind.of_crate(),
             product,
-            host: Host::look(),
+            host,
+            load_at_end: host::load_average(),
             passed: reasons.is_empty(),
             reasons,
             schedule: schedule.clone(),

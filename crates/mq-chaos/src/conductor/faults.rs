@@ -1,6 +1,6 @@
 //! The faults of a schedule, made one after the other, each healed before the next one.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mq_testkit::{
     history::Event,
@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::Run;
 use crate::{
     Result,
+    container::now,
     crew::Member,
     in_flight,
     process::Role,
@@ -110,7 +111,8 @@ impl Run {
 
     async fn fault_broker(&mut self, step: Step) -> Result<usize> {
         let files = self.crew.files(None);
-        let mut struck = now();
+        let asked = now();
+        let mut struck = asked;
         match step.fault {
             Fault::Kill => {
                 struck = self.container.kill().await?;
@@ -125,7 +127,7 @@ impl Run {
             Fault::Restart => self.container.restart().await?,
             Fault::Network(_) => return Err("the broker is no link".into()),
         }
-        let in_flight = in_flight::at(&files, struck)?;
+        let in_flight = in_flight::at(&files, asked, struck)?;
         self.broker_answers().await?;
         self.crew.ready(READY).await?;
         Ok(in_flight)
@@ -142,7 +144,7 @@ impl Run {
         }
         sleep(step.lasts).await;
         link.clear();
-        let in_flight = in_flight::at(&files, struck)?;
+        let in_flight = in_flight::at(&files, struck, struck)?;
         self.crew.ready(READY).await?;
         Ok(in_flight)
     }
@@ -168,7 +170,8 @@ impl Run {
 async fn fault_process(member: &Member, step: Step) -> Result<usize> {
     let before = member.ready(READY).await?;
     let file = before.status.unwrap_or_default().file;
-    let mut struck = now();
+    let asked = now();
+    let mut struck = asked;
     let next = |what| {
         member.until(what, READY, move |now| {
             now.life > before.life && now.status.is_some()
@@ -193,7 +196,7 @@ async fn fault_process(member: &Member, step: Step) -> Result<usize> {
         }
         Fault::Network(_) => return Err("a process is no link".into()),
     }
-    Ok(in_flight::at(&[file], struck)?)
+    Ok(in_flight::at(&[file], asked, struck)?)
 }
 
 /// What the proxy is to do.
@@ -222,12 +225,6 @@ fn faults_of(toxic: Toxic) -> Vec<(Direction, proxy::Fault)> {
         Toxic::Slices => vec![(Both, proxy::Fault::Slices { bytes: 1 })],
         Toxic::CutAfter => vec![(ToClient, proxy::Fault::CutAfter { bytes: 20_000 })],
     }
-}
-
-/// Microseconds since 1970.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 /// Between the end of a fault and the next one, also where recovery took longer than the schedule thought.

@@ -15,11 +15,12 @@ pub(crate) struct Host {
     pub(crate) clients: Vec<String>,
     pub(crate) system: String,
     pub(crate) cores: usize,
-    /// The system's load average over the last minutes, at the end: 1, 5, 15.
+    /// The system's load average at the start, over 1, 5 and 15 minutes.
     pub(crate) load: String,
 }
 
 impl Host {
+    /// At the start of a run: the commit is then the one that was built, as far as can be told.
     pub(crate) fn look() -> Self {
         Self {
             commit: commit(),
@@ -37,11 +38,15 @@ impl Host {
                 |release| format!("{} {release}", std::env::consts::OS),
             ),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            load: file("/proc/loadavg")
-                .map(|text| text.split(' ').take(3).collect::<Vec<_>>().join(" "))
-                .unwrap_or_default(),
+            load: load_average(),
         }
     }
+}
+
+/// Over 1, 5 and 15 minutes.
+pub(crate) fn load_average() -> String {
+    let text = file("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
 fn commit() -> String {

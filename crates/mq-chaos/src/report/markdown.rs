@@ -51,8 +51,8 @@ impl Report {
         )?;
         writeln!(
             out,
-            "- {}, {} cores, load average {}",
-            host.system, host.cores, host.load
+            "- {}, {} cores, load average at the start {}, at the end {}",
+            host.system, host.cores, host.load, self.load_at_end
         )?;
         writeln!(
             out,

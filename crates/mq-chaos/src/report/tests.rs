@@ -86,6 +86,7 @@ fn report(name: &str, run: Run) -> Report {
         folder,
         "RabbitMQ 4.3.6".into(),
         plan,
+        Host::look(),
         &Schedule(run.faults.iter().map(|done| done.step).collect()),
         load,
         run.faults,
