@@ -24,7 +24,13 @@ impl Fixture for Rabbit {
     type Broker = Amqp;
 
     async fn connect(&self) -> Result<Amqp> {
-        Amqp::connect(&self.url).await
+        // A broker that is busy with many copies of the suite is slow, and that is no failure.
+        Amqp::builder()
+            .url(&self.url)?
+            .connect_timeout(SLOW)
+            .operation_timeout(SLOW)
+            .connect()
+            .await
     }
 
     fn hooks(&self) -> &'static [Hook] {
@@ -35,6 +41,7 @@ impl Fixture for Rabbit {
         let relay = Relay::start(&self.url).await.map_err(unmade)?;
         let client = Amqp::builder()
             .url(relay.url())?
+            .connect_timeout(SLOW)
             .operation_timeout(DEADLINE)
             .publish_timeout(DEADLINE)
             .connect()
@@ -79,6 +86,7 @@ fn unmade(failure: Failure) -> Error {
     Error::new(ErrorKind::Connect, "fixture", failure.to_string())
 }
 
+const SLOW: Duration = Duration::from_secs(60);
 /// Well below the patience of the cases.
 const DEADLINE: Duration = Duration::from_secs(5);
 

@@ -6,6 +6,8 @@ use mq_core::{Broker, Destination, Message, Publisher};
 use mq_memory::Memory;
 use mq_testkit::{Address, Fixture, Hook, Suite};
 
+/// One broker for all cases, as a server would be.
+#[derive(Clone)]
 struct InProcess {
     broker: Memory,
     /// A broker whose queues hold 20 messages.
@@ -59,12 +61,13 @@ impl Fixture for InProcess {
 }
 
 fn main() -> ExitCode {
+    let (queues, log) = (InProcess::queues(), InProcess::log());
     let queues = Suite::new("conformance", "mq-memory", Address::in_process()).conformance(
-        |_| InProcess::queues(),
+        move |_| queues.clone(),
         include_str!("conformance.expected"),
     );
     let log = Suite::new("conformance", "mq-memory (log)", Address::in_process()).conformance(
-        |_| InProcess::log(),
+        move |_| log.clone(),
         include_str!("conformance-log.expected"),
     );
     mq_testkit::run([queues, log])

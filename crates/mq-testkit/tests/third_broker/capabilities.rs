@@ -1,0 +1,10 @@
+//! What this broker can do beside what every broker must.
+
+use mq_core::{Capabilities, Capability as Can};
+
+// guide: capabilities
+pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
+    .and(Can::RedeliveredFlag)
+    .and(Can::RepeatedHeaders)
+    .and(Can::SettleEach);
+// guide: end
