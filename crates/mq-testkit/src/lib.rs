@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod checker;
+pub mod flow;
 pub mod history;
 #[cfg(feature = "proxy")]
 pub mod proxy;
