@@ -20,7 +20,7 @@ pub struct Args {
     token: String,
 }
 
-enum Address {
+pub(crate) enum Address {
     Memory,
     RabbitMq(String),
     Kafka(String),
@@ -76,6 +76,10 @@ impl Args {
             Address::RabbitMq(url) => AnyBroker::new(Amqp::connect(url).await?),
             Address::Kafka(servers) => AnyBroker::new(Kafka::connect(servers).await?),
         })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.broker
     }
 
     /// `memory`, `rabbitmq` or `kafka`.

@@ -3,10 +3,12 @@
 
 mod args;
 mod background;
+mod clients;
 #[cfg(doctest)]
 mod docs;
 mod error;
 
 pub use args::Args;
 pub use background::Background;
+pub use clients::Clients;
 pub use error::{Error, Result, within};

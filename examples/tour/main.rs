@@ -19,10 +19,11 @@ mod tour;
 mod work_queue;
 mod workers;
 
-use std::{path::PathBuf, time::Instant};
+use std::{fs, path::PathBuf, sync::Arc, time::Instant};
 
-use mq_core::Broker;
-use mq_examples::{Args, Result};
+use mq_core::{Broker, flow::FlowSink};
+use mq_examples::{Args, Clients, Result};
+use mq_testkit::flow::FlowRecorder;
 
 use crate::{tour::Tour, work_queue::Plan};
 
@@ -39,6 +40,8 @@ async fn main() -> Result<()> {
         /// The queue, and what the names of all others begin with. Default: `tour`, or `tour-TOKEN` with
         /// a token.
         optional --queue name: String
+        /// Writes what happened, drawn as a Mermaid sequence diagram and counted, to this file.
+        optional --flow file: PathBuf
         /// A word that goes through the broker with every record and is printed when it is back.
         optional --token word: String
     };
@@ -48,7 +51,14 @@ async fn main() -> Result<()> {
     });
     let args = Args::new(flags.broker.as_deref(), flags.token)?;
     let plan = Plan::new(flags.input, flags.key)?;
-    let broker = args.connect().await?;
+    let recorder = Arc::new(FlowRecorder::with_limit(100_000));
+    let broker = match &flags.flow {
+        Some(_) => {
+            let sink = Arc::clone(&recorder) as Arc<dyn FlowSink>;
+            Clients::new(&args, sink).connect("tour", false).await?
+        }
+        None => args.connect().await?,
+    };
     println!("All patterns on {} ({})", args.broker(), broker.product());
     let tour = Tour::new(broker, queue, args.token());
 
@@ -63,5 +73,11 @@ async fn main() -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     println!("every pattern did what it says, in {seconds:.2} s");
     tour.broker.close().await?;
+    if let Some(file) = flags.flow {
+        let drawing = recorder.drawing().hide(format!("-{}", args.token()));
+        let title = format!("The tour on {}", args.broker());
+        fs::write(&file, drawing.markdown(&title))?;
+        println!("its flow is drawn in {}", file.display());
+    }
     Ok(())
 }

@@ -243,6 +243,11 @@ impl Brokers {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
+    /// The folder where examples leave what they draw.
+    pub(crate) fn flows(&self) -> PathBuf {
+        self.records.join("flow")
+    }
+
     /// The folder where tests leave their records.
     pub(crate) fn records(&self) -> &Path {
         &self.records

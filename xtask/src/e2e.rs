@@ -62,6 +62,9 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
         let found = records::read(brokers.records())?;
         pages::check(&workspace.root, &found, true, update)
     });
+    steps.run("diagrams in the documentation", || {
+        pages::diagrams(&workspace.root, &brokers.flows(), update)
+    });
     drop(brokers);
     println!("\n{}\n\n{totals}", steps.summary());
     steps.verdict()

@@ -83,6 +83,7 @@ fn run_all(
                     expected,
                     broker,
                     &url,
+                    &brokers.flows(),
                     // Two examples may have a name in common for a queue, and not its settings.
                     &token.map_or_else(random_word, |word| format!("{word}-{}", example.name)),
                 ),
@@ -188,11 +189,13 @@ fn try_one(
     expected: &str,
     broker: &str,
     url: &str,
+    flows: &Path,
     token: &str,
 ) -> Result<Duration> {
     let start = Instant::now();
     let mut child = Command::new(&example.program)
         .args(["--broker", url, "--token", token])
+        .env("MQ_FLOW_DIR", flows)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

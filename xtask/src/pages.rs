@@ -1,4 +1,4 @@
-//! Tables in the documentation that are made from test records, so that they say what was seen and nothing else.
+//! Tables and diagrams in the documentation that are made from runs, so that they say what was seen and nothing else.
 
 use std::path::Path;
 
@@ -30,6 +30,42 @@ const TABLES: [Table; 2] = [
     },
 ];
 
+/// The page with the diagrams, and which of them it has: the files that the example `flow` writes.
+const DIAGRAMS: (&str, [&str; 8]) = (
+    "docs/guides/patterns.md",
+    [
+        "rabbitmq-work_queue",
+        "rabbitmq-producer_consumer",
+        "rabbitmq-fan_out",
+        "rabbitmq-routing",
+        "kafka-consumer_group",
+        "kafka-pipeline",
+        "rabbitmq-retry",
+        "kafka-retry",
+    ],
+);
+
+/// Compares each diagram with that of the run of the examples, which is in this folder, or writes it.
+///
+/// # Errors
+/// Names each diagram that differs, or that no run has drawn.
+pub(crate) fn diagrams(root: &Path, folder: &Path, update: bool) -> Result {
+    let (file, names) = DIAGRAMS;
+    let mut wrong = Vec::new();
+    for name in names {
+        let drawn = std::fs::read_to_string(folder.join(format!("{name}.mmd")))
+            .map_err(|error| format!("no run has drawn it: {error}").into())
+            .and_then(|drawn| {
+                let fenced = format!("```mermaid\n{drawn}```\n");
+                write(root, file, &format!("flow {name}"), &fenced, update)
+            });
+        if let Err(error) = drawn {
+            wrong.push(format!("{file}, diagram {name}: {error}"));
+        }
+    }
+    verdict(&wrong)
+}
+
 /// Compares each table with the records, or writes it; without the peers only the tables that need none.
 ///
 /// # Errors
@@ -41,6 +77,10 @@ pub(crate) fn check(root: &Path, records: &[Record], peers: bool, update: bool) 
             wrong.push(format!("{}, table {}: {error}", table.file, table.name));
         }
     }
+    verdict(&wrong)
+}
+
+fn verdict(wrong: &[String]) -> Result {
     if wrong.is_empty() {
         Ok(())
     } else {
@@ -51,20 +91,23 @@ pub(crate) fn check(root: &Path, records: &[Record], peers: bool, update: bool) 
 impl Table {
     fn check(&self, root: &Path, records: &[Record], update: bool) -> Result {
         let rendered = (self.render)(records)?;
-        let path = root.join(self.file);
-        let page = std::fs::read_to_string(&path)?;
-        let wanted = replaced(&page, self.name, &rendered)?;
-        if page == wanted {
-            return Ok(());
-        }
-        if !update {
-            return Err(
-                "it is not what the tests say; `cargo xtask e2e --update` writes it".into(),
-            );
-        }
-        println!("{} is written", self.file);
-        Ok(std::fs::write(path, wanted)?)
+        write(root, self.file, self.name, &rendered, update)
     }
+}
+
+/// Compares what stands between the comments of a page, or writes it.
+fn write(root: &Path, file: &str, name: &str, rendered: &str, update: bool) -> Result {
+    let path = root.join(file);
+    let page = std::fs::read_to_string(&path)?;
+    let wanted = replaced(&page, name, rendered)?;
+    if page == wanted {
+        return Ok(());
+    }
+    if !update {
+        return Err("it is not what the run says; `cargo xtask e2e --update` writes it".into());
+    }
+    println!("{file} is written");
+    Ok(std::fs::write(path, wanted)?)
 }
 
 /// The page with what stands between the comments replaced.
@@ -123,5 +166,22 @@ mod tests {
             let page = std::fs::read_to_string(root.join(table.file)).unwrap();
             assert!(replaced(&page, table.name, "x\n").is_ok(), "{}", table.file);
         }
+        let (file, names) = DIAGRAMS;
+        let page = std::fs::read_to_string(root.join(file)).unwrap();
+        for name in names {
+            let name = format!("flow {name}");
+            assert!(replaced(&page, &name, "x\n").is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_diagram_that_no_run_has_drawn_is_named() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let error = diagrams(&root, Path::new("no such folder"), false).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(
+            text.matches("no run has drawn it").count(),
+            DIAGRAMS.1.len()
+        );
     }
 }

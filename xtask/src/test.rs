@@ -84,6 +84,9 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
             let found = records::read(brokers.records())?;
             pages::check(&workspace.root, &found, warning.is_none(), false)
         });
+        steps.run("diagrams in the documentation", || {
+            pages::diagrams(&workspace.root, &brokers.flows(), false)
+        });
     }
     if let Some(warning) = &warning {
         eprintln!("{warning}");
