@@ -5,5 +5,7 @@
 pub mod dead_letter;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "supervise")]
+pub mod supervise;
 #[cfg(feature = "timeout")]
 pub mod timeout;
