@@ -14,3 +14,6 @@ struct FromElixir;
 
 #[doc = include_str!("../../docs/guides/interop.md")]
 struct Interop;
+
+#[doc = include_str!("../../docs/guides/supervision.md")]
+struct Supervision;

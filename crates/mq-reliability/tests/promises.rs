@@ -2,6 +2,9 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/supervised.rs"]
+mod supervised;
+
 use std::{
     collections::BTreeMap,
     future::pending,
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn suite(broker: &'static str, address: Address) -> Suite {
-    Suite::new("reliability", broker, address)
+    let suite = Suite::new("reliability", broker, address)
         .deadline(Duration::from_secs(120))
         .case(
             "retry: a failing message is attempted up to the ceiling, then dead-lettered with its story",
@@ -66,6 +69,33 @@ fn suite(broker: &'static str, address: Address) -> Suite {
             "timeout: without one, a handler that never ends holds up the shutdown until its deadline, and its message comes again",
             never_ends_without,
         )
+        .case(
+            "supervise: a handler that panics is a failed attempt, and its worker is not started again",
+            supervised::panicking_handler,
+        );
+    // There is no connection to kill in process, and no consumer of Kafka is lost for good.
+    let suite = match broker {
+        "mq-memory" => return suite,
+        _ => suite.case(
+            "supervise: a worker whose connection is killed works again, at the pace of the backoff, and no message is lost",
+            supervised::killed_connection,
+        ),
+    };
+    match broker {
+        "mq-amqp" => suite.case(
+            "supervise: a worker whose queue is deleted is made anew once the queue is there again",
+            supervised::lost_consumer,
+        ),
+        _ => suite,
+    }
+}
+
+async fn connect(address: &str) -> mq_core::Result<AnyBroker> {
+    Ok(match address {
+        "" => AnyBroker::new(Memory::new()),
+        url if url.starts_with("amqp") => AnyBroker::new(mq_amqp::Amqp::connect(url).await?),
+        servers => AnyBroker::new(Kafka::builder(servers).partitions(2).connect().await?),
+    })
 }
 
 /// A queue of its own on the broker under test.
@@ -76,11 +106,7 @@ struct Stage {
 
 impl Stage {
     async fn new(address: String) -> Check<Self> {
-        let broker = match &*address {
-            "" => AnyBroker::new(Memory::new()),
-            url if url.starts_with("amqp") => AnyBroker::new(mq_amqp::Amqp::connect(url).await?),
-            servers => AnyBroker::new(Kafka::builder(servers).partitions(2).connect().await?),
-        };
+        let broker = connect(&address).await?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
