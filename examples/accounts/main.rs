@@ -39,15 +39,18 @@ struct Payment {
 
 /// The books that last: a database, in a real program. An entry is made once for each message.
 #[derive(Clone, Default)]
-struct Books(Arc<Mutex<HashMap<u32, Vec<(String, u64)>>>>);
+struct Books(Arc<Mutex<HashMap<u32, Vec<Entry>>>>);
+
+/// The id of a payment, and its cents.
+type Entry = (String, u64);
 
 impl Books {
-    fn entries(&self, account: u32) -> Vec<(String, u64)> {
+    fn entries(&self, account: u32) -> Vec<Entry> {
         let books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         books.get(&account).cloned().unwrap_or_default()
     }
 
-    fn book(&self, account: u32, entry: (String, u64)) {
+    fn book(&self, account: u32, entry: Entry) {
         let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         books.entry(account).or_default().push(entry);
     }
@@ -56,17 +59,17 @@ impl Books {
 /// The actor: what it knows is read from the books when it starts, and kept up to date after that.
 struct Account {
     number: u32,
-    entries: Vec<(String, u64)>,
+    entries: Vec<Entry>,
     books: Books,
     bug: Arc<AtomicBool>,
 }
 
 impl Actor for Account {
-    type Message = (String, u64);
+    type Message = Entry;
     type Reply = u64;
 
     /// Books a payment, unless it has been booked, and answers with the balance.
-    async fn handle(&mut self, (id, cents): (String, u64)) -> Result<u64, BoxError> {
+    async fn handle(&mut self, (id, cents): Entry) -> Result<u64, BoxError> {
         if !self.entries.iter().any(|(booked, _)| *booked == id) {
             self.entries.push((id.clone(), cents)); // not in the books yet:
             if self.number == UNLUCKY

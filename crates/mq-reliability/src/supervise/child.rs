@@ -15,6 +15,11 @@ use super::{Stop, Supervisor};
 
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+type Start = dyn Fn(Stop) -> BoxFuture<Result<(), BoxError>> + Send + Sync;
+
+/// Says whether an error is fatal.
+type Judge = dyn Fn(&(dyn StdError + 'static)) -> bool + Send + Sync;
+
 /// A name and a function that makes the child anew for each start.
 ///
 /// The function gets the [`Stop`] of that run, and returns anything that can be awaited: the future
@@ -24,10 +29,10 @@ pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[must_use = "a child does nothing until its supervisor runs"]
 pub struct Child {
     pub(super) name: Arc<str>,
-    pub(super) start: Arc<dyn Fn(Stop) -> BoxFuture<Result<(), BoxError>> + Send + Sync>,
+    pub(super) start: Arc<Start>,
     pub(super) restart: Restart,
     pub(super) stop_within: Option<Duration>,
-    pub(super) fatal: Arc<dyn Fn(&(dyn StdError + 'static)) -> bool + Send + Sync>,
+    pub(super) fatal: Arc<Judge>,
 }
 
 /// What becomes of a child that ended.
