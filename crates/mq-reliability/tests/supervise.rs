@@ -165,7 +165,7 @@ fn a_child_that_blocks_its_thread_is_never_started_a_second_time_beside_itself()
                     let blocks = blocks.clone();
                     async move {
                         blocks.send(()).await.expect("somebody listens");
-                        std::thread::sleep(3 * SECOND);
+                        std::thread::sleep(30 * SECOND);
                     }
                 })
                 .stop_within(Duration::from_millis(10)),
