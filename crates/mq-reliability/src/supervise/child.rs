@@ -177,7 +177,7 @@ mod tests {
     fn a_wrong_password_is_fatal_and_an_outage_is_not() {
         let error = |kind| Error::new(kind, "connect", "no");
         assert!(is_fatal(&error(ErrorKind::Auth)));
-        assert!(is_fatal(&io::Error::other(error(ErrorKind::Config))));
+        assert!(is_fatal(&error(ErrorKind::Config)));
         for kind in [ErrorKind::Connect, ErrorKind::Lost, ErrorKind::NotFound] {
             assert!(!is_fatal(&error(kind)), "{kind:?}");
         }
