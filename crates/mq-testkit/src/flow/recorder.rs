@@ -66,14 +66,16 @@ impl FlowRecorder {
     pub async fn reached(&self, kind: FlowKind, count: usize) {
         loop {
             let changed = self.changed.notified();
-            let state = self.lock();
-            let found = state.steps.iter().filter(|step| step.kind == kind).count();
-            drop(state);
-            if found >= count {
+            if self.count(kind) >= count {
                 return;
             }
             changed.await;
         }
+    }
+
+    fn count(&self, kind: FlowKind) -> usize {
+        let of_it = |step: &&FlowStep| step.kind == kind;
+        self.lock().steps.iter().filter(of_it).count()
     }
 
     /// What is recorded, to be drawn.
