@@ -5,6 +5,8 @@ pub mod checker;
 pub mod flow;
 pub mod history;
 #[cfg(feature = "proxy")]
+pub mod network;
+#[cfg(feature = "proxy")]
 pub mod proxy;
 
 mod address;

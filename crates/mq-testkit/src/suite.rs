@@ -109,6 +109,17 @@ impl Suite {
         self
     }
 
+    /// Adds the cases of the [`network`](crate::network) matrix. Each makes a fixture of its own from
+    /// the address. Needs feature `proxy`.
+    #[cfg(feature = "proxy")]
+    pub fn network<F: crate::network::Proxied>(
+        mut self,
+        fixture: impl Fn(String) -> F + Send + Sync + 'static,
+    ) -> Self {
+        self.planned.extend(crate::network::planned(fixture));
+        self
+    }
+
     /// Runs the cases as the program's command line says; see [`run()`].
     #[must_use]
     pub fn run(self) -> ExitCode {

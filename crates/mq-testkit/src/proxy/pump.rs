@@ -7,6 +7,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::tcp::{ReadHalf, WriteHalf},
     sync::watch,
+    task::coop::consume_budget,
     time::{Instant, sleep_until},
 };
 
@@ -106,13 +107,21 @@ impl<'a, T: Tap> Pump<'a, T> {
     pub(super) async fn run(mut self) -> Result<(), Stop> {
         loop {
             let faults = *self.faults.borrow_and_update();
-            self.apply(&faults);
             let now = Instant::now();
+            self.apply(&faults, now);
             if !faults.black_hole && self.out.is_empty() {
                 if self.cut.is_some_and(|(_, left)| left == 0) {
                     return Err(Stop::Cut);
                 }
                 self.release(&faults, now)?;
+                if !self.out.is_empty() {
+                    // Most often there is room; if not, that is waited for below.
+                    self.write_some()?;
+                    consume_budget().await;
+                    if self.out.is_empty() {
+                        continue;
+                    }
+                }
                 if self.out.is_empty()
                     && self.queue.is_empty()
                     && self.close_at(&faults, now) <= Some(now)
@@ -156,19 +165,19 @@ impl<'a, T: Tap> Pump<'a, T> {
         }
     }
 
-    fn apply(&mut self, faults: &Faults) {
+    fn apply(&mut self, faults: &Faults, now: Instant) {
         if faults.seed != self.seed {
             self.seed = faults.seed;
             self.random = random(faults.seed, self.number, self.to_broker);
         }
-        if faults.latency.is_none() {
-            self.latest = Instant::now();
+        if faults.latency.is_none() && self.latest > now {
+            self.latest = now;
             for chunk in &mut self.queue {
-                chunk.due = chunk.due.min(self.latest);
+                chunk.due = chunk.due.min(now);
             }
         }
         if faults.bytes_per_second.is_none() {
-            self.free_at = self.free_at.min(Instant::now());
+            self.free_at = self.free_at.min(now);
         }
         if faults.cut_after != self.cut.map(|(cut, _)| cut) {
             self.cut = faults.cut_after.map(|cut| (cut, cut.bytes));
@@ -200,7 +209,9 @@ impl<'a, T: Tap> Pump<'a, T> {
         if let Some(speed) = faults.bytes_per_second {
             let bytes = u64::try_from(count).unwrap_or(u64::MAX);
             let nanos = bytes.saturating_mul(1_000_000_000) / speed;
-            self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos);
+            // What could have gone on a moment ago may catch up: timers are coarse.
+            let earliest = now.checked_sub(BURST).unwrap_or(now);
+            self.free_at = self.free_at.max(earliest) + Duration::from_nanos(nanos);
             self.count.acted();
         }
         let bytes = chunk.bytes.split_to(count);
@@ -317,5 +328,27 @@ fn random(seed: u64, number: u64, to_broker: bool) -> Random {
 
 const READ: usize = 65536;
 const BURSTS_PER_SECOND: u64 = 20;
+const BURST: Duration = Duration::from_millis(50);
 /// The step between two delays that can be drawn.
 const UNIT: Duration = Duration::from_micros(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_draws_the_same_jitter_for_the_same_connection_and_direction() {
+        let delays = |seed, number, to_broker| -> Vec<Duration> {
+            let mut random = random(seed, number, to_broker);
+            let most = Duration::from_millis(200);
+            (0..50)
+                .map(|_| random.between(Duration::ZERO, most, UNIT))
+                .collect()
+        };
+        let drawn = delays(7, 0, true);
+        assert_eq!(drawn, delays(7, 0, true));
+        for other in [delays(8, 0, true), delays(7, 1, true), delays(7, 0, false)] {
+            assert_ne!(drawn, other);
+        }
+    }
+}

@@ -113,32 +113,53 @@ impl Line {
 impl Shared {
     pub(super) fn set(&self, direction: Direction, fault: Fault) {
         self.begins(direction, fault);
-        {
-            let mut state = self.state();
-            let number = state.fault_number();
-            if direction.to_broker() {
-                state.to_broker.set(fault, number);
-            }
-            if direction.to_client() {
-                state.to_client.set(fault, number);
-            }
-            for line in state.connections.values() {
-                line.set(direction, fault, number);
-            }
-        }
+        self.change(Some((direction, fault)), false);
         if fault == Fault::Reset {
-            self.heals();
+            self.heals(|name| *name == named(direction, fault));
         }
     }
 
+    pub(super) fn replace(&self, direction: Direction, fault: Fault) {
+        let before = self.state().recorded.len();
+        self.begins(direction, fault);
+        self.change(Some((direction, fault)), true);
+        let mut at = 0;
+        self.heals(|_| {
+            at += 1;
+            at <= before || fault == Fault::Reset
+        });
+    }
+
     pub(super) fn clear(&self) {
-        {
-            let mut state = self.state();
-            state.to_broker.clear();
-            state.to_client.clear();
-            state.connections.values().for_each(|line| line.clear());
+        self.change(None, true);
+        self.heals(|_| true);
+    }
+
+    /// In one step for each direction of each connection, and all of them before others change it.
+    fn change(&self, set: Option<(Direction, Fault)>, clear: bool) {
+        let mut state = self.state();
+        let number = state.fault_number();
+        let change = |faults: &mut Faults, concerned: fn(Direction) -> bool| {
+            if clear {
+                faults.clear();
+            }
+            if let Some((direction, fault)) = set
+                && concerned(direction)
+            {
+                faults.set(fault, number);
+            }
+        };
+        change(&mut state.to_broker, Direction::to_broker);
+        change(&mut state.to_client, Direction::to_client);
+        for line in state.connections.values() {
+            if let Some((direction, Fault::Reset)) = set {
+                line.end.send_replace(Some(End::Reset(direction)));
+            }
+            line.to_broker
+                .send_modify(|faults| change(faults, Direction::to_broker));
+            line.to_client
+                .send_modify(|faults| change(faults, Direction::to_client));
         }
-        self.heals();
     }
 
     /// Draws the jitter of all connections anew, from this seed.
@@ -232,7 +253,7 @@ impl Shared {
     fn begins(&self, direction: Direction, fault: Fault) {
         let recorder = lock(&self.recorder);
         if let Some(recorder) = &*recorder {
-            let name = format!("{direction}: {fault}");
+            let name = named(direction, fault);
             if let Err(error) = recorder.record(Event::fault(&name)) {
                 self.failed(error.into());
             }
@@ -240,11 +261,15 @@ impl Shared {
         }
     }
 
-    /// Said after all are off.
-    fn heals(&self) {
+    /// Said after those are off.
+    fn heals(&self, mut over: impl FnMut(&String) -> bool) {
         let recorder = lock(&self.recorder);
         if let Some(recorder) = &*recorder {
-            let names = std::mem::take(&mut self.state().recorded);
+            let names: Vec<String> = self
+                .state()
+                .recorded
+                .extract_if(.., |name| over(name))
+                .collect();
             for name in names {
                 if let Err(error) = recorder.record(Event::healed(&name)) {
                     self.failed(error.into());
@@ -271,6 +296,10 @@ impl fmt::Debug for Shared {
             .field("counters", &self.count.now())
             .finish_non_exhaustive()
     }
+}
+
+fn named(direction: Direction, fault: Fault) -> String {
+    format!("{direction}: {fault}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -95,6 +95,11 @@ impl Proxy {
         self.shared.set(direction, fault);
     }
 
+    /// Clears all faults and sets this one, in one step: nothing passes between the two.
+    pub fn replace(&self, direction: Direction, fault: Fault) {
+        self.shared.replace(direction, fault);
+    }
+
     /// Clears all faults, of all connections. What waited passes.
     pub fn clear(&self) {
         self.shared.clear();
