@@ -326,3 +326,55 @@ async fn what_is_written_after_a_fault_was_set_is_subject_to_it() {
         soon(server.read_exact(&mut [0])).await.expect("read");
     }
 }
+
+#[tokio::test]
+async fn a_black_hole_holds_what_was_on_its_way_already() {
+    let mut pair = Pair::new().await;
+    let mean = Duration::from_millis(100);
+    pair.proxy.set(
+        Direction::ToBroker,
+        Fault::Latency {
+            mean,
+            jitter: Duration::ZERO,
+        },
+    );
+    pair.client.write_all(b"late").await.expect("written");
+    soon(pair.proxy.until(|c| c.acted == 1)).await;
+    pair.proxy.set(Direction::ToBroker, Fault::BlackHole);
+    tokio::time::sleep(mean * 2).await;
+    assert_eq!(pair.proxy.counters().to_broker, 0);
+    pair.proxy.clear();
+    soon(pair.server.read_exact(&mut [0; 4]))
+        .await
+        .expect("read");
+
+    // What a slow receiver has not taken yet is held as well.
+    let much = bytes(32 << 20);
+    let Pair {
+        proxy,
+        client,
+        server,
+        ..
+    } = &mut pair;
+    let (written, ()) = soon(async {
+        tokio::join!(server.write_all(&much), async {
+            // Until the receiver's buffers are full: as many bytes as before, for a while.
+            let mut before = 1;
+            while proxy.counters().to_client != before {
+                before = proxy.counters().to_client;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            proxy.set(Direction::ToClient, Fault::BlackHole);
+            let passed = proxy.counters().to_client;
+            let mut read = vec![0; usize::try_from(passed).expect("small")];
+            client.read_exact(&mut read).await.expect("read");
+            assert!(silent(client).await);
+            assert_eq!(proxy.counters().to_client, passed);
+            proxy.clear();
+            let mut rest = vec![0; much.len() - read.len()];
+            client.read_exact(&mut rest).await.expect("read");
+        })
+    })
+    .await;
+    written.expect("written");
+}
