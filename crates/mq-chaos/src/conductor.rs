@@ -72,7 +72,7 @@ pub(crate) async fn run(plan: Plan) -> Result<bool> {
         () = interrupted()? => return Err("interrupted: the processes and the container are taken down".into()),
     };
     println!("\n{}", report.markdown());
-    Ok(report.write()?)
+    report.write()
 }
 
 async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {

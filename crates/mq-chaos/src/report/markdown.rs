@@ -85,7 +85,8 @@ impl Report {
         writeln!(out, "| drained to nothing | {drained} |")?;
         writeln!(
             out,
-            "\n{:.3} % of the deliveries are again; at most {} are allowed: faults × (publishes of a producer + open deliveries).",
+            "\n{:.3} % of the deliveries are again. For a run of kills alone {} are allowed: faults × (publishes of a producer + open \
+             deliveries).",
             self.duplicate_share * 100.0,
             self.redelivery_bound
         )

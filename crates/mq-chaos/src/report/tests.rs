@@ -17,7 +17,8 @@ use crate::{
 /// What a made-up run does.
 #[derive(Default)]
 struct Run {
-    again: bool,
+    /// How often the one message is delivered again.
+    again: usize,
     lose: bool,
     unknown: bool,
     faults: Vec<Done>,
@@ -52,11 +53,7 @@ fn report(name: &str, run: Run) -> Report {
         recorder.record(Event::send(&tag)).unwrap();
         recorder.record(Event::unknown(&tag)).unwrap();
     }
-    for _ in 0..if run.lose {
-        0
-    } else {
-        1 + usize::from(run.again)
-    } {
+    for _ in 0..if run.lose { 0 } else { 1 + run.again } {
         recorder.record(Event::deliver("orders", &tag)).unwrap();
         recorder.record(Event::effect("orders", &tag)).unwrap();
     }
@@ -117,7 +114,7 @@ fn a_run_with_a_redelivery_and_nothing_lost_is_a_pass() {
     let report = report(
         "pass",
         Run {
-            again: true,
+            again: 1,
             faults,
             ..Run::default()
         },
@@ -130,7 +127,7 @@ fn a_run_with_a_redelivery_and_nothing_lost_is_a_pass() {
         "on RabbitMQ 4.3.6\n",
         "| confirmed | 1 |",
         "| of them again | 1 |",
-        "50.000 % of the deliveries are again; at most 600 are allowed",
+        "50.000 % of the deliveries are again. For a run of kills alone 600 are allowed",
         "3 of 3 scheduled faults were made",
         "1 kills count",
         "| kill broker | 1 | 1 |",
@@ -189,14 +186,14 @@ fn a_run_without_a_redelivery_or_an_unknown_publish_is_void() {
     assert!(void(
         "no-fault",
         Run {
-            again: true,
+            again: 1,
             ..Run::default()
         }
     ));
     assert!(!void(
         "again",
         Run {
-            again: true,
+            again: 1,
             faults: crash(),
             ..Run::default()
         }
@@ -215,7 +212,7 @@ fn a_run_without_a_redelivery_or_an_unknown_publish_is_void() {
 fn a_problem_outside_of_the_history_fails_the_run() {
     let problems = vec!["stuck: 3 messages are left".to_owned()];
     let run = Run {
-        again: true,
+        again: 1,
         faults: crash(),
         problems,
         ..Run::default()
@@ -242,7 +239,7 @@ fn the_json_has_every_class_and_the_seed() {
     let report = report(
         "json",
         Run {
-            again: true,
+            again: 1,
             faults,
             ..Run::default()
         },
@@ -257,7 +254,7 @@ fn the_json_has_every_class_and_the_seed() {
 #[test]
 fn a_run_is_a_record_of_the_suite_chaos() {
     let run = Run {
-        again: true,
+        again: 1,
         faults: crash(),
         ..Run::default()
     };
@@ -274,4 +271,24 @@ fn a_run_is_a_record_of_the_suite_chaos() {
         (&record["broker"], &record["result"]),
         (&"mq-amqp".into(), &"passed".into())
     );
+}
+
+#[test]
+fn more_redeliveries_than_so_many_kills_explain_fail_a_run_of_kills_alone() {
+    let kill = done(Fault::Kill, Target::Broker, 12);
+    let reasons = |name: &str, again, faults| {
+        let run = Run {
+            again,
+            faults,
+            ..Run::default()
+        };
+        report(name, run).reasons
+    };
+    assert!(reasons("within", 200, vec![kill.clone()]).is_empty());
+    assert_eq!(
+        reasons("over", 201, vec![kill.clone()]),
+        ["201 deliveries again, more than 200"]
+    );
+    let pause = done(Fault::Pause, Target::Broker, 12);
+    assert!(reasons("paused", 401, vec![kill, pause]).is_empty());
 }
