@@ -16,7 +16,7 @@ pub(crate) fn disconnected(operation: &'static str) -> Error {
 // guide: end
 
 pub(crate) fn late(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Timeout, operation, "no answer within 10 s")
+    Error::new(ErrorKind::Timeout, operation, "no answer within 30 s")
 }
 
 pub(crate) fn closed(operation: &'static str) -> Error {
