@@ -9,6 +9,7 @@ use crate::brokers::{Kind, Wish, setups};
 use crate::containers::Containers;
 use crate::probe;
 use crate::results::{Totals, run_tests};
+use crate::run;
 use crate::workspace::{Workspace, cargo};
 
 /// The package that has these tests: for each broker the programs `<broker>_single` and `<broker>_cluster`.
@@ -97,7 +98,8 @@ fn test(workspace: &Workspace, kind: Kind, of: &str, records: &Path) -> Command 
         .arg(format!("{}_{of}", kind.service()))
         .args(["--", "--test-threads=1"])
         .env("MQ_REQUIRE_BROKERS", "1")
-        .env("MQ_TEST_RECORDS", records);
+        .env("MQ_TEST_RECORDS", records)
+        .env(run::VARIABLE, run::id());
     command
 }
 

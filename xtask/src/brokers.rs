@@ -8,6 +8,7 @@ use crate::Result;
 use crate::containers::Containers;
 use crate::peers::Peers;
 use crate::probe;
+use crate::run;
 use crate::workspace::Workspace;
 
 /// The compose project of this tool: one name, so that a second run finds what the first one left.
@@ -180,6 +181,13 @@ impl Brokers {
                     .and_then(|address| wait(kind, address, patience, containers.as_ref())),
             })
             .collect();
+        for broker in &found {
+            if let Ok(address) = &broker.address
+                && let Ok(answer) = broker.kind.probe(address)
+            {
+                run::record_broker(&records, broker.kind.name(), &answer)?;
+            }
+        }
         let peers = peers(workspace, &found, containers.as_ref());
         Ok(Self {
             found,
@@ -261,6 +269,7 @@ impl Brokers {
                 Err(_) => command.env_remove(found.kind.variable()),
             };
         }
+        command.env(run::VARIABLE, run::id());
         let kafka = Kind::Kafka.container_address();
         if self
             .found

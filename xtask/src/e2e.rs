@@ -9,6 +9,7 @@ use crate::examples;
 use crate::pages;
 use crate::records::{self, Record};
 use crate::results::{Totals, run_tests};
+use crate::run as this_run;
 use crate::step::{Steps, heading};
 use crate::workspace::{Workspace, cargo};
 
@@ -22,6 +23,7 @@ const PACKAGES: &[&str] = &[
     "--package=mq-kafka",
     "--package=mq-patterns",
     "--package=mq-reliability",
+    "--package=mq-testkit",
     "--package=mq-examples",
 ];
 
@@ -66,9 +68,44 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
         pages::diagrams(&workspace.root, &brokers.flows(), update)
     });
     drop(brokers);
-    println!("\n{}\n\n{totals}", steps.summary());
+    println!("\n{}\n\nrun {}: {totals}", steps.summary(), this_run::id());
     steps.verdict()
 }
+
+/// Runs the conformance suite of each backend ten times at once. No page is written: the copies leave records of a suite
+/// of their own.
+pub(crate) fn stress(workspace: &Workspace, wish: &Wish) -> Result {
+    let mut steps = Steps::default();
+    heading("start brokers");
+    let brokers = Brokers::provide(workspace, wish)?;
+    brokers.require()?;
+    let mut totals = Totals::default();
+    for backend in BACKENDS {
+        steps.run(&format!("stress: {backend}"), || {
+            let mut command = stressed(workspace, backend);
+            brokers.tell(&mut command);
+            let found = run_tests(command)?;
+            totals += found;
+            found.verdict()
+        });
+    }
+    drop(brokers);
+    println!("\n{}\n\nrun {}: {totals}", steps.summary(), this_run::id());
+    steps.verdict()
+}
+
+/// The conformance suite of one backend, ten times at once.
+pub(crate) fn stressed(workspace: &Workspace, backend: &str) -> Command {
+    let mut command = Command::new(cargo());
+    command
+        .current_dir(&workspace.root)
+        .args(["test", "--all-features", "--package", backend])
+        .args(["--test", "conformance"])
+        .env("MQ_STRESS", COPIES);
+    command
+}
+
+const COPIES: &str = "10";
 
 /// Runs the tests that kill nodes of a cluster, one broker after the other: two clusters do not fit on a small machine.
 pub(crate) fn cluster(workspace: &Workspace, wish: &Wish, update: bool) -> Result {

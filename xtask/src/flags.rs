@@ -28,6 +28,8 @@ xflags::xflags! {
         cmd e2e {
             /// Run instead the tests that kill nodes of clusters of three, one cluster at a time.
             optional --cluster
+            /// Run instead the conformance suite ten times at once on each broker.
+            optional --stress
             /// Write the tables of results into the README and the guides, instead of comparing them.
             optional --update
             /// Leave the brokers running at the end.

@@ -8,6 +8,7 @@ mod ci;
 mod containers;
 mod docs;
 mod e2e;
+mod evidence;
 mod examples;
 mod features;
 mod flags;
@@ -20,6 +21,7 @@ mod promises;
 mod readme;
 mod records;
 mod results;
+mod run;
 mod step;
 mod test;
 mod tidy;
@@ -50,10 +52,11 @@ fn run(command: XtaskCmd) -> Result {
         XtaskCmd::Ci(_) => ci::run(&workspace),
         XtaskCmd::Test(flags) => test::run(&workspace, &flags.into()),
         XtaskCmd::E2e(flags) => {
-            let (cluster, update) = (flags.cluster, flags.update);
-            match cluster {
-                true => e2e::cluster(&workspace, &flags.into(), update),
-                false => e2e::run(&workspace, &flags.into(), update),
+            let (cluster, stress, update) = (flags.cluster, flags.stress, flags.update);
+            match (cluster, stress) {
+                (true, _) => e2e::cluster(&workspace, &flags.into(), update),
+                (false, true) => e2e::stress(&workspace, &flags.into()),
+                (false, false) => e2e::run(&workspace, &flags.into(), update),
             }
         }
         XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),

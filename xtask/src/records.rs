@@ -12,10 +12,15 @@ use crate::interop;
 /// One case on one broker: one JSON line of `MQ_TEST_RECORDS/<suite>.jsonl`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub(crate) struct Record {
+    #[serde(default)]
+    pub(crate) run: String,
     pub(crate) suite: String,
     pub(crate) broker: String,
     #[serde(default)]
     pub(crate) version: String,
+    /// What the case is about, for cases that come in groups.
+    #[serde(default)]
+    pub(crate) group: String,
     pub(crate) case: String,
     pub(crate) result: String,
     #[serde(default)]

@@ -60,6 +60,11 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
             found.verdict()
         });
     }
+    steps.run("conformance in memory, ten times at once", || {
+        let found = run_tests(e2e::stressed(workspace, "mq-memory"))?;
+        totals += found;
+        found.verdict()
+    });
     steps.run("examples", || {
         let found = examples::on_brokers(workspace, ALL_CRATES, &brokers)?;
         totals += found;

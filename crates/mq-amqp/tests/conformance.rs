@@ -10,11 +10,11 @@ use mq_amqp::{
     Amqp,
     core::{Broker, Destination, Error, ErrorKind, Message, Publisher, Result},
 };
-use mq_testkit::{Failure, Fixture, Hook, Link, Suite, broker_address};
-use support::{
-    Bare, argument,
-    relay::{Flow, Relay},
+use mq_testkit::{
+    Fixture, Hook, Link, Suite, broker_address,
+    proxy::{Direction, Fault, Proxy},
 };
+use support::{Bare, argument};
 
 struct Rabbit {
     url: String,
@@ -38,15 +38,23 @@ impl Fixture for Rabbit {
     }
 
     async fn connect_by_link(&self) -> Result<(Amqp, Box<dyn Link>)> {
-        let relay = Relay::start(&self.url).await.map_err(unmade)?;
+        let parts = || {
+            let parsed = url::Url::parse(&self.url).ok()?;
+            let host = parsed.host_str()?.to_owned();
+            Some(format!("{host}:{}", parsed.port().unwrap_or(5672)))
+        };
+        let upstream = parts().ok_or_else(|| unmade("the URL has no host"))?;
+        let proxy = Proxy::start(&*upstream).await.map_err(unmade)?;
         let client = Amqp::builder()
-            .url(relay.url())?
+            .url(&self.url)?
+            .host(proxy.address().ip().to_string())
+            .port(proxy.address().port())
             .connect_timeout(SLOW)
             .operation_timeout(DEADLINE)
             .publish_timeout(DEADLINE)
             .connect()
             .await?;
-        Ok((client, Box::new(ByRelay(relay))))
+        Ok((client, Box::new(ByProxy(proxy))))
     }
 
     async fn refusing_queue(&self, name: &str) -> Result<(Amqp, Destination)> {
@@ -70,20 +78,21 @@ impl Fixture for Rabbit {
     }
 }
 
-struct ByRelay(Relay);
+struct ByProxy(Proxy);
 
-impl Link for ByRelay {
+impl Link for ByProxy {
     fn freeze(&self) {
-        self.0.set(Flow::Frozen);
+        self.0.set(Direction::Both, Fault::BlackHole);
     }
 
     fn cut(&self) {
-        self.0.set(Flow::Cut);
+        self.0.set(Direction::Both, Fault::Refuse);
+        self.0.cut();
     }
 }
 
-fn unmade(failure: Failure) -> Error {
-    Error::new(ErrorKind::Connect, "fixture", failure.to_string())
+fn unmade(why: impl ToString) -> Error {
+    Error::new(ErrorKind::Connect, "fixture", why.to_string())
 }
 
 const SLOW: Duration = Duration::from_secs(60);
