@@ -3,6 +3,7 @@
 mod files;
 mod manifests;
 mod sizes;
+mod snippets;
 mod source;
 
 use crate::Result;
@@ -26,6 +27,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result {
 fn check(workspace: &Workspace) -> Result<Vec<String>> {
     let mut broken = manifests::check(workspace)?;
     broken.extend(files::check(workspace)?);
+    broken.extend(snippets::check(&workspace.root)?);
     Ok(broken)
 }
 

@@ -23,7 +23,12 @@ impl Fixture for Servers {
 
     async fn connect(&self) -> Result<Kafka> {
         // Few partitions: each case makes topics of its own, which stay on the broker.
-        Kafka::builder(&self.0).partitions(4).connect().await
+        // A broker that is busy with many copies of the suite is slow, and that is no failure.
+        Kafka::builder(&self.0)
+            .partitions(4)
+            .connect_timeout(SLOW)
+            .connect()
+            .await
     }
 
     /// A member that joins waits for two heartbeats of the group, 5 s each unless the broker is told
@@ -61,6 +66,8 @@ impl Fixture for Servers {
         Ok((self.connect().await?, Destination::queue(name)))
     }
 }
+
+const SLOW: Duration = Duration::from_secs(30);
 
 struct ByProxy(Proxy);
 

@@ -153,8 +153,9 @@ pub fn run(suites: impl IntoIterator<Item = Suite>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Most cases wait for a broker most of the time.
-    let threads = THREADS * copies.unwrap_or(1);
+    // Most cases wait for a broker most of the time. Of each copy fewer run at once, so that it is
+    // the broker that is under stress and not the machine.
+    let threads = copies.map_or(THREADS, |copies| OF_A_COPY * copies);
     arguments.test_threads.get_or_insert(threads);
     let not_declared = Arc::new(AtomicUsize::new(0));
     let mut trials = Vec::new();
@@ -228,5 +229,6 @@ fn say(line: &str) {
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const THREADS: usize = 6;
+const OF_A_COPY: usize = 2;
 /// The suite's name in the records of copies.
 const STRESS: &str = "stress";
