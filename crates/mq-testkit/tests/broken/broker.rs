@@ -107,7 +107,7 @@ pub(crate) struct Broken {
     /// Consumers opened so far.
     opened: Arc<AtomicUsize>,
     closed: Arc<AtomicBool>,
-    /// Names whose declaration was begun.
+    /// What was begun: names whose declaration, or the first opening.
     declaring: Arc<Mutex<HashSet<Arc<str>>>>,
     pub(super) line: Line,
 }
@@ -172,7 +172,10 @@ impl Broken {
         let mut inner = Some(self.inner.consumer(&subscription, plan).await?);
         if self.fault == Fault::DroppedOpeningKeepsConsuming {
             let mut opening = Opening(inner.take());
-            tokio::time::sleep(AWHILE).await;
+            // The first one is never done, and dropped.
+            if self.declaring.lock().unwrap().insert("the first".into()) {
+                std::future::pending().await
+            }
             inner = opening.0.take();
         }
         let inner = inner.expect("opened");
@@ -239,7 +242,8 @@ impl Broker for Broken {
             if !self.declaring.lock().unwrap().insert(Arc::clone(name)) {
                 return Ok(());
             }
-            tokio::time::sleep(AWHILE).await;
+            // Never done, and dropped.
+            std::future::pending().await
         }
         let result = self.inner.declare(what).await;
         match (self.fault, queue) {
@@ -277,9 +281,6 @@ impl Broker for Broken {
         }
     }
 }
-
-/// Longer than the cases wait before they drop what is under way, on a busy machine too.
-const AWHILE: Duration = Duration::from_millis(200);
 
 /// A consumer that is being opened; dropped in the middle it stays there for good.
 struct Opening(Option<<Memory as Broker>::Consumer>);
