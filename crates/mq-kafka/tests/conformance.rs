@@ -10,10 +10,7 @@ use mq_kafka::{
     Kafka,
     core::{Destination, Error, ErrorKind, Result},
 };
-use mq_testkit::{
-    Fixture, Hook, Link, Suite, broker_address,
-    proxy::{Direction, Fault, Proxy},
-};
+use mq_testkit::{Fixture, Hook, Suite, broker_address};
 use support::Bare;
 
 struct Servers(String);
@@ -43,18 +40,7 @@ impl Fixture for Servers {
     }
 
     fn hooks(&self) -> &'static [Hook] {
-        &[Hook::Link, Hook::RefusingQueue]
-    }
-
-    async fn connect_by_link(&self) -> Result<(Kafka, Box<dyn Link>)> {
-        let proxy = Proxy::start_kafka(&self.0).await.map_err(unmade)?;
-        let client = Kafka::builder(proxy.servers())
-            .partitions(4)
-            .publish_timeout(Duration::from_secs(5))
-            .unreachable_after(Duration::from_secs(5))
-            .connect()
-            .await?;
-        Ok((client, Box::new(ByProxy(proxy))))
+        &[Hook::RefusingQueue]
     }
 
     async fn refusing_queue(&self, name: &str) -> Result<(Kafka, Destination)> {
@@ -67,20 +53,7 @@ impl Fixture for Servers {
     }
 }
 
-const SLOW: Duration = Duration::from_secs(30);
-
-struct ByProxy(Proxy);
-
-impl Link for ByProxy {
-    fn freeze(&self) {
-        self.0.set(Direction::Both, Fault::BlackHole);
-    }
-
-    fn cut(&self) {
-        self.0.set(Direction::Both, Fault::Refuse);
-        self.0.cut();
-    }
-}
+const SLOW: Duration = Duration::from_secs(10);
 
 fn unmade(why: impl ToString) -> Error {
     Error::new(ErrorKind::Connect, "fixture", why.to_string())
