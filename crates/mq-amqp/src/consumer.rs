@@ -94,8 +94,10 @@ impl AmqpConsumer {
         link.answer(OPERATION, qos).await?;
         let queue = subscribed(link, &channel, subscription).await?;
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let opening = Opening(Some(&channel));
         let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
         let stream = link.answer(OPERATION, consume).await.map_err(&name)?;
+        opening.done();
 
         let source = Arc::clone(subscription.name());
         let origin = Origin {
@@ -217,6 +219,26 @@ impl AmqpConsumer {
             live.close_behind(Arc::clone(&self.source));
         }
         error
+    }
+}
+
+/// A consumer that is asked for. Dropped before it is there, as after a timeout, its channel is closed:
+/// else the broker's late answer would give messages to nobody.
+struct Opening<'a>(Option<&'a Channel>);
+
+impl Opening<'_> {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0 {
+            // It is on its way, behind the request, with the first poll.
+            let closing = channel.close(200, "not opened in time".into());
+            drop(closing.now_or_never());
+        }
     }
 }
 
