@@ -7,13 +7,12 @@ use std::time::Duration;
 use crate::Result;
 use crate::brokers::{Kind, Wish, setups};
 use crate::containers::Containers;
+use crate::e2e::PACKAGES;
 use crate::probe;
 use crate::results::{Totals, run_tests};
 use crate::run;
 use crate::workspace::{Workspace, cargo};
 
-/// The package that has these tests: for each broker the programs `<broker>_single` and `<broker>_cluster`.
-const PACKAGE: &str = "mq-chaos";
 /// The compose project of the brokers that are killed.
 const PROJECT: &str = "mq-durability";
 const CLUSTER_PROJECT: &str = "mq-cluster";
@@ -61,6 +60,11 @@ pub(crate) fn cluster(
     kind: Kind,
     records: &Path,
 ) -> Result<Totals> {
+    // Before three nodes have to share the machine with a compiler.
+    let mut build = program(workspace, kind, "cluster");
+    if !build.arg("--no-run").status()?.success() {
+        return Err("the tests were not built".into());
+    }
     let files = [format!("{}/cluster", kind.service())];
     let variables = wish.versions();
     let mut containers = Containers::new(workspace, CLUSTER_PROJECT, &files, variables, false)?;
@@ -90,16 +94,24 @@ pub(crate) fn cluster(
 
 /// The command that runs one program. Its cases run one after the other: each kills what the next one needs.
 fn test(workspace: &Workspace, kind: Kind, of: &str, records: &Path) -> Command {
-    let mut command = Command::new(cargo());
+    let mut command = program(workspace, kind, of);
     command
-        .current_dir(&workspace.root)
-        .args(["test", "--all-features", "--no-fail-fast"])
-        .args(["--package", PACKAGE, "--test"])
-        .arg(format!("{}_{of}", kind.service()))
         .args(["--", "--test-threads=1"])
         .env("MQ_REQUIRE_BROKERS", "1")
         .env("MQ_TEST_RECORDS", records)
         .env(run::VARIABLE, run::id());
+    command
+}
+
+/// The program of `mq-chaos` for this broker, and for a single node or a cluster: `<broker>_<of>`.
+fn program(workspace: &Workspace, kind: Kind, of: &str) -> Command {
+    let mut command = Command::new(cargo());
+    command
+        .current_dir(&workspace.root)
+        .args(["test", "--all-features", "--no-fail-fast"])
+        .args(PACKAGES)
+        .arg("--test")
+        .arg(format!("{}_{of}", kind.service()));
     command
 }
 

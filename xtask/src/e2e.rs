@@ -17,13 +17,14 @@ use crate::workspace::{Workspace, cargo};
 const BACKENDS: [&str; 3] = ["mq-memory", "mq-amqp", "mq-kafka"];
 
 /// What is built: the same for tests and examples, so that the dependencies are built once.
-const PACKAGES: &[&str] = &[
+pub(crate) const PACKAGES: &[&str] = &[
     "--package=mq-memory",
     "--package=mq-amqp",
     "--package=mq-kafka",
     "--package=mq-patterns",
     "--package=mq-reliability",
     "--package=mq-testkit",
+    "--package=mq-chaos",
     "--package=mq-examples",
 ];
 
