@@ -5,6 +5,7 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod cluster;
 pub mod node;
 pub mod story;
 

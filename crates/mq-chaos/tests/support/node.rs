@@ -55,6 +55,12 @@ impl Node {
         }
     }
 
+    /// Stops it as an operator would. Returns when it is gone.
+    pub async fn stop(&mut self) -> Check {
+        self.faulted = true;
+        self.engine(&["stop", "--time", "30"]).await.map(drop)
+    }
+
     /// Starts it with the data that it has. It takes a while until the broker answers.
     pub async fn start(&mut self) -> Check {
         self.engine(&["start"]).await?;
