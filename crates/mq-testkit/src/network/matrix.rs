@@ -178,7 +178,9 @@ pub(crate) fn planned<F: Proxied>(
         let fixture = Arc::clone(&fixture);
         Planned {
             name: cell.name,
+            group: "",
             needs: String::new(),
+            shows: None,
             body: Box::new(move |address, deadline| {
                 trial::end_of(deadline, cell.run(Arc::new(fixture(address))))
             }),

@@ -41,6 +41,7 @@ pub(crate) enum Fate {
 }
 
 /// What the broker says.
+#[allow(clippy::large_enum_variant, reason = "one at a time is on its way")]
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Say {
     /// Yes or no to the question of this number.

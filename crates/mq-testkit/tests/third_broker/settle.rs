@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// A verdict on its way.
+#[allow(clippy::large_enum_variant, reason = "one at a time is on its way")]
 pub(crate) enum Mark {
     Settle(u64, Fate),
     /// The copy first; when it is confirmed, the original.
