@@ -247,6 +247,8 @@ fn queue(
             letters,
         })
     };
+    // Of two names that cannot be, the caller's own is told.
+    own_name(operation, name)?;
     let first = home.as_ref().map(|home| part(home.name(), None));
     first
         .into_iter()

@@ -70,6 +70,10 @@ impl KafkaConsumer {
                 inner.topics.check(&inner, CONSUME, name, known).await?;
             }
         }
+        if let Some(home) = &home {
+            // The first dead letter may come much later: it looks again whether its home is there.
+            inner.topics.forget(home.name());
+        }
         let config = &inner.config;
         let source = Arc::clone(subscription.name());
         let ledger = Ledger::new(

@@ -207,7 +207,7 @@ mod tests {
                 .name
                 .replace([' ', '-'], "")
                 .replace("onebyteslices", "slices");
-            let plain = plain.replace("cutafternbytes", "cut");
+            let plain = plain.replace("cutafterNbytes", "cut");
             assert_eq!(plain, name.replace(' ', ""));
         }
         for moment in [Idle, Handshake, MidFrame, MidCommit] {
