@@ -1,15 +1,15 @@
 //! Competing consumers (EIP *Competing Consumers*).
 
-use mq_core::{Consumer, Message};
+use mq_core::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
 
-use super::{case::list, ordering::both};
+use super::{case::list, load::acknowledge, ordering::both};
 use crate::{
     Check, Failure, Fixture,
-    checks::{each_once, number, numbered, numbers},
+    checks::{each_once, numbered, numbers},
     failure::ensure,
     scene::Scene,
 };
@@ -64,22 +64,9 @@ async fn ten_thousand_messages_through_four_consumers<F: Fixture>(scene: &Scene<
     let (send, mut seen) = mpsc::channel(64);
     let mut consumers = Vec::new();
     for _ in 0..4 {
-        let mut reader = scene.open_elsewhere(&queue.from).await?;
-        let (send, mut stop) = (send.clone(), stop.clone());
-        consumers.push(tokio::spawn(async move {
-            loop {
-                // Without patience: one of four may have nothing to do.
-                let received = tokio::select! {
-                    _ = stop.changed() => return reader.close().await,
-                    received = reader.inner().receive() => received?,
-                };
-                let delivery = received.ok_or_else(|| Failure::new("a consumer ended"))?;
-                let number = number(&delivery)?;
-                delivery.ack()?;
-                // Nobody listens any more only after a failure, which is told there.
-                let _ = send.send(number).await;
-            }
-        }));
+        let reader = scene.open_elsewhere(&queue.from).await?;
+        let run = acknowledge(reader, send.clone(), stop.clone());
+        consumers.push(tokio::spawn(run));
     }
     drop(send);
     let publish = async {

@@ -68,7 +68,7 @@ async fn five_thousand_messages_through_fifty_consumers<F: Fixture>(scene: &Scen
 }
 
 /// Acknowledges what comes and tells its number, until it is told to stop.
-async fn acknowledge<F: Fixture>(
+pub(super) async fn acknowledge<F: Fixture>(
     mut reader: Reader<F>,
     send: mpsc::Sender<u64>,
     mut stop: watch::Receiver<()>,
