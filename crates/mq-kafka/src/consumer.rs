@@ -5,7 +5,11 @@ mod assignment;
 mod intake;
 mod listener;
 
-use std::{fmt, iter, sync::Arc, time::Duration};
+use std::{
+    fmt, iter,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use krafka::consumer::{
     AutoOffsetReset, ConsumerBuilder, GroupProtocol, IsolationLevel, PartitionAssignmentStrategy,
@@ -125,6 +129,7 @@ impl KafkaConsumer {
             stop: stop.clone(),
             unreachable_after: config.unreachable_after,
             publish_timeout: config.publish_timeout,
+            back: AtomicBool::new(false),
         };
         ledger.tell_consumer(FlowKind::Opened);
         intake.start(grouped).await?;

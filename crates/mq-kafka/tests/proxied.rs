@@ -3,10 +3,14 @@
 
 mod support;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    collections::HashSet,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use mq_kafka::{
-    Kafka,
+    GroupProtocol, Kafka,
     core::{Broker, Consumer, ErrorKind, Message, Publisher},
 };
 use mq_testkit::{
@@ -18,6 +22,11 @@ use support::{Bare, check, fill, open, queue, same, take, text, within};
 fn main() -> ExitCode {
     Suite::new("proxied", "mq-kafka", broker_address("MQ_KAFKA_SERVERS"))
         .case("all_traffic_goes_through_the_proxy", all_traffic)
+        .case("a_consumer_goes_on_soon_after_an_outage", outage)
+        .case(
+            "while_commits_fail_nothing_more_is_handed_out",
+            commits_fail,
+        )
         .run()
 }
 
@@ -76,6 +85,95 @@ async fn all_traffic(servers: String) -> Check {
     // And it comes back.
     proxy.clear();
     take(&mut consumer, 1).await?.remove(0).ack()?;
+    within(30, consumer.close()).await??;
+    within(30, kafka.close()).await??;
+    proxy.close().await;
+    Ok(direct.close().await?)
+}
+
+/// Long enough that krafka would ask a partition again only 9 s later.
+async fn outage(servers: String) -> Check {
+    let (direct, queue) = queue(&servers, "outage").await?;
+    fill(&direct, &queue, 0..1).await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    // It stays a member: one that has to join again asks at once in any case.
+    let kafka = Kafka::builder(proxy.servers())
+        .group_protocol(GroupProtocol::Classic)
+        .session_timeout(Duration::from_secs(60))
+        .connect()
+        .await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    take(&mut consumer, 1).await?.remove(0).ack()?;
+    within(10, consumer.settled()).await??;
+    proxy.set(Direction::Both, Fault::Refuse);
+    proxy.cut();
+    fill(&direct, &queue, 1..2).await?;
+    check(
+        tokio::time::timeout(Duration::from_secs(16), consumer.receive())
+            .await
+            .is_err(),
+        "received past the proxy",
+    )?;
+    proxy.clear();
+    let healed = Instant::now();
+    take(&mut consumer, 1).await?.remove(0).ack()?;
+    check(
+        healed.elapsed() < Duration::from_secs(5),
+        format!("after {:?}", healed.elapsed()),
+    )?;
+    within(30, consumer.close()).await??;
+    within(30, kafka.close()).await??;
+    proxy.close().await;
+    Ok(direct.close().await?)
+}
+
+async fn commits_fail(servers: String) -> Check {
+    let (direct, queue) = queue(&servers, "commits-fail").await?;
+    fill(&direct, &queue, 0..2000).await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let kafka = Kafka::builder(proxy.servers())
+        .connect_timeout(Duration::from_secs(2))
+        .publish_timeout(Duration::from_secs(4))
+        .connect()
+        .await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    for delivery in take(&mut consumer, 100).await? {
+        delivery.ack()?;
+    }
+    within(10, consumer.settled()).await??;
+
+    // A commit goes out, and no answer comes back. Nearly 2000 records are here already; each takes 10 ms.
+    proxy.set(Direction::ToClient, Fault::BlackHole);
+    let mut handled: Vec<String> = Vec::new();
+    while let Ok(delivery) =
+        tokio::time::timeout(Duration::from_millis(1500), consumer.receive()).await
+    {
+        let delivery = delivery?.expect("it goes on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        handled.push(text(&delivery));
+        delivery.ack()?;
+    }
+    check(
+        (1..1000).contains(&handled.len()),
+        format!("{} were handled while no commit was taken", handled.len()),
+    )?;
+
+    // All of them arrive, and no more of them again than were handled meanwhile.
+    proxy.clear();
+    let mut missing: HashSet<String> = (100..2000).map(|number| number.to_string()).collect();
+    missing.retain(|number| !handled.contains(number));
+    let mut again = 0;
+    while !missing.is_empty() {
+        let delivery = take(&mut consumer, 1).await?.remove(0);
+        if !missing.remove(&text(&delivery)) {
+            again += 1;
+        }
+        delivery.ack()?;
+    }
+    check(
+        again <= handled.len(),
+        format!("{again} again, {} handled", handled.len()),
+    )?;
     within(30, consumer.close()).await??;
     within(30, kafka.close()).await??;
     proxy.close().await;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -41,6 +44,8 @@ pub(super) struct Intake {
     pub(super) stop: CancellationToken,
     pub(super) unreachable_after: Duration,
     pub(super) publish_timeout: Duration,
+    /// A broker answers again after none did.
+    pub(super) back: AtomicBool,
 }
 
 impl Intake {
@@ -101,6 +106,9 @@ impl Intake {
         let consumer = &self.group.consumer;
         let topic = &*self.group.topic;
         while !self.stop.is_cancelled() && !self.ledger.has_ended() {
+            if self.back.swap(false, Relaxed) {
+                self.fetch_now().await;
+            }
             let room = self.ledger.has_room();
             let pause: HashSet<i32> = match room {
                 true => self.ledger.clogged().into_iter().collect(),
@@ -131,6 +139,22 @@ impl Intake {
                     () = self.stop.cancelled() => {}
                     () = sleep(KEEP) => {}
                 }
+            }
+        }
+    }
+
+    /// krafka asks a partition that failed again only after a while, which doubles up to 30 s. A seek to where the partition
+    /// is makes it ask now. Between two polls, so that no record is on its way.
+    async fn fetch_now(&self) {
+        for (partition, next) in self.ledger.ends() {
+            let sought = self
+                .group
+                .consumer
+                .seek(&self.group.topic, partition, next)
+                .await;
+            if let Err(error) = sought {
+                // It was given up since.
+                debug!(source = %self.source, partition, %error, "not asked again at once");
             }
         }
     }
@@ -225,15 +249,24 @@ impl Intake {
     /// that is gone and about a topic that was deleted.
     async fn watch(&self) {
         let mut answered = Instant::now();
+        let mut silent = false;
         let topic = &*self.group.topic;
         let ended = |kind, text| Error::new(kind, "consume", text).with("topic", topic);
         while !self.ledger.has_ended() {
-            sleep(WATCH.min(self.unreachable_after)).await;
+            let pause = if silent { BACKOFF } else { WATCH };
+            sleep(pause.min(self.unreachable_after)).await;
+            let asked = Instant::now();
             let options = DescribeTopicsOptions::default();
             let answer = self.admin.describe_topics([topic], options).await;
             match answer.map(|mut topics| topics.remove(topic)) {
                 Ok(Some(Ok(found))) if found.topic_id == self.topic_id => {
                     answered = Instant::now();
+                    // The client tries for a while by itself: a late answer too may be the first one after a silence.
+                    if silent || asked.elapsed() > LATE {
+                        self.back.store(true, Relaxed);
+                        self.group.consumer.wakeup();
+                    }
+                    silent = false;
                 }
                 Ok(Some(
                     Ok(_)
@@ -249,7 +282,7 @@ impl Intake {
                     let text = "no broker has answered for too long";
                     return self.ledger.end(Some(ended(ErrorKind::Disconnected, text)));
                 }
-                _ => {}
+                _ => silent = true,
             }
         }
     }
@@ -317,3 +350,5 @@ const POLL: Duration = Duration::from_millis(250);
 const KEEP: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
+/// An answer that took longer came from a broker, or over a link, that was away in between.
+const LATE: Duration = Duration::from_secs(1);

@@ -19,8 +19,12 @@ pub(super) struct State {
     pub(super) handed: usize,
     pub(super) rejects: Vec<Reject>,
     pub(super) rejects_open: usize,
-    /// Records done since the last commit.
-    pub(super) done: usize,
+    /// Verdicts that were given; up to which of them a commit was asked for, and up to which one was taken.
+    pub(super) done: u64,
+    pub(super) asked: u64,
+    pub(super) saved: u64,
+    /// The last commit was not taken.
+    pub(super) refused: bool,
     pub(super) flush: bool,
     /// A verdict was given that can no longer reach the broker.
     pub(super) lost: bool,
@@ -56,6 +60,13 @@ pub(crate) struct Reject {
     pub(super) tag: Tag,
 }
 
+/// What may be committed, and of all partitions how many verdicts were given before it.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) places: Vec<Place>,
+    pub(super) done: Option<u64>,
+}
+
 /// What may be committed of one partition, and how many verdicts that covers.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -82,6 +93,11 @@ impl State {
     pub(super) fn partition(&mut self, tag: Tag) -> Option<&mut Partition> {
         let entry = self.partitions.get_mut(&tag.partition)?;
         (entry.assignment == tag.assignment).then_some(entry)
+    }
+
+    /// True while what is handed out could not be committed soon: if this process dies, it comes again.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.refused || self.done - self.saved >= UNCOMMITTED
     }
 
     pub(super) fn next(&mut self) -> Option<(Tag, Received)> {
@@ -148,5 +164,9 @@ pub(super) fn again(received: Received, failures: u32) -> Received {
     received.with_attempt(attempt)
 }
 
+/// Verdicts after which a commit is due, whatever the clock says.
+pub(super) const COMMIT_AFTER: u64 = 5000;
+/// Verdicts without a commit after which nothing more is handed out: twice, so that work goes on while a commit is under way.
+const UNCOMMITTED: u64 = 2 * COMMIT_AFTER;
 const SEQ_BITS: u32 = 40;
 const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;

@@ -54,8 +54,9 @@ impl Group {
         only: Option<&[i32]>,
     ) -> Result<(), KrafkaError> {
         let _gate = self.gate.lock().await;
-        let places = ledger.snapshot(only);
-        let changed: Vec<_> = places
+        let snapshot = ledger.snapshot(only);
+        let changed: Vec<_> = snapshot
+            .places
             .iter()
             .filter(|place| self.commits && place.changed)
             .map(|place| {
@@ -72,7 +73,7 @@ impl Group {
                 Err(_) => return Err(KrafkaError::timeout("offset commit")),
             }
         }
-        ledger.committed(places);
+        ledger.committed(snapshot);
         Ok(())
     }
 }
@@ -106,6 +107,7 @@ impl Committer {
                 Ok(()) => failing = None,
                 Err(error) => {
                     debug!(group = %self.group.topic, %error, "commit failed");
+                    self.ledger.refused();
                     let since = *failing.get_or_insert_with(Instant::now);
                     if !is_passing(&error) {
                         let error = error::map("commit", Stage::Before, error);

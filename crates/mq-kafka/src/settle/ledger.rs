@@ -11,7 +11,7 @@ use mq_core::{
 use tokio::sync::Notify;
 
 use super::{
-    book::{Partition, Place, Ready, Reject, State, Tag, again},
+    book::{COMMIT_AFTER, Partition, Ready, Reject, Snapshot, State, Tag, again},
     marks::Marks,
     tracker::{Pushed, Tracker},
 };
@@ -178,6 +178,9 @@ impl Ledger {
         if let Some(end) = &state.ended {
             return Taken::Ended(end.clone());
         }
+        if state.is_held_up() {
+            return Taken::Nothing;
+        }
         let room = max.min(self.prefetch.saturating_sub(state.handed));
         let mut taken = 0;
         while taken < room {
@@ -320,7 +323,14 @@ impl Ledger {
     /// True if a commit should not wait for the clock.
     pub(crate) fn wants_flush(&self) -> bool {
         let state = self.lock();
-        state.flush || state.done >= COMMIT_AFTER
+        state.flush || state.done - state.asked >= COMMIT_AFTER
+    }
+
+    /// Where each partition that is not about to be given up goes on: the offset after the last record that came in.
+    pub(crate) fn ends(&self) -> Vec<(i32, i64)> {
+        let state = self.lock();
+        let kept = state.partitions.iter().filter(|(_, p)| !p.draining);
+        kept.map(|(at, p)| (*at, p.tracker.next())).collect()
     }
 
     /// Asks for a commit; returns the verdicts to wait for.
@@ -351,22 +361,25 @@ impl Ledger {
     }
 
     /// What may be committed now, of all partitions or of these.
-    pub(crate) fn snapshot(&self, only: Option<&[i32]>) -> Vec<Place> {
+    pub(crate) fn snapshot(&self, only: Option<&[i32]>) -> Snapshot {
         let state = &mut *self.lock();
+        let mut done = None;
         if only.is_none() {
             state.flush = false;
-            state.done = 0;
+            state.asked = state.done;
+            done = Some(state.done);
         }
         let wanted = |partition: &i32| only.is_none_or(|only| only.contains(partition));
         let owned = state.partitions.iter().filter(|(at, _)| wanted(at));
-        owned.map(|(at, partition)| partition.place(*at)).collect()
+        let places = owned.map(|(at, partition)| partition.place(*at)).collect();
+        Snapshot { places, done }
     }
 
     /// The broker has these places; for an ephemeral subscription nobody needs to.
-    pub(crate) fn committed(&self, places: Vec<Place>) {
+    pub(crate) fn committed(&self, snapshot: Snapshot) {
         let group = !matches!(self.source.kind(), SubscriptionKind::Ephemeral { .. });
         let state = &mut *self.lock();
-        for place in places {
+        for place in snapshot.places {
             let Some(entry) = state.partitions.get_mut(&place.partition) else {
                 continue;
             };
@@ -378,7 +391,20 @@ impl Ledger {
                 entry.confirmed = place.verdicts.unwrap_or(entry.confirmed);
             }
         }
+        if let Some(done) = snapshot.done {
+            let held_up = state.is_held_up();
+            state.saved = done;
+            state.refused = false;
+            if held_up {
+                self.deliverable.notify_one();
+            }
+        }
         self.progress.notify_waiters();
+    }
+
+    /// A commit was not taken: until one is, nothing more is handed out, since all of it would come again.
+    pub(crate) fn refused(&self) {
+        self.lock().refused = true;
     }
 }
 
@@ -437,7 +463,7 @@ impl Settle for Ledger {
         }
         state.handed -= 1;
         state.done += 1;
-        if state.done >= COMMIT_AFTER {
+        if state.done - state.asked >= COMMIT_AFTER {
             self.due.notify_one();
         }
         self.deliverable.notify_one();
@@ -451,5 +477,71 @@ const BUFFER: usize = 4000;
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 /// Records of one partition between its watermark and its newest one.
 const RING: usize = 20_000;
-/// Settled records after which a commit is due, whatever the clock says.
-const COMMIT_AFTER: usize = 5000;
+
+#[cfg(test)]
+mod tests {
+    use mq_core::Message;
+
+    use super::*;
+
+    fn ledger(records: i64) -> Arc<Ledger> {
+        let source = Subscription::queue("orders");
+        let ledger = Ledger::new(source, usize::MAX, None, Flow::default());
+        ledger.assign(0, 0, "");
+        let record = |offset| Incoming {
+            partition: 0,
+            offset,
+            received: Some(
+                Received::new(Message::new("x").into(), "orders".into(), None).with_position(
+                    Position {
+                        partition: 0,
+                        offset: offset as u64,
+                    },
+                ),
+            ),
+        };
+        ledger.push((0..records).map(record).collect());
+        ledger
+    }
+
+    /// Takes and acknowledges all there is, one by one.
+    fn work(ledger: &Arc<Ledger>) -> usize {
+        let mut taken = Vec::new();
+        let mut worked = 0;
+        while let Taken::Some(_) = ledger.take(&mut taken, 1) {
+            worked += 1;
+            taken.remove(0).ack().unwrap();
+        }
+        worked
+    }
+
+    #[test]
+    fn so_many_are_handed_out_without_a_commit_and_no_more() {
+        let ledger = ledger(25_000);
+        assert_eq!(work(&ledger), 10_000);
+        let under_way = ledger.snapshot(None);
+        assert_eq!(work(&ledger), 0, "a commit under way is not one");
+        ledger.committed(under_way);
+        assert_eq!(work(&ledger), 10_000);
+        // One of a partition that is given up says nothing of the others.
+        let one = ledger.snapshot(Some(&[0]));
+        ledger.committed(one);
+        assert_eq!(work(&ledger), 0);
+        ledger.committed(ledger.snapshot(None));
+        assert_eq!(work(&ledger), 5_000);
+    }
+
+    #[test]
+    fn nothing_is_handed_out_after_a_commit_that_was_not_taken() {
+        let ledger = ledger(10);
+        let mut taken = Vec::new();
+        ledger.take(&mut taken, 4);
+        taken.remove(0).ack().unwrap();
+        drop(ledger.snapshot(None));
+        ledger.refused();
+        assert_eq!(work(&ledger), 0);
+        taken.remove(0).ack().unwrap();
+        ledger.committed(ledger.snapshot(None));
+        assert_eq!(work(&ledger), 6);
+    }
+}

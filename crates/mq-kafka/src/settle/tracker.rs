@@ -125,6 +125,11 @@ impl Tracker {
         self.slots.front().map_or(self.next, |slot| slot.offset)
     }
 
+    /// The offset after the last record that was pushed.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
     /// How many records lie between the watermark and the newest one.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
