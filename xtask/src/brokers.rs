@@ -185,6 +185,7 @@ impl Brokers {
             if let Ok(address) = &broker.address
                 && let Ok(answer) = broker.kind.probe(address)
             {
+                let answer = product(broker.kind, containers.as_ref()).unwrap_or(answer);
                 run::record_broker(&records, broker.kind.name(), &answer)?;
             }
         }
@@ -343,6 +344,17 @@ fn wait(
             Err(format!("{} {error}", redacted(&address)))
         }
     }
+}
+
+/// The version of a Kafka that `compose/` started: unlike RabbitMQ, it tells a client only which requests it takes.
+fn product(kind: Kind, containers: Option<&Containers>) -> Option<String> {
+    if kind != Kind::Kafka {
+        return None;
+    }
+    let ask = ["/opt/kafka/bin/kafka-topics.sh", "--version"];
+    let said = containers?.run_inside(kind.service(), &ask).ok()?;
+    let version = said.split_whitespace().next()?;
+    Some(format!("{} {version}", kind.name()))
 }
 
 /// True where a missing broker may never pass as a skip.

@@ -29,6 +29,9 @@ impl Proxy {
     /// # Errors
     /// [`ProxyError::Address`], [`ProxyError::Listen`].
     ///
+    /// # Cancel safety
+    /// Safe: dropped, it leaves no listener behind.
+    ///
     /// # Panics
     /// Outside a Tokio runtime with its drivers on.
     pub async fn start(upstream: impl Into<String>) -> Result<Self, ProxyError> {
@@ -57,6 +60,9 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ProxyError::Address`], [`ProxyError::Listen`].
+    ///
+    /// # Cancel safety
+    /// As [`start`](Proxy::start).
     ///
     /// # Panics
     /// As [`start`](Proxy::start).
