@@ -10,7 +10,10 @@ use mq_kafka::{
     Kafka,
     core::{Destination, Error, ErrorKind, Result},
 };
-use mq_testkit::{Fixture, Hook, Suite, broker_address};
+use mq_testkit::{
+    Fixture, Hook, Link, Suite, broker_address,
+    proxy::{Direction, Fault, Proxy},
+};
 use support::Bare;
 
 struct Servers(String);
@@ -40,7 +43,19 @@ impl Fixture for Servers {
     }
 
     fn hooks(&self) -> &'static [Hook] {
-        &[Hook::RefusingQueue]
+        &[Hook::Link, Hook::RefusingQueue]
+    }
+
+    async fn connect_by_link(&self) -> Result<(Kafka, Box<dyn Link>)> {
+        let proxy = Proxy::start_kafka(&self.0).await.map_err(unmade)?;
+        let client = Kafka::builder(proxy.servers())
+            .partitions(4)
+            .connect_timeout(DEADLINE / 2)
+            .publish_timeout(DEADLINE)
+            .unreachable_after(DEADLINE)
+            .connect()
+            .await?;
+        Ok((client, Box::new(ByProxy(proxy))))
     }
 
     async fn refusing_queue(&self, name: &str) -> Result<(Kafka, Destination)> {
@@ -53,7 +68,22 @@ impl Fixture for Servers {
     }
 }
 
+struct ByProxy(Proxy);
+
+impl Link for ByProxy {
+    fn freeze(&self) {
+        self.0.set(Direction::Both, Fault::BlackHole);
+    }
+
+    fn cut(&self) {
+        self.0.set(Direction::Both, Fault::Refuse);
+        self.0.cut();
+    }
+}
+
 const SLOW: Duration = Duration::from_secs(10);
+/// Well below the patience of the cases.
+const DEADLINE: Duration = Duration::from_secs(6);
 
 fn unmade(why: impl ToString) -> Error {
     Error::new(ErrorKind::Connect, "fixture", why.to_string())

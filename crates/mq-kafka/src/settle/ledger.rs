@@ -419,7 +419,12 @@ impl Settle for Ledger {
             Error::new(ErrorKind::Unsupported, "settle", text).with("source", self.source.name())
         };
         let state = &mut *self.lock();
-        let Some(entry) = state.partition(tag) else {
+        // After the end nothing is sure to be committed any more.
+        let entry = match state.ended {
+            None => state.partition(tag),
+            Some(_) => None,
+        };
+        let Some(entry) = entry else {
             return Err(stale(self.source.name()));
         };
         match verdict {
