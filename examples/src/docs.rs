@@ -17,3 +17,6 @@ struct Interop;
 
 #[doc = include_str!("../../docs/guides/supervision.md")]
 struct Supervision;
+
+#[doc = include_str!("../../docs/guides/delivery-guarantees.md")]
+struct DeliveryGuarantees;
