@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use lapin::{
     BasicProperties,
@@ -13,8 +13,8 @@ use lapin::{
 use mq_amqp::{
     Amqp, AmqpConsumer,
     core::{
-        Broker, ConsumePlan, Consumer, DeadLetters, Delivery, Destination, ErrorKind, Message,
-        Publisher, Subscription, headers,
+        AtMostOnce, Broker, ConsumePlan, Consumer, DeadLetters, Delivery, Destination, ErrorKind,
+        Message, Publisher, Subscription, Worker, headers,
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
@@ -53,6 +53,11 @@ fn main() -> ExitCode {
         )
         .case("settled_waits_for_dead_letters", settled)
         .case("more_attempts_than_the_broker_allows_are_refused", attempts)
+        .case("a_message_published_twice_is_not_flagged", twice)
+        .case(
+            "at_most_once_loses_what_was_acknowledged_and_not_handled",
+            at_most_once,
+        )
         .case("reads_a_message_of_a_stranger", stranger)
         .run()
 }
@@ -402,6 +407,70 @@ async fn attempts(url: String) -> Check {
     Ok(())
 }
 
+/// What an application does after an outcome that it does not know.
+async fn twice(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let name = unique("twice");
+    bare.queue(&name, &[]).await?;
+    let broker = Amqp::connect(&url).await?;
+    let message = Message::new("x").build();
+    for _ in 0..2 {
+        let to = Destination::queue(name.as_str());
+        broker.publisher().publish(&to, message.clone()).await?;
+    }
+    let mut consumer = open(&broker, &name, no_home()).await?;
+    for _ in 0..2 {
+        let delivery = next(&mut consumer).await?;
+        // The id is what tells.
+        assert_eq!(delivery.id(), message.id());
+        assert_eq!(
+            (delivery.attempt(), delivery.redelivered()),
+            (1, Some(false))
+        );
+        delivery.ack()?;
+    }
+    consumer.close().await?;
+    bare.delete(&name).await
+}
+
+async fn at_most_once(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let broker = Amqp::connect(&url).await?;
+    let name = quorum(&broker, "at-most-once").await?;
+    fill(&broker, &name, 20).await?;
+    let (started, mut running) = tokio::sync::mpsc::unbounded_channel();
+    let run = Worker::new(&broker, Subscription::queue(name.as_str()))
+        .prefetch(5)
+        .concurrency(1)
+        .guarantee(AtMostOnce)
+        .run(move || {
+            let _ = started.send(());
+            std::future::pending::<()>()
+        });
+    let worker = tokio::spawn(run.into_future());
+    soon("a handler at work", running.recv()).await?;
+    // It is gone in the middle of its first message.
+    worker.abort();
+    let _ = worker.await;
+    let over = async {
+        while bare.consumers(&name).await? > 0 {
+            tokio::task::yield_now().await;
+        }
+        Check::Ok(())
+    };
+    soon("the end of its consumer", over).await??;
+    let mut consumer = open(&broker, &name, ConsumePlan::new()).await?;
+    let mut left = 0;
+    while let Ok(next) = tokio::time::timeout(QUIET, consumer.receive()).await {
+        next?.expect("a delivery").ack()?;
+        left += 1;
+    }
+    // At most its prefetch, and the one it was at for sure.
+    assert!((15..20).contains(&left), "{left} of 20 are left");
+    consumer.close().await?;
+    clean(&url, &name).await
+}
+
 async fn stranger(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
     let name = unique("stranger");
@@ -443,3 +512,6 @@ async fn stranger(url: String) -> Check {
     consumer.close().await?;
     bare.delete(&name).await
 }
+
+/// After so long without a delivery there is none.
+const QUIET: Duration = Duration::from_secs(1);

@@ -43,6 +43,10 @@ fn main() -> ExitCode {
             deleted_queue,
         )
         .case("a_frozen_broker_ends_every_wait", frozen)
+        .case(
+            "a_consumer_of_a_frozen_broker_ends_by_the_heartbeat",
+            silent,
+        )
         .case("closing_the_broker_ends_its_consumers_as_closed", closed)
         .run()
 }
@@ -252,6 +256,34 @@ async fn frozen(url: String) -> Check {
     )?;
     expect_kind(soon("close", broker.close()).await?, ErrorKind::Timeout)?;
     Ok(())
+}
+
+async fn silent(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let name = unique("silent");
+    bare.queue(&name, &[]).await?;
+    let relay = Relay::start(&url).await?;
+    let heartbeat = Duration::from_secs(5);
+    let broker = builder(relay.url())?.heartbeat(heartbeat).connect().await?;
+    fill(&broker, &name, 1).await?;
+    let plan = ConsumePlan::new().dead_letters(mq_amqp::core::DeadLetters::None);
+    let mut consumer = broker
+        .consumer(&Subscription::queue(name.as_str()), plan)
+        .await?;
+    let held = next(&mut consumer).await?;
+    relay.set(Flow::Frozen);
+    let frozen = tokio::time::Instant::now();
+    // Two heartbeats, and what had come before the first of them.
+    expect_kind(
+        soon("the end", consumer.receive()).await?,
+        ErrorKind::Disconnected,
+    )?;
+    assert!(frozen.elapsed() >= heartbeat, "{:?}", frozen.elapsed());
+    expect_kind(held.ack(), ErrorKind::Stale)?;
+    // The broker has it again when it notices in its turn.
+    relay.set(Flow::Cut);
+    bare.until_ready(&name, 1).await?;
+    bare.delete(&name).await
 }
 
 async fn closed(url: String) -> Check {

@@ -19,9 +19,10 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use mq_amqp::{
-    Amqp,
+    Amqp, QueueSettings,
     core::{
-        Broker, Destination, ErrorKind, Message, Publisher, Receipt, Result, Stored, Unconfirmed,
+        Broker, Destination, ErrorKind, Message, Publisher, Receipt, Result, Stored, Subscription,
+        Unconfirmed,
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
@@ -61,6 +62,10 @@ fn main() -> ExitCode {
             broker_limit,
         )
         .case("a_queue_that_is_full_of_bytes_rejects", full_of_bytes)
+        .case(
+            "a_rejected_event_is_with_the_subscriptions_that_have_room",
+            rejected_by_one,
+        )
         .case(
             "publishes_end_at_their_deadline_and_the_window_bounds_them",
             deadline,
@@ -386,6 +391,37 @@ async fn full_of_bytes(url: String) -> Check {
             "{error}"
         );
         bare.delete(&name).await?;
+    }
+    Ok(())
+}
+
+/// Two subscriptions of one topic; the queue of one is full.
+async fn rejected_by_one(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let topic = unique("events");
+    let (full, free) = (format!("full@{topic}"), format!("free@{topic}"));
+    let limit = QueueSettings::classic().max_length(1);
+    let broker = builder(&url)?.queue(full.as_str(), limit).connect().await?;
+    let to = Destination::topic(topic.as_str());
+    broker.declare(&to).await?;
+    for name in ["full", "free"] {
+        let subscription = Subscription::durable(topic.as_str(), name);
+        broker.declare(&subscription).await?;
+    }
+    let publisher = broker.publisher();
+    publisher.publish(&to, Message::new("first")).await?;
+    for _ in 0..4 {
+        let refused = publisher.publish(&to, Message::new("x")).await;
+        let error = expect_kind(refused, ErrorKind::Rejected)?;
+        assert!(error.possibly_delivered(), "{error}");
+    }
+    bare.until_ready(&free, 5).await?;
+    assert_eq!(bare.ready(&full).await?, 1);
+    for queue in [&full, &free] {
+        bare.delete(queue).await?;
+    }
+    for name in ["full", "free"] {
+        bare.delete(&format!("{topic}.{name}.dead")).await?;
     }
     Ok(())
 }

@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             "while_commits_fail_nothing_more_is_handed_out",
             commits_fail,
         )
+        .case(
+            "a_consumer_that_finds_no_broker_for_too_long_is_disconnected",
+            no_broker,
+        )
         .run()
 }
 
@@ -175,6 +179,40 @@ async fn commits_fail(servers: String) -> Check {
         format!("{again} again, {} handled", handled.len()),
     )?;
     within(30, consumer.close()).await??;
+    within(30, kafka.close()).await??;
+    proxy.close().await;
+    Ok(direct.close().await?)
+}
+
+async fn no_broker(servers: String) -> Check {
+    let (direct, queue) = queue(&servers, "no-broker").await?;
+    fill(&direct, &queue, 0..1).await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let limit = Duration::from_secs(5);
+    let kafka = Kafka::builder(proxy.servers())
+        .connect_timeout(Duration::from_secs(2))
+        .unreachable_after(limit)
+        .connect()
+        .await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    take(&mut consumer, 1).await?.remove(0).ack()?;
+    proxy.set(Direction::Both, Fault::Refuse);
+    let cut = Instant::now();
+    proxy.cut();
+    let ended = within(60, consumer.receive())
+        .await?
+        .expect_err("no way to a broker");
+    same(ended.kind(), ErrorKind::Disconnected, "kind")?;
+    same(ended.is_retryable(), true, "retryable")?;
+    same(ended.context("topic"), Some(&**queue.name()), "topic")?;
+    // The last answer came up to one look before the cut.
+    check(
+        cut.elapsed() >= limit / 2,
+        format!("it ended after {:?}", cut.elapsed()),
+    )?;
+    let closed = within(30, consumer.close()).await?;
+    let closed = closed.expect_err("it ended in an error");
+    same(closed.kind(), ErrorKind::Disconnected, "kind at close")?;
     within(30, kafka.close()).await??;
     proxy.close().await;
     Ok(direct.close().await?)
