@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the rules of CONTRIBUTING.md that no compiler knows. Also a test, so that `cargo test` holds them.
 
+mod claims;
 mod files;
 mod manifests;
 mod sizes;
@@ -28,6 +29,7 @@ fn check(workspace: &Workspace) -> Result<Vec<String>> {
     let mut broken = manifests::check(workspace)?;
     broken.extend(files::check(workspace)?);
     broken.extend(snippets::check(&workspace.root)?);
+    broken.extend(claims::check(&workspace.root)?);
     Ok(broken)
 }
 
