@@ -108,6 +108,27 @@ async fn settings(url: String) -> Check {
             "'9'",
             "'10'",
         ),
+        (
+            classic(),
+            classic().max_bytes(999_999),
+            "x-max-length-bytes",
+            "'999999'",
+            "'1000000'",
+        ),
+        (
+            classic(),
+            classic().expires(Duration::from_secs(601)),
+            "x-expires",
+            "'601000'",
+            "'600000'",
+        ),
+        (
+            QueueSettings::classic().max_length(10),
+            QueueSettings::quorum().max_length(10),
+            "x-queue-type",
+            "'quorum'",
+            "'classic'",
+        ),
     ];
     for (there, asked, argument, one, other) in cases {
         let name = unique("settings");
@@ -236,10 +257,8 @@ async fn exclusive(url: String) -> Check {
     assert_eq!(error.context("queue"), Some(name.as_str()), "{error}");
     broker.close().await?;
     let gone = async {
-        // The broker may hold it for a moment longer than the connection.
-        while expect_kind(other.verify(&to).await, ErrorKind::NotFound).is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        // The broker may hold it for a moment longer than the connection, and tells nobody.
+        while expect_kind(other.verify(&to).await, ErrorKind::NotFound).is_err() {}
     };
     soon("the queue's end", gone).await?;
     bare.delete(&format!("{name}.dead")).await
@@ -280,12 +299,13 @@ async fn unused(url: String) -> Check {
     let broker = with(&url, &name, settings).await?;
     let to = Destination::queue(name.as_str());
     let gone = async {
-        // A look does not prolong its life.
-        while expect_kind(broker.verify(&to).await, ErrorKind::NotFound).is_err() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        // A look would prolong its life, a publish is no use of it.
+        let publisher = broker.publisher();
+        let publish = || publisher.publish(&to, Message::new("x"));
+        while expect_kind(publish().await, ErrorKind::Unroutable).is_err() {}
     };
     soon("the queue's end", gone).await?;
+    expect_kind(broker.verify(&to).await, ErrorKind::NotFound)?;
     Bare::connect(&url)
         .await?
         .delete(&format!("{name}.dead"))
@@ -416,6 +436,8 @@ async fn transient(url: String) -> Check {
         .queue(orders.as_str(), QueueSettings::classic())
         .transient(Destination::queue(prices.as_str()))
         .transient(Destination::topic(events.as_str()))
+        // A topic that has the name of a queue is another place.
+        .transient(Destination::topic(orders.as_str()))
         .connect()
         .await?;
     for queue in [&prices, &orders] {
