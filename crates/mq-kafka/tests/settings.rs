@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use krafka::admin::{ConfigResource, DescribeConfigsOptions};
+use krafka::admin::{ConfigEntry, ConfigResource, DescribeConfigsOptions};
 use mq_kafka::{
     Cleanup, Kafka, TopicSettings, WeakTopics,
     core::{
@@ -83,7 +83,7 @@ async fn created(servers: String) -> Check {
     kafka.declare(&topic).await?;
     kafka.declare(&topic).await?;
     kafka.verify(&topic).await?;
-    let found = configs(&servers, topic.name()).await?;
+    let found = own_configs(&servers, topic.name()).await?;
     for (name, value) in [
         ("min.insync.replicas", "1"),
         ("retention.ms", "86400000"),
@@ -93,7 +93,7 @@ async fn created(servers: String) -> Check {
         same(found.get(name).map(String::as_str), Some(value), name)?;
     }
     let bare = Bare::connect(&servers).await?;
-    same(bare.ends(topic.name(), 3).await?, vec![0; 3], "partitions")?;
+    same(bare.partitions(topic.name()).await?, 3, "partitions")?;
     // For ever, and the name's own settings over those of all.
     let kept = Destination::topic(unique("kept"));
     let kafka = Kafka::builder(&servers)
@@ -111,7 +111,7 @@ async fn created(servers: String) -> Check {
     for name in ["retention.ms", "retention.bytes"] {
         same(found.get(name).map(String::as_str), Some("-1"), name)?;
     }
-    same(bare.ends(kept.name(), 2).await?, vec![0; 2], "partitions")?;
+    same(bare.partitions(kept.name()).await?, 2, "partitions")?;
     Ok(kafka.close().await?)
 }
 
@@ -229,7 +229,7 @@ async fn home_without_retention(servers: String) -> Check {
         format!("the home's: {found:?}"),
     )?;
     let bare = Bare::connect(&servers).await?;
-    same(bare.ends(&home, 2).await?, vec![0; 2], "its partitions")
+    same(bare.partitions(&home).await?, 2, "its partitions")
 }
 
 async fn told_once(servers: String) -> Check {
@@ -366,18 +366,33 @@ async fn absent(servers: &str, queue: &Destination) -> Check {
 
 /// All settings of a topic.
 async fn configs(servers: &str, topic: &str) -> Check<HashMap<String, String>> {
+    Ok(pairs(entries(servers, topic).await?))
+}
+
+/// Those that were set for the topic itself, which a default of the same value is not.
+async fn own_configs(servers: &str, topic: &str) -> Check<HashMap<String, String>> {
+    let mut found = entries(servers, topic).await?;
+    found.retain(|entry| entry.config_source == TOPIC);
+    Ok(pairs(found))
+}
+
+fn pairs(entries: Vec<ConfigEntry>) -> HashMap<String, String> {
+    let pair = |e: ConfigEntry| (e.name, e.value.unwrap_or_default());
+    entries.into_iter().map(pair).collect()
+}
+
+async fn entries(servers: &str, topic: &str) -> Check<Vec<ConfigEntry>> {
     let bare = Bare::connect(servers).await?;
     let resource = ConfigResource::topic(topic);
     let admin = bare.admin();
     let mut found = admin
         .describe_configs([resource.clone()], DescribeConfigsOptions::default())
         .await?;
-    let entries = found.remove(&resource).expect("an answer")?;
-    let pairs = entries
-        .into_iter()
-        .map(|e| (e.name, e.value.unwrap_or_default()));
-    Ok(pairs.collect())
+    Ok(found.remove(&resource).expect("an answer")?)
 }
+
+/// Kafka's number for a setting that stands in the topic.
+const TOPIC: i8 = 1;
 
 /// How many warnings named this topic.
 fn told(topic: &str) -> usize {

@@ -170,6 +170,17 @@ impl Bare {
         Ok(ends)
     }
 
+    pub async fn partitions(&self, topic: &str) -> Check<usize> {
+        let admin = self.admin();
+        let described = admin.describe_topics([topic], Default::default());
+        let mut described = described.await?;
+        Ok(described
+            .remove(topic)
+            .expect("an answer")?
+            .partitions
+            .len())
+    }
+
     pub async fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Check {
         let at = (TopicPartition::new(topic, partition), before);
         let admin = self.admin();
