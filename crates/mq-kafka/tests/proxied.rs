@@ -10,7 +10,7 @@ use std::{
 };
 
 use mq_kafka::{
-    GroupProtocol, Kafka,
+    GroupProtocol, Kafka, KafkaConsumer,
     core::{Broker, Consumer, ErrorKind, Message, Publisher},
 };
 use mq_testkit::{
@@ -89,10 +89,7 @@ async fn all_traffic(servers: String) -> Check {
     // And it comes back.
     proxy.clear();
     take(&mut consumer, 1).await?.remove(0).ack()?;
-    within(30, consumer.close()).await??;
-    within(30, kafka.close()).await??;
-    proxy.close().await;
-    Ok(direct.close().await?)
+    over(consumer, kafka, proxy, direct).await
 }
 
 /// Long enough that krafka would ask a partition again only 9 s later.
@@ -125,10 +122,7 @@ async fn outage(servers: String) -> Check {
         healed.elapsed() < Duration::from_secs(5),
         format!("after {:?}", healed.elapsed()),
     )?;
-    within(30, consumer.close()).await??;
-    within(30, kafka.close()).await??;
-    proxy.close().await;
-    Ok(direct.close().await?)
+    over(consumer, kafka, proxy, direct).await
 }
 
 async fn commits_fail(servers: String) -> Check {
@@ -178,10 +172,7 @@ async fn commits_fail(servers: String) -> Check {
         again <= handled.len(),
         format!("{again} again, {} handled", handled.len()),
     )?;
-    within(30, consumer.close()).await??;
-    within(30, kafka.close()).await??;
-    proxy.close().await;
-    Ok(direct.close().await?)
+    over(consumer, kafka, proxy, direct).await
 }
 
 async fn no_broker(servers: String) -> Check {
@@ -213,6 +204,14 @@ async fn no_broker(servers: String) -> Check {
     let closed = within(30, consumer.close()).await?;
     let closed = closed.expect_err("it ended in an error");
     same(closed.kind(), ErrorKind::Disconnected, "kind at close")?;
+    within(30, kafka.close()).await??;
+    proxy.close().await;
+    Ok(direct.close().await?)
+}
+
+/// Closes what a case had, the client behind the proxy first.
+async fn over(consumer: KafkaConsumer, kafka: Kafka, proxy: Proxy, direct: Kafka) -> Check {
+    within(30, consumer.close()).await??;
     within(30, kafka.close()).await??;
     proxy.close().await;
     Ok(direct.close().await?)

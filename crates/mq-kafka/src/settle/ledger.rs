@@ -306,6 +306,7 @@ impl Ledger {
             partition.handed -= 1;
             partition.verdicts += 1;
             state.handed -= 1;
+            state.done += 1;
             state.flush = true;
             self.due.notify_one();
         } else {
@@ -491,7 +492,8 @@ mod tests {
 
     fn ledger(records: i64) -> Arc<Ledger> {
         let source = Subscription::queue("orders");
-        let ledger = Ledger::new(source, usize::MAX, None, Flow::default());
+        let home = Some(Destination::queue("orders.dead"));
+        let ledger = Ledger::new(source, usize::MAX, home, Flow::default());
         ledger.assign(0, 0, "");
         let record = |offset| Incoming {
             partition: 0,
@@ -534,6 +536,24 @@ mod tests {
         assert_eq!(work(&ledger), 0);
         ledger.committed(ledger.snapshot(None));
         assert_eq!(work(&ledger), 5_000);
+    }
+
+    #[test]
+    fn a_rejected_record_counts_when_it_is_copied() {
+        let ledger = ledger(10_001);
+        let mut taken = Vec::new();
+        ledger.take(&mut taken, 10_000);
+        for delivery in taken {
+            delivery.into_settlement().reject("poison").unwrap();
+        }
+        let rejects = ledger.take_rejects();
+        assert_eq!(rejects.len(), 10_000);
+        for reject in &rejects {
+            ledger.copied(reject);
+        }
+        assert_eq!(work(&ledger), 0);
+        ledger.committed(ledger.snapshot(None));
+        assert_eq!(work(&ledger), 1);
     }
 
     #[test]
