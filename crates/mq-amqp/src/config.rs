@@ -13,7 +13,8 @@ use mq_core::{
 use url::{Host, Url};
 
 use crate::{
-    Amqp, ExchangeKind, QueueSettings, capabilities::WORDS, error::CONNECT, topology::Named,
+    Amqp, ExchangeKind, QueueSettings, Recovery, capabilities::WORDS, connection::Events,
+    error::CONNECT, topology::Named,
 };
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
@@ -34,6 +35,8 @@ pub(crate) struct Settings {
     tls: Option<Tls>,
     host: String,
     port: Option<u16>,
+    /// The other nodes, with the port of the first where they name none.
+    others: Vec<(String, Option<u16>)>,
     user: String,
     password: String,
     virtual_host: String,
@@ -44,8 +47,18 @@ pub(crate) struct Settings {
     pub(crate) publish_timeout: Duration,
     pub(crate) publish_window: usize,
     pub(crate) max_message_size: usize,
+    pub(crate) recovery: Recovery,
+    pub(crate) resend: bool,
     pub(crate) named: Arc<Named>,
     pub(crate) flow: Flow,
+    pub(crate) events: Events,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    host: String,
+    port: u16,
 }
 
 impl AmqpBuilder {
@@ -54,6 +67,7 @@ impl AmqpBuilder {
             tls: None,
             host: "localhost".into(),
             port: None,
+            others: Vec::new(),
             user: "guest".into(),
             password: "guest".into(),
             virtual_host: "/".into(),
@@ -64,8 +78,11 @@ impl AmqpBuilder {
             publish_timeout: Duration::from_secs(30),
             publish_window: 1000,
             max_message_size: 16 * 1024 * 1024,
+            recovery: Recovery::endless(),
+            resend: true,
             named: Arc::default(),
             flow: Flow::default(),
+            events: Events::new(),
         })
     }
 
@@ -126,6 +143,22 @@ impl AmqpBuilder {
     /// Port. Default 5672, with TLS 5671.
     pub fn port(mut self, port: u16) -> Self {
         self.0.port = Some(port);
+        self
+    }
+
+    /// Another node of the same cluster, such as `rabbit-2` or `rabbit-2:5673`; without a port it is
+    /// that of the first. Nodes are tried in turn, when connecting and when a connection is lost.
+    pub fn another_host(mut self, host: impl Into<String>) -> Self {
+        let host = host.into();
+        // An IPv6 address has colons of its own, unless it stands in brackets.
+        let split = host.rsplit_once(':').filter(|(name, _)| {
+            !name.contains(':') || (name.starts_with('[') && name.ends_with(']'))
+        });
+        let other = split.and_then(|(name, port)| {
+            let name = name.trim_start_matches('[').trim_end_matches(']');
+            Some((name.to_owned(), Some(port.parse().ok()?)))
+        });
+        self.0.others.push(other.unwrap_or((host, None)));
         self
     }
 
@@ -210,6 +243,21 @@ impl AmqpBuilder {
     /// The largest payload in bytes. Default 16 MiB, as RabbitMQ's own `max_message_size`.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.0.max_message_size = bytes;
+        self
+    }
+
+    /// What is done when a connection is lost. Default: [`Recovery::endless`].
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.0.recovery = recovery;
+        self
+    }
+
+    /// Whether a publish whose answer went down with its channel is sent again, with the same id,
+    /// once there is a new one. Default true: *at least once*, and a fault makes at most one
+    /// duplicate of each publish in the window. With false it is handed back as
+    /// [`Unknown`](ErrorKind::Unknown).
+    pub fn resend(mut self, resend: bool) -> Self {
+        self.0.resend = resend;
         self
     }
 
@@ -316,6 +364,9 @@ impl Settings {
             self.virtual_host.len() <= 255,
             "at most 255 bytes",
         )?;
+        if let Err(bounds) = self.recovery.check() {
+            range("recovery", false, bounds)?;
+        }
         self.named.check()?;
         if self.tls.is_some() && !cfg!(feature = "tls") {
             // The client would speak plain text to the TLS port.
@@ -327,12 +378,27 @@ impl Settings {
         Ok(())
     }
 
-    pub(crate) fn uri(&self) -> AMQPUri {
-        let scheme = if self.tls.is_some() {
+    /// Where the nodes are, in the order in which they are tried.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let port = self.port.unwrap_or_else(|| self.scheme().default_port());
+        let first = (self.host.clone(), None);
+        let all = std::iter::once(&first).chain(&self.others);
+        all.map(|(host, own)| Address {
+            host: host.clone(),
+            port: own.unwrap_or(port),
+        })
+        .collect()
+    }
+
+    fn scheme(&self) -> AMQPScheme {
+        if self.tls.is_some() {
             AMQPScheme::AMQPS
         } else {
             AMQPScheme::AMQP
-        };
+        }
+    }
+
+    pub(crate) fn uri(&self, address: &Address) -> AMQPUri {
         let heartbeat = u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX);
         AMQPUri {
             authority: AMQPAuthority {
@@ -340,10 +406,10 @@ impl Settings {
                     username: self.user.clone(),
                     password: self.password.clone(),
                 },
-                host: self.host.clone(),
-                port: self.port.unwrap_or_else(|| scheme.default_port()),
+                host: address.host.clone(),
+                port: address.port,
             },
-            scheme,
+            scheme: self.scheme(),
             vhost: self.virtual_host.clone(),
             query: AMQPQueryString {
                 heartbeat: Some(heartbeat),
@@ -364,18 +430,18 @@ impl Settings {
         }
     }
 
-    /// Host and port, which may be told.
-    pub(crate) fn address(&self) -> String {
-        let authority = self.uri().authority;
-        format!("{}:{}", authority.host, authority.port)
-    }
-
     pub(crate) fn virtual_host(&self) -> &str {
         &self.virtual_host
     }
 
     pub(crate) fn user(&self) -> &str {
         &self.user
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
     }
 }
 
@@ -389,7 +455,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpBuilder")
             .field("tls", &self.tls.is_some())
-            .field("address", &self.address())
+            .field("addresses", &self.addresses())
             .field("user", &self.user)
             .field("password", &"…")
             .field("virtual_host", &self.virtual_host)
@@ -399,6 +465,8 @@ impl fmt::Debug for Settings {
             .field("publish_timeout", &self.publish_timeout)
             .field("publish_window", &self.publish_window)
             .field("max_message_size", &self.max_message_size)
+            .field("recovery", &self.recovery)
+            .field("resend", &self.resend)
             .field("named", &self.named)
             .finish_non_exhaustive()
     }

@@ -111,6 +111,8 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
         // The peer calls our frames wrong.
         501..=505 => (Kind::Bug, None),
         530 if text.contains("not found") => (Kind::NotFound, None),
+        // A virtual host that is not up yet on a node that starts.
+        530 if text.contains("is down") => (Kind::Broker, Some(RetryAdvice::Later)),
         530 => (Kind::Permission, None),
         540 => (Kind::Unsupported, None),
         _ => (Kind::Broker, None),

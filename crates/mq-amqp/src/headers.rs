@@ -24,6 +24,43 @@ pub(crate) struct Outbound {
     table: FieldTable,
 }
 
+/// What a message in its AMQP form is made of, kept until its outcome is known: it may have to be
+/// made again for another channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    pub(crate) to: Destination,
+    pub(crate) message: Message,
+    /// It need not be written to disk.
+    pub(crate) transient: bool,
+    /// The routing key of the original, which a copy to a queue would lose.
+    pub(crate) original_key: Option<std::sync::Arc<str>>,
+}
+
+impl Letter {
+    pub(crate) fn new(to: Destination, message: Message) -> Self {
+        Self {
+            to,
+            message,
+            transient: false,
+            original_key: None,
+        }
+    }
+
+    /// Its AMQP form.
+    pub(crate) fn outbound(&self, limits: Limits) -> Result<Outbound> {
+        let mut outbound = Outbound::new(&self.to, &self.message, limits)?;
+        if self.transient {
+            outbound.transient();
+        }
+        if let Some(key) = &self.original_key {
+            outbound
+                .table
+                .insert(headers::ROUTING_KEY.into(), text(&**key));
+        }
+        Ok(outbound)
+    }
+}
+
 /// What one connection lets through.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -211,22 +248,15 @@ pub(crate) fn is_counted(delivery: &Delivery) -> bool {
 }
 
 /// The copy of a failed message that goes back to a queue that does not count, with the attempt in
-/// its headers. `key` is the routing key that the copy would lose on the way.
-pub(crate) fn retry_copy(
-    received: &Received,
-    to: &Destination,
-    limits: Limits,
-) -> Result<Outbound> {
+/// its headers.
+pub(crate) fn retry_copy(received: &Received, to: &Destination) -> Letter {
     let mut copied = received.message().headers().clone();
     copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
     let copy = received.message().clone().edit().headers(copied).build();
-    let mut outbound = Outbound::new(to, &copy, limits)?;
-    if let Some(key) = received.routing_key() {
-        outbound
-            .table
-            .insert(headers::ROUTING_KEY.into(), text(key));
+    Letter {
+        original_key: received.routing_key().map(Into::into),
+        ..Letter::new(to.clone(), copy)
     }
-    Ok(outbound)
 }
 
 fn table(message: &Message) -> Result<FieldTable> {

@@ -15,7 +15,7 @@ pub use mq_core as core;
 
 pub use crate::{
     config::{AmqpBuilder, Tls},
-    connection::Amqp,
+    connection::{Amqp, AmqpEvent, AmqpEvents, AmqpRole, Recovery},
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
     topology::{ExchangeKind, Overflow, QueueSettings},

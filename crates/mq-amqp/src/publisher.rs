@@ -31,8 +31,8 @@ pub use self::unconfirmed::AmqpUnconfirmed;
 use self::writer::{Batch, Command, Job, Reply, Writer};
 use crate::{
     config::Settings,
-    connection::Link,
-    headers::{Limits, Outbound},
+    connection::Uplink,
+    headers::{Letter, Limits, Outbound},
     topology,
 };
 
@@ -43,27 +43,37 @@ use crate::{
 /// publish on a connection, so that a missing one is [`NotFound`](ErrorKind::NotFound) and ends no
 /// other publish.
 ///
-/// If the broker closes the channel, such as for a topic deleted in the meantime, every publish
-/// that is on its way is [`Unknown`](ErrorKind::Unknown), and the next one uses a new channel. So it
-/// is too with the first message that is over a limit of the broker below `max_message_size`; from
-/// then on such messages are [`TooLarge`](ErrorKind::TooLarge) before they are sent.
+/// If the channel or the connection is lost, every publish that is on its way is written again, with
+/// the same id, to the next one; so it may be stored twice. With
+/// [`resend`](crate::AmqpBuilder::resend) off it is [`Unknown`](ErrorKind::Unknown) instead. Where the
+/// broker closed the channel over something that was published, those on their way are written one by
+/// one, so that the one that it was over is told apart: as [`NotFound`](ErrorKind::NotFound) for a topic
+/// that was deleted meanwhile, [`TooLarge`](ErrorKind::TooLarge) for a limit of the broker below
+/// `max_message_size`, [`Permission`](ErrorKind::Permission).
+///
+/// Each publish has its deadline, also while there is no connection. What was never written by then is
+/// a [`Timeout`](ErrorKind::Timeout), and stored nowhere.
 #[derive(Clone)]
 pub struct AmqpPublisher {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    link: Arc<Link>,
+    uplink: Arc<Uplink>,
     commands: mpsc::Sender<Command>,
     /// One permit for each publish that may still enter the window.
     room: Arc<Semaphore>,
     window: usize,
     limit: Duration,
     max_message_size: usize,
+    resend: bool,
     closed: AtomicBool,
     topics: Arc<Topics>,
     flow: Flow,
 }
+
+/// A publish of a batch before it has room.
+type Prepared = (Letter, Outbound, Reply, Option<Box<PublishFlow>>);
 
 /// The topics that were seen on this connection.
 #[derive(Default)]
@@ -80,7 +90,7 @@ pub struct AmqpPending {
 }
 
 impl AmqpPublisher {
-    pub(crate) async fn start(settings: &Settings, link: Arc<Link>) -> Result<Self> {
+    pub(crate) fn start(settings: &Settings, uplink: Arc<Uplink>) -> Self {
         let window = settings.publish_window;
         let room = Arc::new(Semaphore::new(window));
         // Permits bound the publishes; the rest is for `flush`.
@@ -88,45 +98,43 @@ impl AmqpPublisher {
         let topics = Arc::<Topics>::default();
         let limit = settings.publish_timeout;
         let writer = Writer {
-            link: Arc::clone(&link),
+            uplink: Arc::clone(&uplink),
             room: Arc::clone(&room),
             topics: Arc::clone(&topics),
             limit,
         };
-        let channel = writer.channel().await?;
-        tokio::spawn(writer.run(channel, receiver));
+        tokio::spawn(writer.run(receiver));
         let closed = AtomicBool::new(false);
         let shared = Shared {
-            link,
+            uplink,
             commands,
             room,
             window,
             limit,
             max_message_size: settings.max_message_size,
+            resend: settings.resend,
             closed,
             topics,
             flow: settings.flow.clone(),
         };
-        Ok(Self {
+        Self {
             shared: Arc::new(shared),
-        })
+        }
     }
 
-    /// Enqueues a message in its AMQP form; for the copies of a consumer, which go on after `close`.
+    /// Enqueues a copy that a consumer made, which goes on after `close`.
     pub(crate) async fn send(
         &self,
-        to: Destination,
+        letter: Letter,
         outbound: Outbound,
         flow: Option<Box<PublishFlow>>,
     ) -> Result<AmqpPending> {
         let permit = self.shared.room(1).await?;
         let (reply, outcome) = oneshot::channel();
-        let job = Job {
-            outbound,
-            reply: Reply::One(reply),
-            flow,
-            enqueued: Instant::now(),
-        };
+        let to = letter.to.clone();
+        let job = self
+            .shared
+            .job(letter, outbound, Reply::One(reply), flow, Instant::now());
         self.shared.command(Command::Publish(job)).await?;
         permit.forget();
         Ok(AmqpPending { outcome, to })
@@ -144,19 +152,23 @@ impl AmqpPublisher {
 
     /// What fits into a message, by what is known at this moment.
     pub(crate) fn limits(&self) -> Limits {
-        self.shared.link.limits(self.shared.max_message_size)
+        self.shared
+            .uplink
+            .known()
+            .limits(self.shared.max_message_size)
     }
 
-    async fn prepare(&self, to: &Destination, message: &Message) -> Result<Outbound> {
-        let mut outbound = Outbound::new(to, message, self.limits())?;
-        if self.shared.link.named().is_transient(to) {
-            outbound.transient();
+    async fn prepare(&self, to: &Destination, message: Message) -> Result<(Letter, Outbound)> {
+        let shared = &self.shared;
+        let mut letter = Letter::new(to.clone(), message);
+        letter.transient = shared.uplink.settings().named.is_transient(to);
+        let outbound = letter.outbound(self.limits())?;
+        if !to.is_queue() && !shared.topics.has(to.name()) {
+            let link = shared.uplink.link_within("publish", shared.limit).await?;
+            topology::exists(&link, "publish", to).await?;
+            shared.topics.add(to.name());
         }
-        if !to.is_queue() && !self.shared.topics.has(to.name()) {
-            topology::exists(&self.shared.link, "publish", to).await?;
-            self.shared.topics.add(to.name());
-        }
-        Ok(outbound)
+        Ok((letter, outbound))
     }
 }
 
@@ -170,12 +182,12 @@ impl Publisher for AmqpPublisher {
     ) -> Result<AmqpPending> {
         let message = message.into();
         self.shared.open()?;
-        let outbound = self
-            .prepare(to, &message)
+        let (letter, outbound) = self
+            .prepare(to, message)
             .await
             .map_err(|error| error.with("to", to))?;
-        let flow = self.shared.flow.publish(&message, to);
-        self.send(to.clone(), outbound, flow).await
+        let flow = self.shared.flow.publish(&letter.message, to);
+        self.send(letter, outbound, flow).await
     }
 
     async fn flush(&self) -> Result<()> {
@@ -188,7 +200,12 @@ impl Publisher for AmqpPublisher {
             Ok::<(), Error>(())
         };
         // Each outcome has its own deadline, so this one is a second line of defence.
-        match timeout(shared.limit + shared.link.limit(), all).await {
+        match timeout(
+            shared.limit + shared.uplink.settings().operation_timeout,
+            all,
+        )
+        .await
+        {
             Ok(Err(error)) if error.kind() != ErrorKind::Disconnected => Err(error),
             Ok(_) => Ok(()),
             Err(_) => Err(crate::error::late("flush", shared.limit)),
@@ -210,11 +227,14 @@ impl Publisher for AmqpPublisher {
             let reply = batch.reply(at);
             left -= 1;
             let prepared = match shared.open() {
-                Ok(()) => self.prepare(to, &message).await,
+                Ok(()) => self.prepare(to, message).await,
                 Err(error) => Err(error),
             };
             match prepared {
-                Ok(outbound) => jobs.push((outbound, reply, shared.flow.publish(&message, to))),
+                Ok((letter, outbound)) => {
+                    let flow = shared.flow.publish(&letter.message, to);
+                    jobs.push((letter, outbound, reply, flow));
+                }
                 Err(error) => reply.tell(Err(error)),
             }
             if jobs.len() == chunk || left == 0 {
@@ -238,11 +258,19 @@ impl Shared {
                 "the publisher was closed",
             ));
         }
-        if self.link.is_connected() {
-            Ok(())
-        } else {
-            Err(self.link.gone("publish"))
-        }
+        self.uplink.check("publish")
+    }
+
+    fn job(
+        &self,
+        letter: Letter,
+        outbound: Outbound,
+        reply: Reply,
+        flow: Option<Box<PublishFlow>>,
+        enqueued: Instant,
+    ) -> Job {
+        let letter = self.resend.then_some(letter);
+        Job::new(outbound, letter, reply, flow, enqueued)
     }
 
     /// Waits for room for some publishes.
@@ -254,23 +282,20 @@ impl Shared {
         }
         match timeout(self.limit, self.room.acquire_many(many)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(self.link.gone("publish")),
+            Ok(Err(_)) => Err(writer::abandoned()),
             Err(_) => Err(self.no_room()),
         }
     }
 
-    async fn send_all(&self, jobs: &mut Vec<(Outbound, Reply, Option<Box<PublishFlow>>)>) {
+    async fn send_all(&self, jobs: &mut Vec<Prepared>) {
         if jobs.is_empty() {
             return;
         }
         match self.room(jobs.len()).await {
             Ok(permit) => {
                 let enqueued = Instant::now();
-                let job = |(outbound, reply, flow)| Job {
-                    outbound,
-                    reply,
-                    flow,
-                    enqueued,
+                let job = |(letter, outbound, reply, flow)| {
+                    self.job(letter, outbound, reply, flow, enqueued)
                 };
                 // Sent or not, the replies hold on: a writer that is gone drops them.
                 if self
@@ -282,7 +307,7 @@ impl Shared {
                 }
             }
             Err(error) => {
-                for (_, reply, _) in jobs.drain(..) {
+                for (_, _, reply, _) in jobs.drain(..) {
                     reply.tell(Err(error.clone()));
                 }
             }
@@ -293,11 +318,11 @@ impl Shared {
         self.commands
             .send(command)
             .await
-            .map_err(|_| self.link.gone("publish"))
+            .map_err(|_| writer::abandoned())
     }
 
     fn no_room(&self) -> Error {
-        let help = if self.link.is_blocked() {
+        let help = if self.uplink.is_blocked() {
             "an alarm of the broker blocks publishing: see its memory and disk"
         } else {
             "the broker answers slower than you publish: wait, or raise `publish_window`"
@@ -349,7 +374,7 @@ impl Future for AmqpPending {
 impl fmt::Debug for AmqpPublisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpPublisher")
-            .field("link", &self.shared.link)
+            .field("uplink", &self.shared.uplink)
             .field("window", &self.shared.window)
             .field("room", &self.shared.room.available_permits())
             .finish_non_exhaustive()

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use self::ledger::{Frame, Ledger, Mark};
 pub(crate) use self::task::{Command, Task};
-use crate::headers::{self, Limits, Outbound};
+use crate::headers::{self, Letter, Limits, Outbound};
 
 /// The settlements of one consumer. Its generation is its channel: a new consumer has a new sink.
 pub(crate) struct Sink {
@@ -42,6 +42,8 @@ pub(crate) struct Sink {
     batch: usize,
     ledger: Mutex<Ledger>,
     gone: AtomicBool,
+    /// A verdict was given for which the broker has not answered since.
+    unheard: AtomicBool,
     /// Why the consumer is over, if a verdict could not be carried out.
     failure: Mutex<Option<Error>>,
     failed: Notify,
@@ -51,8 +53,8 @@ pub(crate) struct Sink {
 /// A copy to be confirmed before its original is settled.
 #[derive(Debug)]
 pub(crate) struct Copy {
-    pub(crate) to: Destination,
-    pub(crate) message: Outbound,
+    pub(crate) letter: Letter,
+    pub(crate) outbound: Outbound,
     /// It goes to the dead-letter home.
     pub(crate) dead: bool,
     pub(crate) flow: Option<Box<PublishFlow>>,
@@ -83,6 +85,7 @@ impl Sink {
             batch: usize::from(origin.prefetch / 4).clamp(1, MAX_BATCH),
             ledger: Mutex::new(Ledger::new()),
             gone: AtomicBool::new(false),
+            unheard: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: Notify::new(),
             wake: Notify::new(),
@@ -159,6 +162,21 @@ impl Sink {
         self.wake.notify_one();
     }
 
+    /// True if a verdict may not have reached the broker.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.unheard.load(Ordering::Acquire)
+    }
+
+    /// The verdicts so far have reached the broker, or it was told that they may not have; true if
+    /// there were any.
+    pub(crate) fn hear(&self) -> bool {
+        self.unheard.swap(false, Ordering::AcqRel)
+    }
+
+    fn unheard(&self) {
+        self.unheard.store(true, Ordering::Release);
+    }
+
     /// Ends the consumer with an error.
     pub(crate) fn fail(&self, error: Error) {
         lock(&self.failure).get_or_insert(error);
@@ -191,24 +209,22 @@ impl Sink {
 
     /// What a verdict means on the wire.
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
-        let copy = |to: &Destination, dead, message: Result<Outbound>| {
-            message.map(|message| {
-                Mark::Copy(Box::new(Copy {
-                    to: to.clone(),
-                    message,
-                    dead,
-                    flow: self.flow.publish(received.message(), to),
-                }))
-            })
+        let copy = |letter: Letter, dead| {
+            let outbound = letter.outbound(self.limits)?;
+            let flow = self.flow.publish(received.message(), &letter.to);
+            Ok(Mark::Copy(Box::new(Copy {
+                letter,
+                outbound,
+                dead,
+                flow,
+            })))
         };
         match verdict {
             Verdict::Ack => Ok(Mark::Ack),
             Verdict::Release => Ok(Mark::Release),
-            Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => copy(
-                &self.queue,
-                false,
-                headers::retry_copy(received, &self.queue, self.limits),
-            ),
+            Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => {
+                copy(headers::retry_copy(received, &self.queue), false)
+            }
             Verdict::Requeue => Ok(Mark::Requeue),
             Verdict::Defer(_) => Err(unsupported("this backend cannot delay a message yet")),
             Verdict::Reject(rejection) => {
@@ -216,7 +232,7 @@ impl Sink {
                     return Err(unsupported("this consumer has no dead-letter home"));
                 };
                 let letter = dead_letter_copy(received, &rejection);
-                copy(home, true, Outbound::new(home, &letter, self.limits))
+                copy(Letter::new(home.clone(), letter), true)
             }
         }
     }
@@ -241,6 +257,7 @@ impl Settle for Sink {
         };
         let mut ledger = self.ledger();
         let clean = !ledger.is_dirty();
+        self.unheard.store(true, Ordering::Release);
         if !ledger.mark(tag, mark) {
             return Err(stale(self.source.name()));
         }

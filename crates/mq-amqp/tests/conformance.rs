@@ -7,7 +7,7 @@ use std::{process::ExitCode, time::Duration};
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp,
+    Amqp, Recovery,
     core::{Broker, Destination, Error, ErrorKind, Message, Publisher, Result},
 };
 use mq_testkit::{
@@ -52,6 +52,8 @@ impl Fixture for Rabbit {
             .connect_timeout(SLOW)
             .operation_timeout(DEADLINE)
             .publish_timeout(DEADLINE)
+            // Its link stays cut.
+            .recovery(Recovery::within(DEADLINE / 5))
             .connect()
             .await?;
         Ok((client, Box::new(ByProxy(proxy))))

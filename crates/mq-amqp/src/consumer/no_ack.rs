@@ -23,11 +23,14 @@ use mq_core::{
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{lost, named, subscribed};
+use super::{
+    lost,
+    opener::{named, subscribed},
+};
 use crate::{
     capabilities::CAPABILITIES,
     config::Settings,
-    connection::{CHUNK, Gate, Link},
+    connection::{AmqpRole, CHUNK, Gate, Link},
     headers::received,
 };
 
@@ -95,7 +98,9 @@ impl AmqpNoAckConsumer {
             return Err(name(Error::new(ErrorKind::Config, OPERATION, text)));
         }
         let gate = Gate::new(buffer);
-        let link = Arc::new(Link::gated(settings, "consume without ack", &gate).await?);
+        let role = AmqpRole::ConsumeWithoutAck;
+        let link = Link::any(settings, role, &Arc::default(), Some(&gate)).await?;
+        let link = Arc::new(link);
         let channel = link.channel(OPERATION).await?;
         let queue = subscribed(&link, &channel, subscription).await?;
         // The answer comes within the first chunk, and whatever follows waits for the inbox.

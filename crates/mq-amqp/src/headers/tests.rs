@@ -199,7 +199,9 @@ fn hostile_numbers_do_not_overflow() {
 fn a_retry_copy_carries_its_attempt_and_routing_key() {
     let topic = Destination::topic("events").routing_key("eu.paid");
     let first = round_trip(&topic, &Message::new("x").build());
-    let copy = retry_copy(&first, &Destination::queue("q"), LIMITS).expect("a copy");
+    let copy = retry_copy(&first, &Destination::queue("q"))
+        .outbound(LIMITS)
+        .expect("a copy");
     let second = received(&mut delivery(copy), "events".into());
     assert_eq!(
         (second.attempt(), second.routing_key()),

@@ -6,7 +6,7 @@ use lapin::{Channel, options::BasicPublishOptions};
 use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow};
 use tokio::sync::Mutex;
 
-use crate::{config::Settings, connection::Link, error::within, headers::Outbound};
+use crate::{config::Settings, connection::Uplink, error::within, headers::Outbound};
 
 /// Publishes at most once, and does not hear what became of it.
 ///
@@ -18,7 +18,7 @@ pub struct AmqpUnconfirmed {
 }
 
 struct Shared {
-    link: Arc<Link>,
+    uplink: Arc<Uplink>,
     channel: Mutex<Option<Channel>>,
     limit: Duration,
     max_message_size: usize,
@@ -26,11 +26,11 @@ struct Shared {
 }
 
 impl AmqpUnconfirmed {
-    pub(crate) fn new(settings: &Settings, link: Arc<Link>) -> Self {
+    pub(crate) fn new(settings: &Settings, uplink: Arc<Uplink>) -> Self {
         let limit = settings.publish_timeout;
         Self {
             shared: Arc::new(Shared {
-                link,
+                uplink,
                 channel: Mutex::default(),
                 limit,
                 max_message_size: settings.max_message_size,
@@ -45,7 +45,9 @@ impl AmqpUnconfirmed {
         if let Some(channel) = kept.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
-        let channel = self.shared.link.channel("hand over").await?;
+        let shared = &self.shared;
+        let link = shared.uplink.link_within("hand over", shared.limit).await?;
+        let channel = link.channel("hand over").await?;
         Ok(kept.insert(channel).clone())
     }
 }
@@ -55,9 +57,13 @@ impl Unconfirmed for AmqpUnconfirmed {
     /// caller down instead of filling its memory.
     async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
         let message = message.into();
-        let limits = self.shared.link.limits(self.shared.max_message_size);
+        let limits = self
+            .shared
+            .uplink
+            .known()
+            .limits(self.shared.max_message_size);
         let mut outbound = Outbound::new(to, &message, limits)?;
-        if self.shared.link.named().is_transient(to) {
+        if self.shared.uplink.settings().named.is_transient(to) {
             outbound.transient();
         }
         let channel = self.channel().await?;
@@ -80,19 +86,19 @@ impl Unconfirmed for AmqpUnconfirmed {
     }
 
     async fn flush(&self) -> Result<()> {
-        let link = &self.shared.link;
-        if link.is_connected() {
-            Ok(())
-        } else {
-            Err(link.gone("flush"))
-        }
+        let shared = &self.shared;
+        shared
+            .uplink
+            .link_within("flush", shared.limit)
+            .await
+            .map(drop)
     }
 }
 
 impl fmt::Debug for AmqpUnconfirmed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpUnconfirmed")
-            .field("link", &self.shared.link)
+            .field("uplink", &self.shared.uplink)
             .finish_non_exhaustive()
     }
 }

@@ -104,15 +104,15 @@ impl Task {
         let frames = self.sink.ledger().take(all, &mut copies);
         for (tag, copy) in copies {
             let Copy {
-                to,
-                message,
+                letter,
+                outbound,
                 dead,
                 flow,
             } = copy;
             let publisher = self.publisher.clone();
             copying.push(Box::pin(async move {
-                let home = dead.then(|| to.clone());
-                let copied = async { publisher.send(to, message, flow).await?.await };
+                let home = dead.then(|| letter.to.clone());
+                let copied = async { publisher.send(letter, outbound, flow).await?.await };
                 (tag, home, copied.await.map(drop))
             }));
         }
@@ -132,6 +132,16 @@ impl Task {
     /// A round trip on the channel: its answer comes after everything sent before. The prefetch is
     /// set to what it is, which needs no permission and changes nothing.
     async fn synced(&self) -> Result<()> {
+        // Before the round trip: what is marked meanwhile is not in it.
+        let any = self.sink.hear();
+        let answer = self.round_trip().await;
+        if answer.is_err() && any {
+            self.sink.unheard();
+        }
+        answer
+    }
+
+    async fn round_trip(&self) -> Result<()> {
         let options = BasicQosOptions::default();
         let answer = self.sink.channel.basic_qos(self.prefetch, options);
         match self.link.answer("settle", answer).await {

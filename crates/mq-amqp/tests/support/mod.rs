@@ -16,7 +16,8 @@ use std::{
 use lapin::{
     Channel, Connection, ConnectionProperties,
     options::{
-        BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+        BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -198,6 +199,27 @@ impl Bare {
         self.channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await?;
+        Ok(())
+    }
+
+    pub async fn delete_exchange(&self, name: &str) -> Check {
+        let options = ExchangeDeleteOptions::default();
+        self.channel.exchange_delete(name.into(), options).await?;
+        Ok(())
+    }
+
+    /// Deletes a queue and makes it anew, without a pause between the two.
+    pub async fn delete_and_declare(&self, name: &str) -> Check {
+        let delete = self
+            .channel
+            .queue_delete(name.into(), QueueDeleteOptions::default());
+        let table = FieldTable::default();
+        let declare =
+            self.channel
+                .queue_declare(name.into(), QueueDeclareOptions::durable(), table);
+        let (deleted, declared) = tokio::join!(delete, declare);
+        deleted?;
+        declared?;
         Ok(())
     }
 
