@@ -14,7 +14,7 @@ use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Settle, Subscription,
     SubscriptionKind, flow::FlowKind,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 
 pub use self::no_ack::AmqpNoAckConsumer;
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     error::late,
     headers::{is_counted, received},
     settle::{Command, Origin, Sink, Task},
-    topology,
+    topology::{self, cascade},
 };
 
 /// A consumer of one queue, on a channel of its own.
@@ -93,6 +93,14 @@ impl AmqpConsumer {
         let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
         link.answer(OPERATION, qos).await?;
         let queue = subscribed(link, &channel, subscription).await?;
+        let about = |error: Error| error.with("subscription", subscription);
+        let undeferrable = cascade::check(link.named(), OPERATION, queue.as_str()).err();
+        if !plan.delays.is_empty() {
+            cascade::in_range(OPERATION, &plan.delays).map_err(about)?;
+            cascade::arrives(link, OPERATION, queue.as_str())
+                .await
+                .map_err(about)?;
+        }
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let opening = Opening(Some(&channel));
         let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
@@ -105,6 +113,7 @@ impl AmqpConsumer {
             flow: publisher.flow().clone(),
             queue: Destination::queue(queue.as_str()),
             home,
+            undeferrable,
             counted: !ephemeral && limit.is_some(),
             prefetch: plan.prefetch,
             limits: publisher.limits(),
@@ -119,6 +128,7 @@ impl AmqpConsumer {
             link: Arc::clone(link),
             publisher,
             prefetch: plan.prefetch,
+            arrives: Arc::new(OnceCell::new_with((!plan.delays.is_empty()).then_some(()))),
         };
         tokio::spawn(task.run(receiver));
         let settlements = Arc::clone(&sink) as Arc<dyn Settle>;

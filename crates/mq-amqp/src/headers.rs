@@ -13,6 +13,8 @@ use mq_core::{
     check_name, headers, time,
 };
 
+use crate::topology::cascade::{Later, is_of_cascade};
+
 /// A message in its AMQP form, but for the number that the writer gives it.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbound {
@@ -34,6 +36,33 @@ pub(crate) struct Limits {
 }
 
 impl Outbound {
+    /// The AMQP form of a message that waits in the delay cascade before it gets to a queue.
+    ///
+    /// Its expiry goes into a header: as a property it would let the message out of a level early.
+    pub(crate) fn later(
+        to: &Destination,
+        message: &Message,
+        later: Later,
+        limits: Limits,
+    ) -> Result<Self> {
+        let limits = Limits {
+            headers: limits.headers.saturating_sub(DEATHS),
+            ..limits
+        };
+        let mut headers = message.headers().clone();
+        headers.insert(headers::DUE, time::to_millis(later.due));
+        let lasting = message.clone().edit().headers(headers).expires_in(None);
+        let mut outbound = Self::new(to, &lasting.build(), limits)?;
+        if let Some(life) = message.expires_in() {
+            let expires = time::to_millis(message.time()).saturating_add(time::millis(life));
+            outbound
+                .table
+                .insert(headers::EXPIRES.into(), text(expires.to_string()));
+        }
+        (outbound.exchange, outbound.routing_key) = (later.exchange, later.key);
+        Ok(outbound)
+    }
+
     /// The AMQP form of a message for a destination.
     pub(crate) fn new(to: &Destination, message: &Message, limits: Limits) -> Result<Self> {
         check_name("publish", to.name())?;
@@ -79,6 +108,14 @@ impl Outbound {
         })
     }
 
+    /// Keeps the routing key of the original, which a copy would lose on its way.
+    fn from(mut self, original: &Received) -> Self {
+        if let Some(key) = original.routing_key() {
+            self.table.insert(headers::ROUTING_KEY.into(), text(key));
+        }
+        self
+    }
+
     /// Leaves it to the queue whether the message is written to disk.
     pub(crate) fn transient(&mut self) {
         let properties = std::mem::take(&mut self.properties);
@@ -120,6 +157,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     let find = |name: &str| table.and_then(|t| t.get(name)).and_then(value);
     let find_number = |name: &str| -> Option<u64> { find(name)?.as_str()?.parse().ok() };
 
+    // Its exchange and routing key are those of its way through the delay cascade.
+    let waited = is_of_cascade(delivery.exchange.as_str());
     let tombstone = delivery.data.is_empty() && find(headers::TOMBSTONE).is_some();
     let mut message = if tombstone {
         Message::tombstone()
@@ -132,8 +171,10 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .flatten()
         .filter_map(|(n, v)| Some((n, self::value(v)?)))
     {
-        if !headers::is_mapped(name.as_str()) && !COUNTERS.contains(&name.as_str()) {
-            kept.append(name.as_str().to_owned(), value);
+        let name = name.as_str();
+        let of_its_way = waited && DEATH.iter().any(|death| name.starts_with(death));
+        if !headers::is_mapped(name) && !COUNTERS.contains(&name) && !of_its_way {
+            kept.append(name.to_owned(), value);
         }
     }
     message = message.headers(kept);
@@ -174,6 +215,10 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .and_then(|e| e.as_str().parse().ok())
     {
         message = message.expires_in(Duration::from_millis(expiry));
+    } else if let Some(at) = find_number(headers::EXPIRES)
+        && let Some(made) = find_number(headers::TIME)
+    {
+        message = message.expires_in(Duration::from_millis(at.saturating_sub(made)));
     }
     if let Some(priority) = *properties.priority() {
         message = message.priority(priority);
@@ -183,8 +228,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .into_iter()
         .flatten()
         .fold(1u64, u64::saturating_add);
-    let routing_key = if delivery.exchange.as_str().is_empty() {
-        // A copy that came back through the default exchange brings the key of its original.
+    let routing_key = if waited || delivery.exchange.as_str().is_empty() {
+        // A copy that came back to its queue brings the key of its original.
         find(headers::ROUTING_KEY).and_then(|original| original.as_str().map(Into::into))
     } else {
         Some(delivery.routing_key.as_str().into())
@@ -211,22 +256,32 @@ pub(crate) fn is_counted(delivery: &Delivery) -> bool {
 }
 
 /// The copy of a failed message that goes back to a queue that does not count, with the attempt in
-/// its headers. `key` is the routing key that the copy would lose on the way.
+/// its headers.
 pub(crate) fn retry_copy(
     received: &Received,
     to: &Destination,
     limits: Limits,
 ) -> Result<Outbound> {
+    let outbound = Outbound::new(to, &attempted(received), limits)?;
+    Ok(outbound.from(received))
+}
+
+/// The copy of a message that comes back to its queue later, with the attempt in its headers.
+pub(crate) fn deferred_copy(
+    received: &Received,
+    to: &Destination,
+    later: Later,
+    limits: Limits,
+) -> Result<Outbound> {
+    let outbound = Outbound::later(to, &attempted(received), later, limits)?;
+    Ok(outbound.from(received))
+}
+
+/// A message that has its attempt behind it.
+fn attempted(received: &Received) -> Message {
     let mut copied = received.message().headers().clone();
     copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
-    let copy = received.message().clone().edit().headers(copied).build();
-    let mut outbound = Outbound::new(to, &copy, limits)?;
-    if let Some(key) = received.routing_key() {
-        outbound
-            .table
-            .insert(headers::ROUTING_KEY.into(), text(key));
-    }
-    Ok(outbound)
+    received.message().clone().edit().headers(copied).build()
 }
 
 fn table(message: &Message) -> Result<FieldTable> {
@@ -375,6 +430,10 @@ const TRANSIENT: u8 = 1;
 /// Ten years: the broker closes the channel over anything above.
 const MAX_EXPIRY: u64 = 315_360_000_000;
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// What the broker writes into what left a queue of the cascade; `x-death` itself is an array.
+const DEATH: [&str; 2] = ["x-first-death-", "x-last-death-"];
+/// Room for `x-death`, which has an entry of less than 256 bytes for each level on the way.
+const DEATHS: usize = 28 * 256 + 1024;
 /// What a quorum queue writes into what it delivers; the first only since 4.3.
 const COUNTERS: [&str; 2] = ["x-acquired-count", DELIVERY_COUNT];
 
