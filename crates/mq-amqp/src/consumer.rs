@@ -93,7 +93,11 @@ impl AmqpConsumer {
         let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
         link.answer(OPERATION, qos).await?;
         let queue = subscribed(link, &channel, subscription).await?;
-        let about = |error: Error| error.with("subscription", subscription);
+        // What is missing may be the cascade: then it says so itself.
+        let about = |error: Error| match error.context("missing") {
+            Some(_) => error.with("subscription", subscription),
+            None => name(error),
+        };
         let undeferrable = cascade::check(link.named(), OPERATION, queue.as_str()).err();
         if !plan.delays.is_empty() {
             cascade::in_range(OPERATION, &plan.delays).map_err(about)?;

@@ -215,7 +215,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .and_then(|e| e.as_str().parse().ok())
     {
         message = message.expires_in(Duration::from_millis(expiry));
-    } else if let Some(at) = find_number(headers::EXPIRES)
+    } else if waited
+        && let Some(at) = find_number(headers::EXPIRES)
         && let Some(made) = find_number(headers::TIME)
     {
         message = message.expires_in(Duration::from_millis(at.saturating_sub(made)));

@@ -67,9 +67,13 @@ pub(super) async fn bind_if_there(link: &Link, operation: &'static str, queue: &
     if check(link.named(), operation, queue).is_err() {
         return Ok(());
     }
-    match exists(link, operation, &Destination::topic(DUE)).await {
-        Ok(()) => bind(link, operation, queue).await,
-        // Whoever may not even look at it delays nothing.
+    let bound = async {
+        exists(link, operation, &Destination::topic(DUE)).await?;
+        bind(link, operation, queue).await
+    };
+    match bound.await {
+        Ok(()) => Ok(()),
+        // Whoever may not use it delays nothing, and declares all the same.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Permission) => Ok(()),
         Err(error) => Err(error),
     }
