@@ -38,7 +38,8 @@ pub(crate) struct Limits {
 impl Outbound {
     /// The AMQP form of a message that waits in the delay cascade before it gets to a queue.
     ///
-    /// Its expiry goes into a header: as a property it would let the message out of a level early.
+    /// Its expiry and priority go into headers: as properties the one would let the message out of a
+    /// level early, and the other let it in front of messages whose time has come.
     pub(crate) fn later(
         to: &Destination,
         message: &Message,
@@ -51,13 +52,18 @@ impl Outbound {
         };
         let mut headers = message.headers().clone();
         headers.insert(headers::DUE, time::to_millis(later.due));
-        let lasting = message.clone().edit().headers(headers).expires_in(None);
-        let mut outbound = Self::new(to, &lasting.build(), limits)?;
+        let plain = message.clone().edit().headers(headers);
+        let plain = plain.expires_in(None).priority(None).build();
+        let mut outbound = Self::new(to, &plain, limits)?;
         if let Some(life) = message.expires_in() {
             let expires = time::to_millis(message.time()).saturating_add(time::millis(life));
             outbound
                 .table
                 .insert(headers::EXPIRES.into(), text(expires.to_string()));
+        }
+        if let Some(priority) = message.priority() {
+            let name = headers::PRIORITY.into();
+            outbound.table.insert(name, text(priority.to_string()));
         }
         (outbound.exchange, outbound.routing_key) = (later.exchange, later.key);
         Ok(outbound)
@@ -221,7 +227,11 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     {
         message = message.expires_in(Duration::from_millis(at.saturating_sub(made)));
     }
-    if let Some(priority) = *properties.priority() {
+    let priority = properties.priority().or_else(|| {
+        let told = waited.then(|| find_number(headers::PRIORITY))??;
+        u8::try_from(told).ok()
+    });
+    if let Some(priority) = priority {
         message = message.priority(priority);
     }
 

@@ -19,6 +19,7 @@ use mq_amqp::{
 };
 use mq_testkit::{Check, Suite, broker_address, flow::FlowRecorder};
 use support::{Bare, builder, expect_kind, next, text, unique};
+use tokio::sync::OnceCell;
 
 fn main() -> ExitCode {
     Suite::new("delays", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         )
         .case("a_deferred_message_keeps_what_it_is_over_many_hops", kept)
         .case("a_delayed_publish_arrives_as_it_was_sent", as_sent)
+        .case("a_high_priority_does_not_hold_up_what_is_due", priority)
         .case("an_ephemeral_subscription_gets_what_it_deferred", ephemeral)
         .case("what_cannot_be_delayed_is_refused", refused)
         .case(
@@ -48,7 +50,9 @@ async fn connect(url: &str) -> Check<Amqp> {
 }
 
 async fn with_cascade(broker: Amqp) -> Check<Amqp> {
-    broker.delays().declare().await?;
+    static THERE: OnceCell<()> = OnceCell::const_new();
+    let declare = || async { broker.delays().declare().await };
+    THERE.get_or_try_init(declare).await?;
     Ok(broker)
 }
 
@@ -246,6 +250,37 @@ async fn as_sent(url: String) -> Check {
     clean(&url, &[&name, &format!("{name}.dead")]).await
 }
 
+async fn priority(url: String) -> Check {
+    let broker = connect(&url).await?;
+    let name = unique("priority");
+    let queue = Destination::queue(name.as_str());
+    broker.declare(&queue).await?;
+    let delayed = broker.publisher().delayed(16 * SECOND);
+    let begun = Instant::now();
+    delayed.publish(&queue, Message::new("usual")).await?;
+    // In the same level, and due at the end of it.
+    tokio::time::sleep(12 * SECOND).await;
+    delayed
+        .publish(&queue, Message::new("high").priority(9))
+        .await?;
+    let mut consumer = broker
+        .consumer(&Subscription::queue(name.as_str()), ConsumePlan::new())
+        .await?;
+    let first = next(&mut consumer).await?;
+    assert_eq!(text(&first), "usual");
+    let waited = begun.elapsed();
+    assert!(waited < 16 * SECOND + LATE, "it came after {waited:?}");
+    first.ack()?;
+    let second = next(&mut consumer).await?;
+    assert_eq!(
+        (text(&second).as_str(), second.priority()),
+        ("high", Some(9))
+    );
+    second.ack()?;
+    consumer.close().await?;
+    clean(&url, &[&name, &format!("{name}.dead")]).await
+}
+
 async fn ephemeral(url: String) -> Check {
     let broker = connect(&url).await?;
     let topic = Destination::topic(unique("ephemeral"));
@@ -289,7 +324,7 @@ async fn refused(url: String) -> Check {
     let error = unsupported(
         publisher
             .delayed(too_long)
-            .publish(&to, "x")
+            .publish(&to, Message::new("x"))
             .await
             .map(drop),
     )?;
@@ -298,7 +333,7 @@ async fn refused(url: String) -> Check {
     unsupported(
         publisher
             .delayed(SECOND)
-            .publish(&topic, "x")
+            .publish(&topic, Message::new("x"))
             .await
             .map(drop),
     )?;
@@ -306,13 +341,19 @@ async fn refused(url: String) -> Check {
     unsupported(
         publisher
             .delayed(SECOND)
-            .publish(&long, "x")
+            .publish(&long, Message::new("x"))
             .await
             .map(drop),
     )?;
     for queue in [&full, &wild] {
         let to = Destination::queue(queue.as_str());
-        unsupported(publisher.delayed(SECOND).publish(&to, "x").await.map(drop))?;
+        unsupported(
+            publisher
+                .delayed(SECOND)
+                .publish(&to, Message::new("x"))
+                .await
+                .map(drop),
+        )?;
     }
 
     // So is a plan, before the consumer opens.
@@ -326,7 +367,7 @@ async fn refused(url: String) -> Check {
     // And a deferral: the message is given back, and counted.
     for (queue, delay) in [(&plain, too_long), (&full, SECOND), (&wild, SECOND)] {
         publisher
-            .publish(&Destination::queue(queue.as_str()), "x")
+            .publish(&Destination::queue(queue.as_str()), Message::new("x"))
             .await?;
         let from = Subscription::queue(queue.as_str());
         let mut consumer = broker.consumer(&from, ConsumePlan::new()).await?;
@@ -341,7 +382,7 @@ async fn refused(url: String) -> Check {
     // A queue that makes room for the newest refuses nothing.
     publisher
         .delayed(SECOND)
-        .publish(&Destination::queue(latest.as_str()), "x")
+        .publish(&Destination::queue(latest.as_str()), Message::new("x"))
         .await?;
     let from = Subscription::queue(latest.as_str());
     let mut consumer = broker.consumer(&from, ConsumePlan::new()).await?;
@@ -355,10 +396,13 @@ async fn missing_queue(url: String) -> Check {
     let name = unique("missing");
     let queue = Destination::queue(name.as_str());
     let delayed = broker.publisher().delayed(SECOND);
-    let error = expect_kind(delayed.publish(&queue, "x").await, ErrorKind::NotFound)?;
+    let error = expect_kind(
+        delayed.publish(&queue, Message::new("x")).await,
+        ErrorKind::NotFound,
+    )?;
     assert!(error.to_string().contains(&name), "{error}");
     broker.declare(&queue).await?;
-    delayed.publish(&queue, "x").await?;
+    delayed.publish(&queue, Message::new("x")).await?;
     clean(&url, &[&name, &format!("{name}.dead")]).await
 }
 
@@ -368,7 +412,7 @@ async fn declared_again(url: String) -> Check {
     let queue = Destination::queue(name.as_str());
     broker.declare(&queue).await?;
     let delayed = broker.publisher().delayed(12 * SECOND);
-    delayed.publish(&queue, "x").await?;
+    delayed.publish(&queue, Message::new("x")).await?;
     let bare = Bare::connect(&url).await?;
     bare.delete(&name).await?;
     broker.declare(&queue).await?;
@@ -387,7 +431,10 @@ async fn flow(url: String) -> Check {
     let name = unique("flow");
     let queue = Destination::queue(name.as_str());
     broker.declare(&queue).await?;
-    broker.publisher().publish(&queue, "x").await?;
+    broker
+        .publisher()
+        .publish(&queue, Message::new("x"))
+        .await?;
     let from = Subscription::queue(name.as_str());
     let mut consumer = broker.consumer(&from, ConsumePlan::new()).await?;
     next(&mut consumer).await?.into_settlement().defer(SECOND)?;

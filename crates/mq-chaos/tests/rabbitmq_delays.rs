@@ -118,12 +118,15 @@ async fn missing(url: String) -> Check {
         ErrorKind::NotFound,
     )?);
     named(expect_kind(
-        delayed.publish(&queue, "x").await,
+        delayed.publish(&queue, Message::new("x")).await,
         ErrorKind::NotFound,
     )?);
 
     // A deferral that no plan told of ends its consumer, and the message is still there.
-    broker.publisher().publish(&queue, "x").await?;
+    broker
+        .publisher()
+        .publish(&queue, Message::new("x"))
+        .await?;
     let mut consumer = broker.consumer(&from, ConsumePlan::new()).await?;
     let delivery = soon("a message", consumer.receive()).await??.expect("open");
     delivery.into_settlement().defer(SECOND)?;
@@ -154,7 +157,7 @@ async fn missing(url: String) -> Check {
         .await??
         .expect("open")
         .ack()?;
-    delayed.publish(&queue, "x").await?;
+    delayed.publish(&queue, Message::new("x")).await?;
     soon("a delayed one", consumer.receive())
         .await??
         .expect("open")
@@ -200,7 +203,10 @@ async fn mismatch(url: String) -> Check {
                 .await,
             ErrorKind::Mismatch,
         )?,
-        expect_kind(publisher.publish(&to, "x").await, ErrorKind::Mismatch)?,
+        expect_kind(
+            publisher.publish(&to, Message::new("x")).await,
+            ErrorKind::Mismatch,
+        )?,
     ] {
         let context = ["part", "argument", "asked", "there"].map(|name| error.context(name));
         let both = ["mq.delay.3", "x-message-ttl", "'8000'", "'9000'"];
@@ -225,7 +231,7 @@ async fn delete(url: String) -> Check {
     broker
         .publisher()
         .delayed(longest)
-        .publish(&queue, "x")
+        .publish(&queue, Message::new("x"))
         .await?;
     let error = expect_kind(broker.delays().delete().await, ErrorKind::InUse)?;
     assert_eq!(
@@ -258,7 +264,7 @@ async fn homeless(url: String) -> Check {
     channel
         .queue_delete("gone".into(), QueueDeleteOptions::default())
         .await?;
-    delayed.publish(&there, "x").await?;
+    delayed.publish(&there, Message::new("x")).await?;
     let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
     let mut consumer = broker
         .consumer(&Subscription::queue("there"), plan.clone())

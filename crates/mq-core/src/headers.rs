@@ -15,7 +15,7 @@
 //! | [`PUBLISH_NUMBER`] | number of a publish, for the life of a connection | header, mapped | – |
 //! | [`TOMBSTONE`] | `1`: the message has no payload | header, mapped | null value |
 //! | [`EXPIRES`] | expiry, milliseconds since 1970 | property `expiration`; on a message that waits, header, mapped | header, mapped |
-//! | [`PRIORITY`] | priority 0–255 | property `priority` | header, mapped |
+//! | [`PRIORITY`] | priority 0–255 | property `priority`; on a message that waits, header, mapped | header, mapped |
 //! | [`CORRELATION_ID`] | correlation id | property `correlation-id` | header, mapped |
 //! | [`REPLY_TO`] | reply-to | property `reply-to` | header, mapped |
 //! | [`CONTENT_TYPE`] | content type | property `content-type` | header, mapped |

@@ -226,11 +226,16 @@ fn waiting(message: &Message) -> Result<Outbound> {
 }
 
 #[test]
-fn a_message_that_waits_has_no_expiry_for_the_broker_and_takes_nothing_along_from_its_way() {
+fn a_message_that_waits_has_no_expiry_and_no_priority_for_the_broker_and_takes_nothing_along_from_its_way()
+ {
     let message = Message::new("x").header("mine", "yes");
-    let message = message.expires_in(Duration::from_secs(60)).build();
+    let message = message
+        .expires_in(Duration::from_secs(60))
+        .priority(3)
+        .build();
     let mut delivery = delivery(waiting(&message).expect("a legal message"));
     assert_eq!(*delivery.properties.expiration(), None);
+    assert_eq!(*delivery.properties.priority(), None);
     let mut table = delivery.properties.headers().clone().expect("headers");
     for name in ["x-first-death-queue", "x-last-death-reason"] {
         table.insert(name.into(), text("mq.delay.2"));
@@ -242,6 +247,7 @@ fn a_message_that_waits_has_no_expiry_for_the_broker_and_takes_nothing_along_fro
     delivery.properties = std::mem::take(&mut delivery.properties).with_headers(table);
     let received = received(&mut delivery, "orders".into());
     assert_eq!(received.expires_in(), message.expires_in());
+    assert_eq!(received.priority(), Some(3));
     assert_eq!(received.routing_key(), None);
     let mut names: Vec<&str> = received.headers().iter().map(|(name, _)| name).collect();
     names.sort_unstable();

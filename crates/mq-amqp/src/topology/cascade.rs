@@ -209,8 +209,7 @@ async fn all(
     })
 }
 
-/// Asks for all parts on one channel before the first is answered: there are many, and each answer
-/// is a round trip. The broker goes in order, and ends the channel with the first that it refuses.
+/// Asks for many parts on one channel before the first is answered, since each answer is a round trip. The broker goes in order, and ends the channel with the first that it refuses.
 async fn ask(
     link: &Link,
     operation: &'static str,
@@ -218,16 +217,20 @@ async fn ask(
     passive: bool,
 ) -> Result<()> {
     let channel = link.channel(operation).await?;
-    let asked = parts.map(|part| {
-        let channel = channel.clone();
-        async move {
+    let parts: Vec<Part> = parts.collect();
+    // Each answer has a deadline, and a broker that is busy makes quorum queues one after the other.
+    for some in parts.chunks(TOGETHER) {
+        let asked = some.iter().map(|part| async {
             let asked = part.declare(&channel, passive);
             let answer = link.answer(operation, asked).await;
             answer.map_err(|error| error.with("part", part.name()))
-        }
-    });
-    let answers = join_all(asked).await.into_iter();
-    answers.collect::<Result<()>>()?;
+        });
+        let answers = join_all(asked).await.into_iter();
+        answers.collect::<Result<()>>()?;
+    }
     close(link, operation, channel).await;
     Ok(())
 }
+
+/// Parts that are asked for together.
+const TOGETHER: usize = 16;
