@@ -31,7 +31,8 @@ pub use self::{
 };
 use crate::{
     AmqpBuilder, AmqpConsumer, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
-    config::Settings, topology,
+    config::Settings,
+    topology::{self, Delays},
 };
 
 /// A RabbitMQ broker, over two connections: a publisher that the broker blocks in an alarm does not
@@ -105,6 +106,11 @@ impl Amqp {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// The delay cascade of this virtual host, to be declared once before anyone delays.
+    pub fn delays(&self) -> Delays {
+        Delays::new(Arc::clone(&self.inner.consuming))
     }
 
     /// Opens a consumer that acknowledges nothing: for the broker a message is done once it is
@@ -225,7 +231,7 @@ impl Broker for Amqp {
 ///
 /// The client frees the number of a channel that is dropped in the middle of a question. The answer
 /// then hits the next channel of that number, or opens a consumer that nobody has.
-async fn whole<T: Send + 'static>(
+pub(crate) async fn whole<T: Send + 'static>(
     operation: &'static str,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {

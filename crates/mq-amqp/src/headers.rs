@@ -13,6 +13,8 @@ use mq_core::{
     check_name, headers, time,
 };
 
+use crate::topology::cascade::{Later, is_of_cascade};
+
 /// A message in its AMQP form, but for the number that the writer gives it.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbound {
@@ -34,6 +36,8 @@ pub(crate) struct Letter {
     pub(crate) transient: bool,
     /// The routing key of the original, which a copy to a queue would lose.
     pub(crate) original_key: Option<std::sync::Arc<str>>,
+    /// It waits in the delay cascade first.
+    pub(crate) later: Option<Later>,
 }
 
 impl Letter {
@@ -43,12 +47,16 @@ impl Letter {
             message,
             transient: false,
             original_key: None,
+            later: None,
         }
     }
 
     /// Its AMQP form.
     pub(crate) fn outbound(&self, limits: Limits) -> Result<Outbound> {
-        let mut outbound = Outbound::new(&self.to, &self.message, limits)?;
+        let mut outbound = match &self.later {
+            Some(later) => Outbound::later(&self.to, &self.message, later.clone(), limits)?,
+            None => Outbound::new(&self.to, &self.message, limits)?,
+        };
         if self.transient {
             outbound.transient();
         }
@@ -71,6 +79,39 @@ pub(crate) struct Limits {
 }
 
 impl Outbound {
+    /// The AMQP form of a message that waits in the delay cascade before it gets to a queue.
+    ///
+    /// Its expiry and priority go into headers: as properties the one would let the message out of a
+    /// level early, and the other let it in front of messages whose time has come.
+    pub(crate) fn later(
+        to: &Destination,
+        message: &Message,
+        later: Later,
+        limits: Limits,
+    ) -> Result<Self> {
+        let limits = Limits {
+            headers: limits.headers.saturating_sub(DEATHS),
+            ..limits
+        };
+        let mut headers = message.headers().clone();
+        headers.insert(headers::DUE, time::to_millis(later.due));
+        let plain = message.clone().edit().headers(headers);
+        let plain = plain.expires_in(None).priority(None).build();
+        let mut outbound = Self::new(to, &plain, limits)?;
+        if let Some(life) = message.expires_in() {
+            let expires = time::to_millis(message.time()).saturating_add(time::millis(life));
+            outbound
+                .table
+                .insert(headers::EXPIRES.into(), text(expires.to_string()));
+        }
+        if let Some(priority) = message.priority() {
+            let name = headers::PRIORITY.into();
+            outbound.table.insert(name, text(priority.to_string()));
+        }
+        (outbound.exchange, outbound.routing_key) = (later.exchange, later.key);
+        Ok(outbound)
+    }
+
     /// The AMQP form of a message for a destination.
     pub(crate) fn new(to: &Destination, message: &Message, limits: Limits) -> Result<Self> {
         check_name("publish", to.name())?;
@@ -157,6 +198,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     let find = |name: &str| table.and_then(|t| t.get(name)).and_then(value);
     let find_number = |name: &str| -> Option<u64> { find(name)?.as_str()?.parse().ok() };
 
+    // Its exchange and routing key are those of its way through the delay cascade.
+    let waited = is_of_cascade(delivery.exchange.as_str());
     let tombstone = delivery.data.is_empty() && find(headers::TOMBSTONE).is_some();
     let mut message = if tombstone {
         Message::tombstone()
@@ -169,8 +212,10 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .flatten()
         .filter_map(|(n, v)| Some((n, self::value(v)?)))
     {
-        if !headers::is_mapped(name.as_str()) && !COUNTERS.contains(&name.as_str()) {
-            kept.append(name.as_str().to_owned(), value);
+        let name = name.as_str();
+        let of_its_way = waited && DEATH.iter().any(|death| name.starts_with(death));
+        if !headers::is_mapped(name) && !COUNTERS.contains(&name) && !of_its_way {
+            kept.append(name.to_owned(), value);
         }
     }
     message = message.headers(kept);
@@ -211,8 +256,17 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .and_then(|e| e.as_str().parse().ok())
     {
         message = message.expires_in(Duration::from_millis(expiry));
+    } else if waited
+        && let Some(at) = find_number(headers::EXPIRES)
+        && let Some(made) = find_number(headers::TIME)
+    {
+        message = message.expires_in(Duration::from_millis(at.saturating_sub(made)));
     }
-    if let Some(priority) = *properties.priority() {
+    let priority = properties.priority().or_else(|| {
+        let told = waited.then(|| find_number(headers::PRIORITY))??;
+        u8::try_from(told).ok()
+    });
+    if let Some(priority) = priority {
         message = message.priority(priority);
     }
 
@@ -220,8 +274,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .into_iter()
         .flatten()
         .fold(1u64, u64::saturating_add);
-    let routing_key = if delivery.exchange.as_str().is_empty() {
-        // A copy that came back through the default exchange brings the key of its original.
+    let routing_key = if waited || delivery.exchange.as_str().is_empty() {
+        // A copy that came back to its queue brings the key of its original.
         find(headers::ROUTING_KEY).and_then(|original| original.as_str().map(Into::into))
     } else {
         Some(delivery.routing_key.as_str().into())
@@ -250,13 +304,25 @@ pub(crate) fn is_counted(delivery: &Delivery) -> bool {
 /// The copy of a failed message that goes back to a queue that does not count, with the attempt in
 /// its headers.
 pub(crate) fn retry_copy(received: &Received, to: &Destination) -> Letter {
-    let mut copied = received.message().headers().clone();
-    copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
-    let copy = received.message().clone().edit().headers(copied).build();
     Letter {
         original_key: received.routing_key().map(Into::into),
-        ..Letter::new(to.clone(), copy)
+        ..Letter::new(to.clone(), attempted(received))
     }
+}
+
+/// The copy of a message that comes back to its queue later, with the attempt in its headers.
+pub(crate) fn deferred_copy(received: &Received, to: &Destination, later: Later) -> Letter {
+    Letter {
+        later: Some(later),
+        ..retry_copy(received, to)
+    }
+}
+
+/// A message that has its attempt behind it.
+fn attempted(received: &Received) -> Message {
+    let mut copied = received.message().headers().clone();
+    copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
+    received.message().clone().edit().headers(copied).build()
 }
 
 fn table(message: &Message) -> Result<FieldTable> {
@@ -405,6 +471,10 @@ const TRANSIENT: u8 = 1;
 /// Ten years: the broker closes the channel over anything above.
 const MAX_EXPIRY: u64 = 315_360_000_000;
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// What the broker writes into what left a queue of the cascade; `x-death` itself is an array.
+const DEATH: [&str; 2] = ["x-first-death-", "x-last-death-"];
+/// Room for `x-death`, which has an entry of less than 256 bytes for each level on the way.
+const DEATHS: usize = 28 * 256 + 1024;
 /// What a quorum queue writes into what it delivers; the first only since 4.3.
 const COUNTERS: [&str; 2] = ["x-acquired-count", DELIVERY_COUNT];
 

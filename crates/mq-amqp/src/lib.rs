@@ -18,5 +18,5 @@ pub use crate::{
     connection::{Amqp, AmqpEvent, AmqpEvents, AmqpRole, Recovery},
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
-    topology::{ExchangeKind, Overflow, QueueSettings},
+    topology::{Delays, ExchangeKind, Overflow, QueueSettings},
 };

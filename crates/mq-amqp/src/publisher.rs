@@ -31,9 +31,12 @@ pub use self::unconfirmed::AmqpUnconfirmed;
 use self::writer::{Batch, Command, Job, Reply, Writer};
 use crate::{
     config::Settings,
-    connection::Uplink,
+    connection::{Uplink, whole},
     headers::{Letter, Limits, Outbound},
-    topology,
+    topology::{
+        self,
+        cascade::{self, Later},
+    },
 };
 
 /// The confirmed publisher of an [`Amqp`](crate::Amqp): one channel, one window, exact outcomes.
@@ -56,6 +59,8 @@ use crate::{
 #[derive(Clone)]
 pub struct AmqpPublisher {
     shared: Arc<Shared>,
+    /// How long every message waits before it gets to its queue.
+    delay: Option<Duration>,
 }
 
 struct Shared {
@@ -75,9 +80,16 @@ struct Shared {
 /// A publish of a batch before it has room.
 type Prepared = (Letter, Outbound, Reply, Option<Box<PublishFlow>>);
 
-/// The topics that were seen on this connection.
+/// What was seen on this connection.
 #[derive(Default)]
-struct Topics(Mutex<HashSet<Arc<str>>>);
+struct Topics {
+    seen: Names,
+    /// Queues that are bound to the delay cascade.
+    bound: Names,
+}
+
+#[derive(Default)]
+struct Names(Mutex<HashSet<Arc<str>>>);
 
 /// Resolves to the outcome of one publish.
 ///
@@ -119,6 +131,33 @@ impl AmqpPublisher {
         };
         Self {
             shared: Arc::new(shared),
+            delay: None,
+        }
+    }
+
+    /// A publisher of the same connection whose messages get to their queue after this delay, never
+    /// earlier: the next whole second, at least one, at most 2^28 - 1 (eight and a half years).
+    ///
+    /// They wait in the delay cascade, which has to be there: see [`Amqp::delays`](crate::Amqp::delays).
+    /// The header [`DUE`](mq_core::headers::DUE) tells when a message was due. An expiry counts from
+    /// the message's own time, is told to its consumer, and is not watched by the broker. Window and
+    /// deadline are the connection's, and closing one publisher closes all.
+    ///
+    /// A confirmation says that the message waits. Before the first one to a queue on a connection the
+    /// queue is bound to the cascade. If it is deleted while messages wait for it, they end in the
+    /// queue `mq.delay.dead`.
+    ///
+    /// # Errors
+    /// Of a publish, and nothing is sent: [`Unsupported`](ErrorKind::Unsupported) for a longer delay,
+    /// for a topic, since a message that has waited has lost the routing key that its subscriptions
+    /// are bound by, and for a queue whose settings let it refuse at a limit;
+    /// [`NotFound`](ErrorKind::NotFound) if the cascade or the queue is missing;
+    /// [`Mismatch`](ErrorKind::Mismatch) if the cascade is another one.
+    #[must_use]
+    pub fn delayed(&self, delay: Duration) -> Self {
+        Self {
+            delay: Some(delay),
+            ..self.clone()
         }
     }
 
@@ -158,15 +197,38 @@ impl AmqpPublisher {
             .limits(self.shared.max_message_size)
     }
 
+    /// Makes sure that a message which waits arrives, and says how it goes.
+    async fn route_later(&self, to: &Destination, delay: Duration) -> Result<Later> {
+        if !to.is_queue() {
+            let text = "a message to a topic cannot be delayed on RabbitMQ";
+            return Err(Error::new(ErrorKind::Unsupported, "publish", text)
+                .help("delay it into a queue, and let its worker publish it to the topic"));
+        }
+        let shared = &self.shared;
+        let later = Later::after("publish", to.name(), delay)?;
+        if !shared.topics.bound.has(to.name()) {
+            let link = shared.uplink.link_within("publish", shared.limit).await?;
+            let queue = Arc::clone(to.name());
+            let bind = async move { cascade::arrives(&link, "publish", &queue).await };
+            whole("publish", bind).await?;
+            shared.topics.bound.add(to.name());
+        }
+        Ok(later)
+    }
+
     async fn prepare(&self, to: &Destination, message: Message) -> Result<(Letter, Outbound)> {
         let shared = &self.shared;
         let mut letter = Letter::new(to.clone(), message);
-        letter.transient = shared.uplink.settings().named.is_transient(to);
+        if let Some(delay) = self.delay {
+            letter.later = Some(self.route_later(to, delay).await?);
+        } else {
+            letter.transient = shared.uplink.settings().named.is_transient(to);
+        }
         let outbound = letter.outbound(self.limits())?;
-        if !to.is_queue() && !shared.topics.has(to.name()) {
+        if !to.is_queue() && !shared.topics.seen.has(to.name()) {
             let link = shared.uplink.link_within("publish", shared.limit).await?;
             topology::exists(&link, "publish", to).await?;
-            shared.topics.add(to.name());
+            shared.topics.seen.add(to.name());
         }
         Ok((letter, outbound))
     }
@@ -339,6 +401,13 @@ impl Shared {
 }
 
 impl Topics {
+    fn forget(&self) {
+        self.seen.lock().clear();
+        self.bound.lock().clear();
+    }
+}
+
+impl Names {
     fn has(&self, name: &str) -> bool {
         self.lock().contains(name)
     }
@@ -350,10 +419,6 @@ impl Topics {
             known.clear();
         }
         known.insert(Arc::clone(name));
-    }
-
-    fn forget(&self) {
-        self.lock().clear();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Arc<str>>> {

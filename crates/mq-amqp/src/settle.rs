@@ -22,7 +22,10 @@ use tokio::sync::Notify;
 
 use self::ledger::{Frame, Ledger, Mark};
 pub(crate) use self::task::{Command, Task};
-use crate::headers::{self, Letter, Limits, Outbound};
+use crate::{
+    headers::{self, Letter, Limits, Outbound},
+    topology::cascade::Later,
+};
 
 /// The settlements of one consumer. Its generation is its channel: a new consumer has a new sink.
 pub(crate) struct Sink {
@@ -35,6 +38,8 @@ pub(crate) struct Sink {
     home: Option<Destination>,
     /// The queue itself, for copies of failed messages where it does not count.
     queue: Destination,
+    /// Why no message can be delayed for this queue, if so.
+    undeferrable: Option<Error>,
     /// The queue is a classic one, so a failure has to be counted in a copy.
     uncounted: AtomicBool,
     limits: Limits,
@@ -55,9 +60,19 @@ pub(crate) struct Sink {
 pub(crate) struct Copy {
     pub(crate) letter: Letter,
     pub(crate) outbound: Outbound,
-    /// It goes to the dead-letter home.
-    pub(crate) dead: bool,
+    pub(crate) why: Why,
     pub(crate) flow: Option<Box<PublishFlow>>,
+}
+
+/// What a copy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The next attempt, where the queue does not count.
+    Retry,
+    /// The next attempt, after a delay.
+    Defer,
+    /// The dead-letter home.
+    Dead,
 }
 
 /// What a sink needs to know of its consumer.
@@ -66,6 +81,7 @@ pub(crate) struct Origin {
     pub(crate) flow: Flow,
     pub(crate) queue: Destination,
     pub(crate) home: Option<Destination>,
+    pub(crate) undeferrable: Option<Error>,
     pub(crate) counted: bool,
     pub(crate) prefetch: u16,
     pub(crate) limits: Limits,
@@ -80,6 +96,7 @@ impl Sink {
             told: Mutex::default(),
             home: origin.home.map(Destination::mandatory),
             queue: origin.queue,
+            undeferrable: origin.undeferrable,
             uncounted: AtomicBool::new(!origin.counted),
             limits: origin.limits,
             batch: usize::from(origin.prefetch / 4).clamp(1, MAX_BATCH),
@@ -135,12 +152,18 @@ impl Sink {
         }
     }
 
-    /// Tells that the copy of a rejected message is confirmed.
-    fn dead_lettered(&self, tag: u64, home: &Destination) {
+    /// Tells that the copy of a message is confirmed.
+    fn copied(&self, tag: u64, why: Why, to: &Destination) {
         if let Some(received) = lock(&self.told).get(&tag) {
-            let number = Some(tag);
-            self.flow
-                .dead_lettered(&self.source, received, number, home);
+            let (source, number) = (&self.source, Some(tag));
+            match why {
+                Why::Retry => {}
+                Why::Defer => {
+                    let kind = FlowKind::Deferred;
+                    self.flow.delivery(kind, source, received, number);
+                }
+                Why::Dead => self.flow.dead_lettered(source, received, number, to),
+            }
         }
     }
 
@@ -209,13 +232,13 @@ impl Sink {
 
     /// What a verdict means on the wire.
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
-        let copy = |letter: Letter, dead| {
+        let copy = |letter: Letter, why| {
             let outbound = letter.outbound(self.limits)?;
             let flow = self.flow.publish(received.message(), &letter.to);
             Ok(Mark::Copy(Box::new(Copy {
                 letter,
                 outbound,
-                dead,
+                why,
                 flow,
             })))
         };
@@ -223,16 +246,22 @@ impl Sink {
             Verdict::Ack => Ok(Mark::Ack),
             Verdict::Release => Ok(Mark::Release),
             Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => {
-                copy(headers::retry_copy(received, &self.queue), false)
+                copy(headers::retry_copy(received, &self.queue), Why::Retry)
             }
             Verdict::Requeue => Ok(Mark::Requeue),
-            Verdict::Defer(_) => Err(unsupported("this backend cannot delay a message yet")),
+            Verdict::Defer(delay) => {
+                if let Some(why) = &self.undeferrable {
+                    return Err(why.clone());
+                }
+                let later = Later::after("settle", self.queue.name(), delay)?;
+                copy(headers::deferred_copy(received, &self.queue, later), Why::Defer)
+            }
             Verdict::Reject(rejection) => {
                 let Some(home) = &self.home else {
                     return Err(unsupported("this consumer has no dead-letter home"));
                 };
                 let letter = dead_letter_copy(received, &rejection);
-                copy(Letter::new(home.clone(), letter), true)
+                copy(Letter::new(home.clone(), letter), Why::Dead)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Queues, exchanges and bindings: what is declared, and how it is checked.
 
 mod bindings;
+pub(crate) mod cascade;
 mod exchange;
 mod named;
 mod queue;
@@ -18,6 +19,7 @@ use mq_core::{
 };
 
 use self::bindings::{bindings, check_filter};
+pub use self::cascade::Delays;
 pub use self::exchange::ExchangeKind;
 pub(crate) use self::named::Named;
 pub use self::queue::{Overflow, QueueSettings};
@@ -54,6 +56,11 @@ pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "declare";
     let parts = parts(OPERATION, &what, link.named())?;
     topic_fits(link, OPERATION, &what).await?;
+    // The last one, behind its home.
+    let queue = parts.iter().rev().find_map(|part| match part {
+        Part::Queue { name, .. } => Some(name.clone()),
+        _ => None,
+    });
     let mut created = false;
     for part in parts {
         part.letters_arrive(link, OPERATION).await?;
@@ -64,6 +71,10 @@ pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
             .map_err(|e| part.name(e))?;
         created |= !there && part.is_quorum();
         close(link, OPERATION, channel).await;
+    }
+    if let Some(queue) = queue {
+        // Deleted and declared again, it still gets what waits for it.
+        cascade::bind_if_there(link, OPERATION, &queue).await?;
     }
     if created {
         // A younger quorum queue can lose confirmed messages when its whole cluster is killed.
@@ -379,13 +390,20 @@ impl Part {
     }
 }
 
-/// A name that may be created: `amq.` belongs to the broker.
+/// A name that may be created: `amq.` belongs to the broker, `mq.delay.` to the delay cascade.
 fn own_name(operation: &'static str, name: &str) -> Result<String> {
     check_name(operation, name)?;
     if name.starts_with("amq.") {
         return Err(invalid_name(
             operation,
             "names that begin with `amq.` are the broker's",
+            name,
+        ));
+    }
+    if name.starts_with(cascade::PREFIX) {
+        return Err(invalid_name(
+            operation,
+            "names that begin with `mq.delay.` are the delay cascade's",
             name,
         ));
     }

@@ -15,9 +15,12 @@ use mq_testkit::{
     proxy::{Direction, Fault, Proxy},
 };
 use support::{Bare, argument};
+use tokio::sync::OnceCell;
 
 struct Rabbit {
     url: String,
+    /// The delay cascade is there.
+    delays: OnceCell<()>,
 }
 
 impl Fixture for Rabbit {
@@ -25,12 +28,15 @@ impl Fixture for Rabbit {
 
     async fn connect(&self) -> Result<Amqp> {
         // A broker that is busy with many copies of the suite is slow, and that is no failure.
-        Amqp::builder()
+        let broker = Amqp::builder()
             .url(&self.url)?
             .connect_timeout(SLOW)
             .operation_timeout(SLOW)
             .connect()
-            .await
+            .await?;
+        let declare = || async { broker.delays().declare().await };
+        self.delays.get_or_try_init(declare).await?;
+        Ok(broker)
     }
 
     fn hooks(&self) -> &'static [Hook] {
@@ -103,6 +109,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     Suite::new("conformance", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
-        .conformance(|url| Rabbit { url }, include_str!("conformance.expected"))
+        .conformance(
+            |url| Rabbit {
+                url,
+                delays: OnceCell::new(),
+            },
+            include_str!("conformance.expected"),
+        )
         .run()
 }

@@ -14,13 +14,14 @@
 //! | [`TIME`] | creation time, milliseconds since 1970 | header beside property `timestamp`, mapped | record timestamp |
 //! | [`PUBLISH_NUMBER`] | number of a publish, for the life of a connection | header, mapped | – |
 //! | [`TOMBSTONE`] | `1`: the message has no payload | header, mapped | null value |
-//! | [`EXPIRES`] | expiry, milliseconds since 1970 | property `expiration` | header, mapped |
-//! | [`PRIORITY`] | priority 0–255 | property `priority` | header, mapped |
+//! | [`EXPIRES`] | expiry, milliseconds since 1970 | property `expiration`; on a message that waits, header, mapped | header, mapped |
+//! | [`PRIORITY`] | priority 0–255 | property `priority`; on a message that waits, header, mapped | header, mapped |
 //! | [`CORRELATION_ID`] | correlation id | property `correlation-id` | header, mapped |
 //! | [`REPLY_TO`] | reply-to | property `reply-to` | header, mapped |
 //! | [`CONTENT_TYPE`] | content type | property `content-type` | header, mapped |
-//! | [`ROUTING_KEY`] | routing key of a topic publish | routing key; on a retry copy, which goes to its queue, header, mapped | header, mapped |
+//! | [`ROUTING_KEY`] | routing key of a topic publish | routing key; on a copy that goes to its queue, header, mapped | header, mapped |
 //! | [`ATTEMPT`] | attempts that a retry copy has behind it | header, open | header, open |
+//! | [`DUE`] | when a delayed message is due, milliseconds since 1970 | header, open | header, open |
 //! | [`DEAD_ORIGIN`] | the subscription that rejected it | header, open | header, open |
 //! | [`DEAD_REASON`] | why: `permanent`, `exhausted`, `undecodable` or `rejected` | header, open | header, open |
 //! | [`DEAD_ERROR`] | the error's text, at most 2 KiB | header, open | header, open |
@@ -57,6 +58,8 @@ pub const CONTENT_TYPE: &str = "content-type";
 pub const ROUTING_KEY: &str = "mq-routing-key";
 /// Attempts that a retry copy has behind it.
 pub const ATTEMPT: &str = "mq-attempt";
+/// When a delayed message is due.
+pub const DUE: &str = "mq-due";
 /// The subscription that rejected a dead letter.
 pub const DEAD_ORIGIN: &str = "mq-dead-origin";
 /// Why a dead letter was rejected.

@@ -12,7 +12,7 @@ use mq_core::{
     SubscriptionKind, flow::FlowKind,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{OnceCell, mpsc},
     time::{Instant, sleep},
 };
 
@@ -22,7 +22,7 @@ use crate::{
     capabilities::CAPABILITIES,
     connection::{AmqpEvent, Link, Uplink, is_refusal},
     settle::{Origin, Sink, Task},
-    topology,
+    topology::{self, cascade},
 };
 
 /// What a consumer is opened by, each time.
@@ -76,6 +76,18 @@ impl Opener {
         let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
         link.answer(OPERATION, qos).await?;
         let queue = subscribed(link, &channel, subscription).await?;
+        // What is missing may be the cascade: then it says so itself.
+        let about = |error: Error| match error.context("missing") {
+            Some(_) => error.with("subscription", subscription),
+            None => name(error),
+        };
+        let undeferrable = cascade::check(link.named(), OPERATION, queue.as_str()).err();
+        if !plan.delays.is_empty() {
+            cascade::in_range(OPERATION, &plan.delays).map_err(about)?;
+            cascade::arrives(link, OPERATION, queue.as_str())
+                .await
+                .map_err(about)?;
+        }
         let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
         let opening = Opening(Some(&channel));
         let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
@@ -87,6 +99,7 @@ impl Opener {
             flow: publisher.flow().clone(),
             queue: Destination::queue(queue.as_str()),
             home,
+            undeferrable,
             counted: !ephemeral && limit.is_some(),
             prefetch: plan.prefetch,
             limits: publisher.limits(),
@@ -101,6 +114,7 @@ impl Opener {
             link: Arc::clone(link),
             publisher: publisher.clone(),
             prefetch: plan.prefetch,
+            arrives: Arc::new(OnceCell::new_with((!plan.delays.is_empty()).then_some(()))),
         };
         tokio::spawn(task.run(receiver));
         let settlements = Arc::clone(&sink) as Arc<dyn Settle>;

@@ -9,12 +9,12 @@ use lapin::{
 };
 use mq_core::{Destination, Error, ErrorKind, Result};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OnceCell, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
-use super::{Copy, Sink, ledger::Frame};
-use crate::{AmqpPublisher, connection::Link};
+use super::{Copy, Sink, Why, ledger::Frame};
+use crate::{AmqpPublisher, connection::Link, topology::cascade};
 
 /// What a consumer asks of its task.
 pub(crate) enum Command {
@@ -27,10 +27,12 @@ pub(crate) struct Task {
     pub(crate) link: Arc<Link>,
     pub(crate) publisher: AmqpPublisher,
     pub(crate) prefetch: u16,
+    /// Set once it is sure that what is delayed for the queue arrives.
+    pub(crate) arrives: Arc<OnceCell<()>>,
 }
 
 type Copying =
-    FuturesUnordered<Pin<Box<dyn Future<Output = (u64, Option<Destination>, Result<()>)> + Send>>>;
+    FuturesUnordered<Pin<Box<dyn Future<Output = (u64, Why, Result<Destination>)> + Send>>>;
 
 impl Task {
     /// Runs until the consumer is gone and nothing is left to be sent.
@@ -53,11 +55,9 @@ impl Task {
             tokio::select! {
                 () = sink.wake.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                Some((tag, home, copied)) = copying.next(), if !copying.is_empty() => match copied {
-                    Ok(()) => {
-                        if let Some(home) = home {
-                            sink.dead_lettered(tag, &home);
-                        }
+                Some((tag, why, copied)) = copying.next(), if !copying.is_empty() => match copied {
+                    Ok(to) => {
+                        sink.copied(tag, why, &to);
                         sink.ledger().copied(tag);
                     }
                     Err(error) => {
@@ -106,14 +106,22 @@ impl Task {
             let Copy {
                 letter,
                 outbound,
-                dead,
+                why,
                 flow,
             } = copy;
-            let publisher = self.publisher.clone();
+            let (publisher, link) = (self.publisher.clone(), Arc::clone(&self.link));
+            let arrives = Arc::clone(&self.arrives);
             copying.push(Box::pin(async move {
-                let home = dead.then(|| letter.to.clone());
-                let copied = async { publisher.send(letter, outbound, flow).await?.await };
-                (tag, home, copied.await.map(drop))
+                let to = letter.to.clone();
+                let copied = async {
+                    if why == Why::Defer {
+                        let sure = || cascade::arrives(&link, "settle", to.name());
+                        arrives.get_or_try_init(sure).await?;
+                    }
+                    publisher.send(letter, outbound, flow).await?.await?;
+                    Ok(to)
+                };
+                (tag, why, copied.await)
             }));
         }
         // Before they are written: a redelivery is told after its cause.

@@ -167,6 +167,12 @@ impl QueueSettings {
         self.kind == Kind::Exclusive
     }
 
+    /// True if it refuses a message for which it has no room.
+    pub(super) fn refuses(&self) -> bool {
+        let limited = self.max_length.is_some() || self.max_bytes.is_some();
+        limited && self.overflow != Some(Overflow::DropHead)
+    }
+
     /// Where the broker's own dead letters go; `home` is that of the queue.
     pub(super) fn letters(&self, home: Option<Destination>) -> Option<Destination> {
         match &self.broker_dead_letters {

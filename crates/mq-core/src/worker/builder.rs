@@ -256,6 +256,16 @@ where
             plan.prefetch = plan.prefetch.max(wanted);
         }
         plan.check(&self.subscription, self.broker.capabilities())?;
+        if self.ordered && !plan.delays.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "worker",
+                "order by key and delayed retries exclude each other: later messages of a key would \
+                 overtake the one that waits",
+            )
+            .with("subscription", &self.subscription)
+            .help("retry in place alone, or leave out `ordered_by_key`"));
+        }
         if plan.dead_letter_home(&self.subscription).is_none() {
             return Err(Error::new(
                 ErrorKind::Config,
