@@ -15,8 +15,8 @@ use async_rs::{Runtime, traits::RuntimeKit};
 use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
-    flow::Flow,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
+    Subscription, flow::Flow,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
@@ -116,6 +116,10 @@ impl Amqp {
         })
     }
 
+    pub(crate) fn consuming(&self) -> &Arc<Link> {
+        &self.inner.consuming
+    }
+
     /// Opens a consumer that acknowledges nothing: for the broker a message is done once it is
     /// sent. `buffer` is about how many messages may wait in this process, at least 1.
     ///
@@ -209,6 +213,14 @@ impl Broker for Amqp {
         whole("verify", async move { topology::verify(&link, what).await }).await
     }
 
+    /// Looking whether a queue is empty and unread, and deleting it, are two steps: a quorum queue
+    /// knows no deletion with a condition. What a consumer holds that was cancelled, and whose channel
+    /// is still open, is not seen.
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        let (link, what) = (Arc::clone(&self.inner.consuming), what.into());
+        whole("delete", async move { topology::delete(&link, what).await }).await
+    }
+
     async fn close(&self) -> Result<()> {
         let flushed = mq_core::Publisher::close(&self.inner.publisher).await;
         let (publishing, consuming) =
@@ -231,7 +243,7 @@ impl Broker for Amqp {
 ///
 /// The client frees the number of a channel that is dropped in the middle of a question. The answer
 /// then hits the next channel of that number, or opens a consumer that nobody has.
-async fn whole<T: Send + 'static>(
+pub(crate) async fn whole<T: Send + 'static>(
     operation: &'static str,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {

@@ -8,7 +8,7 @@ use futures::{FutureExt, StreamExt};
 use lapin::{
     Channel,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
+    types::ShortString,
 };
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Settle, Subscription,
@@ -76,6 +76,10 @@ impl AmqpConsumer {
                 .with("delivery_limit", limit));
         }
         let itself = topology::queue_of(OPERATION, subscription)?;
+        // An ephemeral subscription has one consumer in any case.
+        if plan.single_active_consumer && !ephemeral {
+            topology::check_single_active(link, subscription).await?;
+        }
         let home = plan.dead_letter_home(subscription);
         if let Some(home) = &home
             && let Err(error) = topology::exists(link, OPERATION, home).await
@@ -93,9 +97,11 @@ impl AmqpConsumer {
         let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
         link.answer(OPERATION, qos).await?;
         let queue = subscribed(link, &channel, subscription).await?;
-        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let options = BasicConsumeOptions::default();
+        let arguments = topology::consume_arguments(link.named(), subscription);
         let opening = Opening(Some(&channel));
-        let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
+        let consume =
+            channel.basic_consume(queue.clone(), ShortString::default(), options, arguments);
         let stream = link.answer(OPERATION, consume).await.map_err(&name)?;
         opening.done();
 
@@ -186,7 +192,12 @@ impl Consumer for AmqpConsumer {
             return Ok(count);
         }
         let why = live.ended.take().flatten();
-        let error = lost(&self.link, &self.source, why);
+        let mut error = lost(&self.link, &self.source, why);
+        if error.kind() == ErrorKind::Lost
+            && let Some(limit) = self.link.named().queue(&self.source).unsettled_at_most()
+        {
+            error = error.with("consumer_timeout", format!("{limit:?}"));
+        }
         Err(self.over(error))
     }
 

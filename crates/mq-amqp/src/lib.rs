@@ -18,5 +18,5 @@ pub use crate::{
     connection::Amqp,
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
-    topology::{ExchangeKind, Overflow, QueueSettings},
+    topology::{Binding, ExchangeKind, Lint, Overflow, QueueSettings, Topology},
 };

@@ -7,7 +7,7 @@ use std::{process::ExitCode, time::Duration};
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp,
+    Amqp, QueueSettings,
     core::{Broker, Destination, Error, ErrorKind, Message, Publisher, Result},
 };
 use mq_testkit::{
@@ -31,6 +31,16 @@ impl Fixture for Rabbit {
             .operation_timeout(SLOW)
             .connect()
             .await
+    }
+
+    async fn single_active_queue(&self, name: &str) -> Result<(Amqp, Destination)> {
+        let settings = QueueSettings::quorum().single_active_consumer();
+        let builder = Amqp::builder().url(&self.url)?.queue(name, settings);
+        let builder = builder.connect_timeout(SLOW).operation_timeout(SLOW);
+        let client = builder.connect().await?;
+        let queue = Destination::queue(name);
+        client.declare(&queue).await?;
+        Ok((client, queue))
     }
 
     fn hooks(&self) -> &'static [Hook] {

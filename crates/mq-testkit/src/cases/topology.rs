@@ -207,7 +207,7 @@ async fn a_dead_letter_outlasts_its_queue<F: Fixture>(scene: &Scene<F>) -> Check
     scene.fill(&queue.to, 1).await?;
     let mut reader = scene.open(&queue.from).await?;
     let letter = reader.next().await?;
-    letter.into_settlement().reject(Reason::Rejected)?;
+    letter.into_settlement().reject("told to")?;
     reader.close().await?;
     let deletion = Deletion::of(&queue.to).with_messages();
     scene.broker.delete(deletion).await?;
