@@ -13,7 +13,8 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::Defer)
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
-    .and(Capability::SettleEach);
+    .and(Capability::SettleEach)
+    .and(Capability::SingleActiveConsumer);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

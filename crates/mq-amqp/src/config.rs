@@ -7,13 +7,13 @@ use lapin::{
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
 use mq_core::{
-    Destination, Error, ErrorKind, Result,
+    Destination, Error, ErrorKind, Result, Subscription,
     flow::{Flow, FlowSink},
 };
 use url::{Host, Url};
 
 use crate::{
-    Amqp, ExchangeKind, QueueSettings, Recovery, capabilities::WORDS, connection::Events,
+    Amqp, ExchangeKind, QueueSettings, Recovery, Topology, capabilities::WORDS, connection::Events,
     error::CONNECT, topology::Named,
 };
 
@@ -281,6 +281,24 @@ impl AmqpBuilder {
     /// its life.
     pub fn queue(mut self, name: impl Into<String>, settings: QueueSettings) -> Self {
         self.named().set_queue(name.into(), settings);
+        self
+    }
+
+    /// Says of each exchange and queue of a topology what [`exchange`](Self::exchange) and
+    /// [`queue`](Self::queue) would say of one.
+    pub fn topology(mut self, topology: &Topology) -> Self {
+        self.named().set_topology(topology);
+        self
+    }
+
+    /// Gives this client's consumers of a subscription a priority. Default 0; negative ones are less.
+    ///
+    /// Messages go to the consumers of the highest priority, and to others while those have their
+    /// prefetch full ([consumer priorities]). Of a single active consumer it decides who takes over.
+    ///
+    /// [consumer priorities]: https://www.rabbitmq.com/docs/consumer-priority
+    pub fn consumer_priority(mut self, subscription: &Subscription, priority: i32) -> Self {
+        self.named().set_priority(subscription, priority);
         self
     }
 

@@ -13,8 +13,8 @@ use std::{
 
 use futures::future::join_all;
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
-    flow::Flow,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
+    Subscription, flow::Flow,
 };
 use tracing::Instrument;
 
@@ -113,6 +113,10 @@ impl Amqp {
         Delays::new(Arc::clone(&self.inner.consuming))
     }
 
+    pub(crate) fn consuming(&self) -> &Arc<Uplink> {
+        &self.inner.consuming
+    }
+
     /// Opens a consumer that acknowledges nothing: for the broker a message is done once it is
     /// sent. `buffer` is about how many messages may wait in this process, at least 1.
     ///
@@ -192,7 +196,7 @@ impl Broker for Amqp {
         whole("declare", async move {
             let link = uplink.link("declare").await?;
             topology::declare(&link, what.clone()).await?;
-            uplink.remember(what);
+            uplink.remember(what.into());
             Ok(())
         })
         .await
@@ -205,6 +209,21 @@ impl Broker for Amqp {
         whole("verify", async move {
             let link = uplink.link("verify").await?;
             topology::verify(&link, what).await
+        })
+        .await
+    }
+
+    /// Looking whether a queue is empty and unread, and deleting it, are two steps: a quorum queue
+    /// knows no deletion with a condition. What a consumer holds that was cancelled, and whose channel
+    /// is still open, is not seen.
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        let (uplink, what) = (Arc::clone(&self.inner.consuming), what.into());
+        whole("delete", async move {
+            let link = uplink.link("delete").await?;
+            let gone = what.what().clone();
+            topology::delete(&link, what).await?;
+            uplink.forget(&gone.into());
+            Ok(())
         })
         .await
     }

@@ -271,7 +271,13 @@ impl Live {
             return Ok(count);
         }
         let why = self.ended.take().flatten();
-        Err(End::Lost(lost(&self.link, source, why)))
+        let mut error = lost(&self.link, source, why);
+        if error.kind() == ErrorKind::Lost
+            && let Some(limit) = self.link.named().queue(source).unsettled_at_most()
+        {
+            error = error.with("consumer_timeout", format!("{limit:?}"));
+        }
+        Err(End::Lost(error))
     }
 
     /// The next delivery; `None` if the stream has ended.

@@ -180,6 +180,12 @@ fn sides(text: &str) -> Option<(&str, &str, &str)> {
     Some((argument, asked, there))
 }
 
+/// True if the broker refused to delete an exchange that something is bound to.
+pub(crate) fn is_used(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains("PRECONDITION_FAILED") && text.contains("' in use")
+}
+
 /// Waits for the broker's answer, but no longer than `limit`.
 pub(crate) async fn within<T>(
     limit: Duration,

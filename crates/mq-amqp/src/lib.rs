@@ -18,5 +18,5 @@ pub use crate::{
     connection::{Amqp, AmqpEvent, AmqpEvents, AmqpRole, Recovery},
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
-    topology::{Delays, ExchangeKind, Overflow, QueueSettings},
+    topology::{Binding, Delays, ExchangeKind, Lint, Overflow, QueueSettings, Topology},
 };

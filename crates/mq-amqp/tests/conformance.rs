@@ -7,7 +7,7 @@ use std::{process::ExitCode, time::Duration};
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp, Recovery,
+    Amqp, QueueSettings, Recovery,
     core::{Broker, Destination, Error, ErrorKind, Message, Publisher, Result},
 };
 use mq_testkit::{
@@ -37,6 +37,16 @@ impl Fixture for Rabbit {
         let declare = || async { broker.delays().declare().await };
         self.delays.get_or_try_init(declare).await?;
         Ok(broker)
+    }
+
+    async fn single_active_queue(&self, name: &str) -> Result<(Amqp, Destination)> {
+        let settings = QueueSettings::quorum().single_active_consumer();
+        let builder = Amqp::builder().url(&self.url)?.queue(name, settings);
+        let builder = builder.connect_timeout(SLOW).operation_timeout(SLOW);
+        let client = builder.connect().await?;
+        let queue = Destination::queue(name);
+        client.declare(&queue).await?;
+        Ok((client, queue))
     }
 
     fn hooks(&self) -> &'static [Hook] {

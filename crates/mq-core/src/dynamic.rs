@@ -17,8 +17,8 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use crate::{
-    Broker, Capabilities, ConsumePlan, Consumer, Declaration, Delivery, Destination, Message,
-    PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
+    Broker, Capabilities, ConsumePlan, Consumer, Declaration, Deletion, Delivery, Destination,
+    Message, PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
 };
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -84,6 +84,10 @@ impl Broker for AnyBroker {
 
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         self.0.verify(what.into()).await
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        self.0.delete(what.into()).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -152,6 +156,7 @@ trait DynBroker: Send + Sync {
     ) -> BoxFuture<'a, Result<AnyConsumer>>;
     fn declare(&self, what: Declaration) -> BoxFuture<'_, Result<()>>;
     fn verify(&self, what: Declaration) -> BoxFuture<'_, Result<()>>;
+    fn delete(&self, what: Deletion) -> BoxFuture<'_, Result<()>>;
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
 
@@ -194,6 +199,10 @@ impl<B: Broker> DynBroker for B {
 
     fn verify(&self, what: Declaration) -> BoxFuture<'_, Result<()>> {
         Box::pin(Broker::verify(self, what))
+    }
+
+    fn delete(&self, what: Deletion) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Broker::delete(self, what))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

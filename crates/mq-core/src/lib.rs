@@ -27,7 +27,7 @@ mod publisher;
 mod subscription;
 mod worker;
 
-pub use broker::{Broker, Declaration};
+pub use broker::{Broker, Declaration, Deletion};
 pub use capabilities::{Capabilities, Capability};
 pub use consumer::Consumer;
 pub use datatype::Datatype;

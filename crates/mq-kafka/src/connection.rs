@@ -15,8 +15,8 @@ use krafka::{
     producer::{Acks, Producer},
 };
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
-    flow::Flow,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
+    Subscription, flow::Flow,
 };
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -265,6 +265,14 @@ impl Broker for Kafka {
     ) -> impl Future<Output = Result<()>> + Send {
         let what = what.into();
         async move { topology::verify(&self.inner, &what).await }
+    }
+
+    /// A durable subscription is a group, and so is the reader of a queue: they hold what lies behind
+    /// their committed offsets, also what a filter would leave out, and the marks that end
+    /// transactions. A topic goes with its records; Kafka does not tell who reads one without a
+    /// group, as an ephemeral subscription does.
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        topology::delete(&self.inner, &what.into()).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Queues, topics and subscriptions as Kafka topics and groups: declare and verify.
+//! Queues, topics and subscriptions as Kafka topics and groups: declare, verify and delete.
 //!
 //! A queue `q` is the topic `q` read by the group `q`; its dead letters go to the topic `q.dead`. A
 //! topic `t` is the topic `t`. A durable subscription `s` of `t` is the group `s@t`, whose start is
@@ -10,6 +10,7 @@
 //! `t.dead` is not. A queue whose name itself ends with `.dead` has no home and cannot be told.
 
 mod configs;
+mod delete;
 mod durability;
 mod known;
 mod offsets;
@@ -20,6 +21,7 @@ use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, 
 
 use crate::connection::Inner;
 use configs::Configs;
+pub(crate) use delete::delete;
 pub use durability::WeakTopics;
 pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges};
@@ -107,10 +109,7 @@ pub(crate) async fn verify(inner: &Inner, what: &Declaration) -> Result<()> {
             }
             SubscriptionKind::Durable { topic, name } => {
                 let home = durable_home(VERIFY, subscription, topic, name)?;
-                let found = find(inner, VERIFY, "topic", topic).await?;
-                check_settings(inner, VERIFY, topic, &found).await?;
-                find(inner, VERIFY, "queue", &home).await?;
-                started(inner, VERIFY, subscription, topic).await
+                verify_durable(inner, subscription, topic, &home).await
             }
             SubscriptionKind::Ephemeral { topic } => {
                 find(inner, VERIFY, "topic", topic).await.map(drop)
@@ -129,15 +128,63 @@ async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<
     } else {
         "topic"
     };
-    let missing = |what: &str| Err(topics::missing(VERIFY, part, what));
-    let Some(topic) = &found[0] else {
-        return missing(name);
-    };
-    check_kind(VERIFY, destination, &found[0], &found[1])?;
-    if destination.is_queue() {
-        inner.config.settings_of(name).check_queue(VERIFY, name)?;
+    let mut wrong = Vec::new();
+    match &found[0] {
+        Some(topic) => {
+            if destination.is_queue() {
+                inner.config.settings_of(name).check_queue(VERIFY, name)?;
+            }
+            let kind = check_kind(VERIFY, destination, &found[0], &found[1]);
+            wrong.extend(difference(kind)?);
+            wrong.extend(difference(
+                check_settings(inner, VERIFY, name, topic).await,
+            )?);
+        }
+        None => {
+            wrong.push(topics::missing(VERIFY, part, name));
+            if destination.dead_letter_home().is_some() && found[1].is_none() {
+                wrong.push(topics::missing(VERIFY, "queue", &home));
+            }
+        }
     }
-    check_settings(inner, VERIFY, name, topic).await
+    Error::differences(VERIFY, wrong)
+}
+
+async fn verify_durable(
+    inner: &Inner,
+    subscription: &Subscription,
+    topic: &str,
+    home: &str,
+) -> Result<()> {
+    const VERIFY: &str = "verify";
+    let found = describe(inner, VERIFY, &[topic, home]).await?;
+    let mut wrong = Vec::new();
+    match &found[0] {
+        Some(found) => {
+            wrong.extend(difference(
+                check_settings(inner, VERIFY, topic, found).await,
+            )?);
+            wrong.extend(difference(
+                started(inner, VERIFY, subscription, topic).await,
+            )?);
+        }
+        None => wrong.push(topics::missing(VERIFY, "topic", topic)),
+    }
+    if found[1].is_none() {
+        wrong.push(topics::missing(VERIFY, "queue", home));
+    }
+    Error::differences(VERIFY, wrong)
+}
+
+/// What `verify` tells with others of its kind; any other error ends it.
+fn difference(checked: Result<()>) -> Result<Option<Error>> {
+    match checked {
+        Ok(()) => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Mismatch) => {
+            Ok(Some(error))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Fails if the durable subscription has no place in its topic.

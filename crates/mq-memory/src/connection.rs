@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Destination, Message, Receipt, Result,
-    Subscription,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Destination, Message, Receipt,
+    Result, Subscription,
     flow::{Flow, FlowKind},
 };
 use tokio::sync::Notify;
@@ -171,6 +171,11 @@ impl Broker for Memory {
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         self.0.open("verify")?;
         self.0.hub.topology.verify(&what.into())
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        self.0.open("delete")?;
+        self.0.hub.topology.delete(&what.into())
     }
 
     async fn close(&self) -> Result<()> {

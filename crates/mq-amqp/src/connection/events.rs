@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use mq_core::{Declaration, Error, Subscription};
+use mq_core::{Error, Subscription};
 use tokio::sync::broadcast;
 
 /// Something that happened to a connection, a consumer or what was declared.
@@ -71,8 +71,8 @@ pub enum AmqpEvent {
     },
     /// What this client declared could not be declared again.
     DeclareFailed {
-        /// The queue, topic or subscription.
-        what: Declaration,
+        /// The queue, topic, subscription or topology.
+        what: String,
         /// Why.
         why: Error,
     },
@@ -193,7 +193,7 @@ impl AmqpEvent {
                 unknown,
             } => tracing::warn!(%why, resent, unknown, "the publishing channel is lost"),
             E::DeclareFailed { what, why } => {
-                tracing::warn!(?what, %why, "what was declared could not be declared again");
+                tracing::warn!(what, %why, "what was declared could not be declared again");
             }
             E::ConsumerLost { subscription, why } => {
                 tracing::warn!(%subscription, %why, "a consumer is lost");

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{Declaration, Error, ErrorKind, Result};
+use mq_core::{Error, ErrorKind, Result, Subscription};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{Address, Settings},
     error::CONNECT,
-    topology,
+    topology::Declared,
 };
 
 /// A connection to whichever node answers. While it is lost its users wait for the next link.
@@ -36,7 +36,7 @@ struct Shared {
     state: watch::Sender<State>,
     closing: CancellationToken,
     known: Arc<Known>,
-    declared: Mutex<Vec<Declaration>>,
+    declared: Mutex<Vec<Declared>>,
 }
 
 #[derive(Debug, Clone)]
@@ -147,7 +147,7 @@ impl Uplink {
     }
 
     /// Takes note of something that is declared, to be declared again on a new link.
-    pub(crate) fn remember(&self, what: Declaration) {
+    pub(crate) fn remember(&self, what: Declared) {
         let mut declared = self.shared.declared();
         // Names that an application makes up without end must not fill the memory.
         if !declared.contains(&what) && declared.len() < MAX_DECLARED {
@@ -155,9 +155,18 @@ impl Uplink {
         }
     }
 
-    /// True if this client declared it.
-    pub(crate) fn has_declared(&self, what: &Declaration) -> bool {
-        self.shared.declared().contains(what)
+    /// It was deleted, and shall not come again.
+    pub(crate) fn forget(&self, what: &Declared) {
+        self.shared.declared().retain(|one| one != what);
+    }
+
+    /// What this client declared that makes the queue of a subscription.
+    pub(crate) fn declared_for(&self, subscription: &Subscription) -> Option<Declared> {
+        let declared = self.shared.declared();
+        declared
+            .iter()
+            .find(|what| what.makes(subscription))
+            .cloned()
     }
 
     /// No new link from now on; closes the one of the moment.
@@ -193,7 +202,7 @@ impl Shared {
         self.state.send_replace(state);
     }
 
-    fn declared(&self) -> MutexGuard<'_, Vec<Declaration>> {
+    fn declared(&self) -> MutexGuard<'_, Vec<Declared>> {
         // A list is whole after any panic.
         self.declared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,10 +219,13 @@ impl Shared {
     async fn restore(&self, link: &Link) -> Result<()> {
         let declared = self.declared().clone();
         for what in declared {
-            match topology::declare(link, what.clone()).await {
+            match what.declare(link).await {
                 Ok(()) => {}
                 Err(error) if !link.is_connected() => return Err(error),
-                Err(why) => self.tell(AmqpEvent::DeclareFailed { what, why }),
+                Err(why) => {
+                    let what = what.to_string();
+                    self.tell(AmqpEvent::DeclareFailed { what, why });
+                }
             }
         }
         Ok(())

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use lapin::{
     Channel,
     options::{BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
+    types::ShortString,
 };
 use mq_core::{
-    ConsumePlan, Declaration, Destination, Error, ErrorKind, Result, Settle, Subscription,
+    ConsumePlan, Destination, Error, ErrorKind, Result, Settle, Subscription,
     SubscriptionKind, flow::FlowKind,
 };
 use tokio::{
@@ -59,6 +59,10 @@ impl Opener {
                 .with("delivery_limit", limit));
         }
         let itself = topology::queue_of(OPERATION, subscription)?;
+        // An ephemeral subscription has one consumer in any case.
+        if plan.single_active_consumer && !ephemeral {
+            topology::check_single_active(link, subscription).await?;
+        }
         let home = plan.dead_letter_home(subscription);
         if let Some(home) = &home
             && let Err(error) = topology::exists(link, OPERATION, home).await
@@ -88,9 +92,11 @@ impl Opener {
                 .await
                 .map_err(about)?;
         }
-        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let options = BasicConsumeOptions::default();
+        let arguments = topology::consume_arguments(link.named(), subscription);
         let opening = Opening(Some(&channel));
-        let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
+        let consume =
+            channel.basic_consume(queue.clone(), ShortString::default(), options, arguments);
         let stream = link.answer(OPERATION, consume).await.map_err(&name)?;
         opening.done();
 
@@ -190,21 +196,14 @@ impl Opener {
 
     /// Declares its queue again, if this client declared it before; true if it is there then.
     async fn redeclare(&self, link: &Link) -> bool {
-        let subscription = Declaration::from(&self.subscription);
-        let queue = match self.subscription.kind() {
-            SubscriptionKind::Queue { queue } => Destination::queue(&**queue).into(),
-            _ => subscription.clone(),
-        };
-        let Some(what) = [subscription, queue]
-            .into_iter()
-            .find(|what| self.uplink.has_declared(what))
-        else {
+        let Some(what) = self.uplink.declared_for(&self.subscription) else {
             return false;
         };
-        match topology::declare(link, what.clone()).await {
+        match what.declare(link).await {
             Ok(()) => true,
             Err(why) => {
                 let lost = !link.is_connected();
+                let what = what.to_string();
                 self.tell(AmqpEvent::DeclareFailed { what, why });
                 lost
             }

@@ -491,6 +491,45 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
     ),
     (
         Shape::Queues,
+        Fault::VerifyTellsTheFirst,
+        &["verifying_names_everything_that_is_missing"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesNothing,
+        &[
+            "a_deleted_queue_is_gone_and_can_be_declared_again",
+            "a_deleted_subscription_is_gone_and_its_topic_stays",
+            "a_topic_is_deleted_after_its_subscriptions",
+            "a_queue_that_holds_messages_is_deleted_only_with_them",
+            "a_queue_that_is_read_is_not_deleted",
+        ],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesOnlyWhatIsThere,
+        &["deleting_what_is_not_there_is_no_error"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesWithMessages,
+        &["a_queue_that_holds_messages_is_deleted_only_with_them"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesHomes,
+        &["a_dead_letter_outlasts_its_queue"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesWhatIsUsed,
+        &[
+            "a_queue_that_is_read_is_not_deleted",
+            "a_topic_is_deleted_after_its_subscriptions",
+        ],
+    ),
+    (
+        Shape::Queues,
         Fault::DeclareClears,
         &["declaring_twice_changes_nothing"],
     ),
