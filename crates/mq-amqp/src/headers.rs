@@ -52,9 +52,9 @@ impl Outbound {
         };
         let mut headers = message.headers().clone();
         headers.insert(headers::DUE, time::to_millis(later.due));
-        let plain = message.clone().edit().headers(headers);
-        let plain = plain.expires_in(None).priority(None).build();
-        let mut outbound = Self::new(to, &plain, limits)?;
+        let told = message.clone().edit().headers(headers).build();
+        let mut outbound = Self::new(to, &told, limits)?;
+        outbound.properties = lasting(message)?;
         if let Some(life) = message.expires_in() {
             let expires = time::to_millis(message.time()).saturating_add(time::millis(life));
             outbound
@@ -332,7 +332,8 @@ fn table(message: &Message) -> Result<FieldTable> {
     Ok(table)
 }
 
-fn properties(message: &Message) -> Result<BasicProperties> {
+/// The properties that mean the same to every queue.
+fn lasting(message: &Message) -> Result<BasicProperties> {
     let field = |what, text: &str| short(what, text, ErrorKind::InvalidMessage);
     let mut buffer = [0; 36];
     let mut properties = BasicProperties::default()
@@ -348,6 +349,12 @@ fn properties(message: &Message) -> Result<BasicProperties> {
     if let Some(to) = message.reply_to() {
         properties = properties.with_reply_to(field("reply-to", to)?);
     }
+    Ok(properties)
+}
+
+/// All of them.
+fn properties(message: &Message) -> Result<BasicProperties> {
+    let mut properties = lasting(message)?;
     if let Some(expiry) = message.expires_in().map(time::millis) {
         if expiry > MAX_EXPIRY {
             return Err(invalid(
@@ -355,7 +362,8 @@ fn properties(message: &Message) -> Result<BasicProperties> {
                 "expires_in",
             ));
         }
-        properties = properties.with_expiration(field("expiry", &expiry.to_string())?);
+        let expiry = short("expiry", &expiry.to_string(), ErrorKind::InvalidMessage)?;
+        properties = properties.with_expiration(expiry);
     }
     if let Some(priority) = message.priority() {
         properties = properties.with_priority(priority);
