@@ -569,8 +569,9 @@ impl Seen {
         let mut late: Vec<Duration> = self.came.into_values().collect();
         late.sort_unstable();
         let part = |percent: usize| late[(late.len() - 1) * percent / 100];
+        let deferred = self.asked.values().filter(|asked| asked.deferred).count();
         let text = format!(
-            "none early, none lost, {} came twice; late: median {:?}, 99 % {:?}, most {:?}; over 2 s + 0.1 s a level: {}",
+            "none early, none lost, {deferred} of them deferred, {} came twice; late: median {:?}, 99 % {:?}, most {:?}; over 2 s + 0.1 s a level: {}",
             self.again,
             part(50),
             part(99),

@@ -215,6 +215,13 @@ impl Settlement {
         &self.received
     }
 
+    /// Sets the number of the attempt that it ends with, from 1, where more than one was made of this
+    /// delivery: a copy that it makes tells it.
+    pub fn after_attempt(mut self, attempt: u32) -> Self {
+        self.received = self.received.clone().with_attempt(attempt);
+        self
+    }
+
     /// The message is done: it will not be delivered again to this subscription.
     ///
     /// # Errors

@@ -174,6 +174,10 @@ impl<G, Session> Shared<G, Session> {
             let ends = !error.is_retryable();
             return self.hand_back(settlement, error, ends).await;
         }
+        let settlement = match outcome.attempt() {
+            Some(attempt) => settlement.after_attempt(attempt),
+            None => settlement,
+        };
         let undone = self
             .guarantee
             .settle(&self.session, settlement, outcome)

@@ -88,10 +88,13 @@ where
             Ok(outcome) => outcome,
             Err(error) => Outcome::retry(error.into()),
         };
-        let Decision::Retry(failure) = outcome.decision() else {
-            return Ok(outcome);
-        };
         let attempt = received.attempt();
+        let failure = match outcome.decision() {
+            Decision::Retry(failure) => failure,
+            // The attempts made here are behind its copy.
+            Decision::Defer(_) => return Ok(outcome.after_attempt(attempt)),
+            _ => return Ok(outcome),
+        };
         let next = match failure.class() {
             // Not the message's fault: the worker hands it back, and ends if that cannot pass.
             FailureClass::Infrastructure => return Ok(outcome),
@@ -107,7 +110,7 @@ where
         };
         let wait = match next {
             Ok(Next::Again(wait)) => wait,
-            Ok(Next::Later(delay)) => return Ok(Outcome::defer(delay)),
+            Ok(Next::Later(delay)) => return Ok(Outcome::defer(delay).after_attempt(attempt)),
             Ok(Next::Never) => return reject(Reason::Exhausted),
             Err(reason) => return reject(reason),
         };
