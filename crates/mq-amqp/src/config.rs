@@ -13,7 +13,8 @@ use mq_core::{
 use url::{Host, Url};
 
 use crate::{
-    Amqp, ExchangeKind, QueueSettings, capabilities::WORDS, error::CONNECT, topology::Named,
+    Amqp, ExchangeKind, QueueSettings, capabilities::WORDS, error::CONNECT, metrics::Counters,
+    topology::Named,
 };
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
@@ -46,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) max_message_size: usize,
     pub(crate) named: Arc<Named>,
     pub(crate) flow: Flow,
+    /// Made anew with each connection.
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl AmqpBuilder {
@@ -66,6 +69,7 @@ impl AmqpBuilder {
             max_message_size: 16 * 1024 * 1024,
             named: Arc::default(),
             flow: Flow::default(),
+            counters: Arc::default(),
         })
     }
 
@@ -259,8 +263,9 @@ impl AmqpBuilder {
     ///
     /// # Cancel safety
     /// Dropped, nothing stays connected.
-    pub async fn connect(self) -> Result<Amqp> {
+    pub async fn connect(mut self) -> Result<Amqp> {
         self.0.check()?;
+        self.0.counters = Arc::default();
         Amqp::open(self.0).await
     }
 

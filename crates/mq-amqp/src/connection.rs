@@ -23,7 +23,8 @@ use tracing::Instrument;
 
 pub(crate) use self::gate::{CHUNK, Gate};
 use crate::{
-    AmqpBuilder, AmqpConsumer, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
+    AmqpBuilder, AmqpConsumer, AmqpMetrics, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed,
+    capabilities,
     config::Settings,
     error::{CONNECT, late, map, within},
     headers::Limits,
@@ -114,6 +115,12 @@ impl Amqp {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// What was done since it connected, and what is held now. It takes a few loads, and waits for
+    /// nothing.
+    pub fn metrics(&self) -> AmqpMetrics {
+        self.inner.settings.counters.snapshot()
     }
 
     /// Opens a consumer that acknowledges nothing: for the broker a message is done once it is

@@ -7,6 +7,7 @@ mod connection;
 mod consumer;
 mod error;
 mod headers;
+mod metrics;
 mod publisher;
 mod settle;
 mod topology;
@@ -17,6 +18,7 @@ pub use crate::{
     config::{AmqpBuilder, Tls},
     connection::Amqp,
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
+    metrics::AmqpMetrics,
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
     topology::{ExchangeKind, Overflow, QueueSettings},
 };
