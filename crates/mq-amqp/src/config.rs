@@ -9,12 +9,13 @@ use lapin::{
 use mq_core::{
     Destination, Error, ErrorKind, Result,
     flow::{Flow, FlowSink},
+    trace::{Propagator, Tracer},
 };
 use url::{Host, Url};
 
 use crate::{
     Amqp, ExchangeKind, QueueSettings, capabilities::WORDS, error::CONNECT, metrics::Counters,
-    topology::Named,
+    spans::AmqpSpans, topology::Named,
 };
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
@@ -47,7 +48,9 @@ pub(crate) struct Settings {
     pub(crate) max_message_size: usize,
     pub(crate) named: Arc<Named>,
     pub(crate) flow: Flow,
-    /// Made anew with each connection.
+    propagator: Option<Arc<dyn Propagator>>,
+    /// These two are made anew by `connect`.
+    pub(crate) tracer: Tracer,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -69,6 +72,8 @@ impl AmqpBuilder {
             max_message_size: 16 * 1024 * 1024,
             named: Arc::default(),
             flow: Flow::default(),
+            propagator: None,
+            tracer: Tracer::default(),
             counters: Arc::default(),
         })
     }
@@ -158,7 +163,7 @@ impl AmqpBuilder {
     }
 
     /// The name that the broker shows for the connections, followed by what each is for; it is the
-    /// client's name in flow events too. Default `mq-amqp`.
+    /// client's name in flow events and spans too. Default `mq-amqp`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();
         self.0.flow = self.0.flow.renamed(&self.0.name);
@@ -174,6 +179,12 @@ impl AmqpBuilder {
     /// them, and those that are lost with the connection are delivered again.
     pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
         self.0.flow = Flow::new(&self.0.name, &WORDS, sink);
+        self
+    }
+
+    /// Carries trace context through the headers of messages; see [`mq_core::trace`].
+    pub fn propagator(mut self, propagator: Arc<dyn Propagator>) -> Self {
+        self.0.propagator = Some(propagator);
         self
     }
 
@@ -266,6 +277,7 @@ impl AmqpBuilder {
     pub async fn connect(mut self) -> Result<Amqp> {
         self.0.check()?;
         self.0.counters = Arc::default();
+        self.0.tracer = self.0.tracer();
         Amqp::open(self.0).await
     }
 
@@ -330,6 +342,12 @@ impl Settings {
             );
         }
         Ok(())
+    }
+
+    fn tracer(&self) -> Tracer {
+        let AMQPAuthority { host, port, .. } = self.uri().authority;
+        let spans = AmqpSpans::new(self.name.clone(), host, port);
+        Tracer::new(spans, self.propagator.clone())
     }
 
     pub(crate) fn uri(&self) -> AMQPUri {

@@ -16,7 +16,7 @@ use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
-    flow::Flow,
+    flow::Flow, trace::Tracer,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
@@ -28,6 +28,7 @@ use crate::{
     config::Settings,
     error::{CONNECT, late, map, within},
     headers::Limits,
+    metrics::Counters,
     topology::{self, Named},
 };
 
@@ -173,6 +174,10 @@ impl Broker for Amqp {
         self.inner.settings.flow.clone()
     }
 
+    fn tracer(&self) -> Tracer {
+        self.inner.settings.tracer.clone()
+    }
+
     fn publisher(&self) -> AmqpPublisher {
         self.inner.publisher.clone()
     }
@@ -300,7 +305,8 @@ impl Link {
         })?;
         let fate = Arc::<Fate>::default();
         let events = connection.events_listener();
-        let events = watch(events, Arc::clone(&fate), role.to_owned());
+        let counters = Arc::clone(&settings.counters);
+        let events = watch(events, Arc::clone(&fate), counters, role.to_owned());
         Ok(Self {
             connection,
             fate,
@@ -443,19 +449,34 @@ impl fmt::Debug for Link {
 }
 
 /// Tells of alarms, and keeps why the connection was lost.
-async fn watch(events: impl Stream<Item = Event>, fate: Arc<Fate>, role: String) {
+async fn watch(
+    events: impl Stream<Item = Event>,
+    fate: Arc<Fate>,
+    counters: Arc<Counters>,
+    role: String,
+) {
     let mut events = std::pin::pin!(events);
+    let mut blocked = false;
     while let Some(event) = events.next().await {
         match event {
             Event::ConnectionBlocked(why) => {
                 tracing::warn!(role, why, "the broker blocks this connection");
+                if !std::mem::replace(&mut blocked, true) {
+                    counters.blocked();
+                }
             }
             Event::ConnectionUnblocked => {
                 tracing::info!(role, "the broker unblocks this connection");
+                if std::mem::take(&mut blocked) {
+                    counters.unblocked();
+                }
             }
             // A soft error ends one channel, and is told where that channel is used.
             Event::Error(error) if !error.is_amqp_soft_error() => {
                 tracing::warn!(role, %error, "the connection is lost");
+                if std::mem::take(&mut blocked) {
+                    counters.unblocked();
+                }
                 let _ = fate.why.set(error);
                 fate.lost.cancel();
             }

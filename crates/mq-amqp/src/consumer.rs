@@ -23,6 +23,7 @@ use crate::{
     connection::Link,
     error::late,
     headers::{is_counted, received},
+    metrics::Held,
     settle::{Command, Origin, Sink, Task},
     topology,
 };
@@ -103,6 +104,8 @@ impl AmqpConsumer {
         let origin = Origin {
             source: subscription.clone(),
             flow: publisher.flow().clone(),
+            tracer: publisher.tracer().clone(),
+            held: Held::new(Arc::clone(publisher.counters())),
             queue: Destination::queue(queue.as_str()),
             home,
             counted: !ephemeral && limit.is_some(),
@@ -170,7 +173,7 @@ impl Consumer for AmqpConsumer {
             Ok(next) => next,
             Err(error) => return Err(self.over(error)),
         };
-        let mut count = 0;
+        let (before, mut count) = (into.len(), 0);
         while let Some(mut delivery) = next.take() {
             let tag = delivery.delivery_tag;
             live.sink.opened(tag, is_counted(&delivery));
@@ -183,6 +186,7 @@ impl Consumer for AmqpConsumer {
             }
         }
         if count > 0 {
+            sink.handed_out(&into[before..]);
             return Ok(count);
         }
         let why = live.ended.take().flatten();

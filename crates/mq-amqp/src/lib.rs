@@ -10,6 +10,7 @@ mod headers;
 mod metrics;
 mod publisher;
 mod settle;
+mod spans;
 mod topology;
 
 pub use mq_core as core;

@@ -131,6 +131,12 @@ impl Counters {
         add(counter, 1);
     }
 
+    /// A message is handed out that nobody settles.
+    pub(crate) fn received(&self, redelivered: bool) {
+        add(&self.consuming.delivered, 1);
+        add(&self.consuming.redelivered, usize::from(redelivered));
+    }
+
     /// A connection came back after it was lost.
     #[allow(dead_code, reason = "a lost connection ends its client so far")]
     pub(crate) fn reconnected(&self) {

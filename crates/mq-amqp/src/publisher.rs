@@ -21,6 +21,7 @@ use std::{
 use mq_core::{
     Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result,
     flow::{Flow, PublishFlow},
+    trace::Tracer,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
@@ -33,6 +34,7 @@ use crate::{
     config::Settings,
     connection::Link,
     headers::{Limits, Outbound},
+    metrics::Counters,
     topology,
 };
 
@@ -63,6 +65,8 @@ struct Shared {
     closed: AtomicBool,
     topics: Arc<Topics>,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
 }
 
 /// The topics that were seen on this connection.
@@ -92,6 +96,7 @@ impl AmqpPublisher {
             room: Arc::clone(&room),
             topics: Arc::clone(&topics),
             limit,
+            counters: Arc::clone(&settings.counters),
         };
         let channel = writer.channel().await?;
         tokio::spawn(writer.run(channel, receiver));
@@ -106,6 +111,8 @@ impl AmqpPublisher {
             closed,
             topics,
             flow: settings.flow.clone(),
+            tracer: settings.tracer.clone(),
+            counters: Arc::clone(&settings.counters),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -135,6 +142,16 @@ impl AmqpPublisher {
     /// Where it tells what becomes of its messages.
     pub(crate) fn flow(&self) -> &Flow {
         &self.shared.flow
+    }
+
+    /// What the spans of its connection are made with.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.shared.tracer
+    }
+
+    /// Where its connection counts.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
     }
 
     /// The most time for room, and then for an outcome.
@@ -168,13 +185,18 @@ impl Publisher for AmqpPublisher {
         to: &Destination,
         message: impl Into<Message> + Send,
     ) -> Result<AmqpPending> {
-        let message = message.into();
+        let mut message = message.into();
         self.shared.open()?;
-        let outbound = self
-            .prepare(to, &message)
-            .await
-            .map_err(|error| error.with("to", to))?;
-        let flow = self.shared.flow.publish(&message, to);
+        let sending = self.shared.tracer.send(to, &mut message);
+        let outbound = match self.prepare(to, &message).await {
+            Ok(outbound) => outbound,
+            Err(error) => {
+                let refused = Err(error.with("to", to));
+                sending.failed(&refused);
+                return refused;
+            }
+        };
+        let flow = self.shared.flow.sending(&message, to, sending);
         self.send(to.clone(), outbound, flow).await
     }
 
@@ -200,8 +222,9 @@ impl Publisher for AmqpPublisher {
         self.flush().await
     }
 
-    async fn enqueue_batch(&self, to: &Destination, messages: Vec<Message>) -> PendingBatch {
+    async fn enqueue_batch(&self, to: &Destination, mut messages: Vec<Message>) -> PendingBatch {
         let shared = &self.shared;
+        let sending = shared.tracer.send_batch(to, &mut messages);
         let batch = Batch::new(messages.len());
         let chunk = shared.window.min(CHUNK);
         let mut jobs = Vec::with_capacity(chunk.min(messages.len()));
@@ -214,8 +237,15 @@ impl Publisher for AmqpPublisher {
                 Err(error) => Err(error),
             };
             match prepared {
-                Ok(outbound) => jobs.push((outbound, reply, shared.flow.publish(&message, to))),
-                Err(error) => reply.tell(Err(error)),
+                Ok(outbound) => {
+                    let flow = shared.flow.sending(&message, to, sending.clone());
+                    jobs.push((outbound, reply, flow));
+                }
+                Err(error) => {
+                    let refused = Err(error);
+                    sending.failed(&refused);
+                    reply.tell(refused);
+                }
             }
             if jobs.len() == chunk || left == 0 {
                 shared.send_all(&mut jobs).await;

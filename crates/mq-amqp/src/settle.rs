@@ -13,22 +13,28 @@ use std::{
 
 use lapin::Channel;
 use mq_core::{
-    Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
+    Delivery, Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
     dead_letter_copy,
     flow::{Flow, FlowKind, PublishFlow},
     stale,
+    trace::Tracer,
 };
 use tokio::sync::Notify;
 
 use self::ledger::{Frame, Ledger, Mark};
 pub(crate) use self::task::{Command, Task};
-use crate::headers::{self, Limits, Outbound};
+use crate::{
+    headers::{self, Limits, Outbound},
+    metrics::Held,
+};
 
 /// The settlements of one consumer. Its generation is its channel: a new consumer has a new sink.
 pub(crate) struct Sink {
     channel: Channel,
     source: Subscription,
     flow: Flow,
+    tracer: Tracer,
+    held: Held,
     /// What is handed out and not settled, as far as its flow is told.
     told: Mutex<BTreeMap<u64, Received>>,
     /// Where rejected messages go.
@@ -62,6 +68,8 @@ pub(crate) struct Copy {
 pub(crate) struct Origin {
     pub(crate) source: Subscription,
     pub(crate) flow: Flow,
+    pub(crate) tracer: Tracer,
+    pub(crate) held: Held,
     pub(crate) queue: Destination,
     pub(crate) home: Option<Destination>,
     pub(crate) counted: bool,
@@ -75,6 +83,8 @@ impl Sink {
             channel,
             source: origin.source,
             flow: origin.flow,
+            tracer: origin.tracer,
+            held: origin.held,
             told: Mutex::default(),
             home: origin.home.map(Destination::mandatory),
             queue: origin.queue,
@@ -106,6 +116,15 @@ impl Sink {
         }
     }
 
+    /// Counts what `receive` hands out, and gives it its span.
+    pub(crate) fn handed_out(&self, deliveries: &[Delivery]) {
+        let again = |one: &&Delivery| one.received().redelivered() == Some(true);
+        let redelivered = deliveries.iter().filter(again).count();
+        self.held.delivered(deliveries.len(), redelivered);
+        let received = deliveries.iter().map(Delivery::received);
+        self.tracer.received(&self.source, received);
+    }
+
     /// Tells the settlements of a frame that goes to the broker.
     fn settling(&self, frame: Frame) {
         if !self.flow.is_on() {
@@ -134,6 +153,7 @@ impl Sink {
 
     /// Tells that the copy of a rejected message is confirmed.
     fn dead_lettered(&self, tag: u64, home: &Destination) {
+        self.held.dead_lettered();
         if let Some(received) = lock(&self.told).get(&tag) {
             let number = Some(tag);
             self.flow
@@ -150,12 +170,13 @@ impl Sink {
     pub(crate) fn release(&self, tag: u64) {
         let mut ledger = self.ledger();
         ledger.open(tag);
-        ledger.mark(tag, Mark::Release);
+        ledger.mark(tag, Mark::Unseen);
     }
 
     /// Makes every settlement from now on stale.
     pub(crate) fn end(&self) {
         self.gone.store(true, Ordering::Release);
+        self.held.end();
         self.wake.notify_one();
     }
 
@@ -193,11 +214,13 @@ impl Sink {
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
         let copy = |to: &Destination, dead, message: Result<Outbound>| {
             message.map(|message| {
+                let original = received.message();
+                let sending = self.tracer.send_copy(to, original);
                 Mark::Copy(Box::new(Copy {
                     to: to.clone(),
                     message,
                     dead,
-                    flow: self.flow.publish(received.message(), to),
+                    flow: self.flow.sending(original, to, sending),
                 }))
             })
         };

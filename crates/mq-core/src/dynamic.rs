@@ -18,8 +18,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use crate::{
     Broker, Capabilities, ConsumePlan, Consumer, Declaration, Delivery, Destination, Message,
-    PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
-    trace::Tracer,
+    PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow, trace::Tracer,
 };
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -73,7 +73,12 @@ impl Memory {
 
     fn further(&self, name: Arc<str>) -> Self {
         let flow = self.0.flow.renamed(&name);
-        Self::of(Arc::clone(&self.0.hub), flow, name, self.0.propagator.clone())
+        Self::of(
+            Arc::clone(&self.0.hub),
+            flow,
+            name,
+            self.0.propagator.clone(),
+        )
     }
 
     pub(crate) fn with(settings: &Builder) -> Self {

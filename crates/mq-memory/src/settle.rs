@@ -71,9 +71,8 @@ impl Channel {
             ));
         });
         drop(state);
-        self.shared
-            .tracer
-            .received(&self.subscription, &into[before..]);
+        let handed = into[before..].iter().map(Delivery::received);
+        self.shared.tracer.received(&self.subscription, handed);
         if self.shared.flow.is_on() {
             for delivery in &into[before..] {
                 self.tell(FlowKind::Delivered, delivery.received());

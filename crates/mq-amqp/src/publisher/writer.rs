@@ -27,6 +27,7 @@ use crate::{
     connection::Link,
     error::map,
     headers::{Outbound, number},
+    metrics::Counters,
 };
 
 /// What the publisher asks of its writer.
@@ -66,6 +67,7 @@ pub(super) struct Writer {
     pub(super) room: Arc<Semaphore>,
     pub(super) topics: Arc<Topics>,
     pub(super) limit: Duration,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Why the writer stopped writing to a channel.
@@ -137,6 +139,7 @@ impl Writer {
         let mut grace = None;
         loop {
             // A burst: each publish is polled once, so that its frames go out with all others.
+            let waiting = jobs.len();
             while let Some(mut job) = jobs.pop_front() {
                 if !channel.status().connected() {
                     jobs.push_front(job);
@@ -151,9 +154,11 @@ impl Writer {
                 let output = flight.push(number, publish(channel, job.outbound, properties));
                 done.extend(output.map(|output| (number, output)));
             }
+            self.counters.published(waiting - jobs.len());
             flight.drain(&mut done);
             let (round, lost) = completions(&mut done);
-            self.room.add_permits(window.round(round, tell));
+            self.room
+                .add_permits(window.round(round, |written, outcome| self.tell(written, outcome)));
             if let Some(cause) = lost {
                 return self.lose(window, cause, jobs);
             }
@@ -178,7 +183,9 @@ impl Writer {
                 () = flight.ready() => {}
                 () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {}
                 () = timer.as_mut() => {
-                    window.expire(Instant::now(), |written| written.tell(Err(self.silent())));
+                    window.expire(Instant::now(), |written| {
+                        written.tell(&self.counters, Err(self.silent()));
+                    });
                     let next = window.deadline().unwrap_or_else(|| Instant::now() + self.limit);
                     timer.as_mut().reset(next);
                 }
@@ -214,7 +221,7 @@ impl Writer {
         .caused_by(cause);
         self.room.add_permits(window.held());
         for written in window.abandon() {
-            written.tell(Err(error.clone()));
+            written.tell(&self.counters, Err(error.clone()));
         }
         End::Lost(unsent)
     }
@@ -222,6 +229,26 @@ impl Writer {
     fn refuse(&self, job: Job) {
         job.reply.tell(Err(self.link.gone("publish")));
         self.room.add_permits(1);
+    }
+
+    fn tell(&self, written: Written, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
+            Outcome::Rejected => Err(Error::new(
+                ErrorKind::Rejected,
+                "publish",
+                "a queue refused the message: it is full, or it failed",
+            )
+            .help("make room in the queue, then publish it again")),
+            Outcome::Unroutable(text) => Err(Error::new(
+                ErrorKind::Unroutable,
+                "publish",
+                "no queue took the message",
+            )
+            .with("broker", text)
+            .help("declare the queue or subscription first")),
+        };
+        written.tell(&self.counters, outcome);
     }
 
     fn silent(&self) -> Error {
@@ -313,25 +340,6 @@ fn number_of(message: &lapin::message::BasicReturnMessage) -> u64 {
     number(&message.properties).unwrap_or(0)
 }
 
-fn tell(written: Written, outcome: Outcome) {
-    written.tell(match outcome {
-        Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
-        Outcome::Rejected => Err(Error::new(
-            ErrorKind::Rejected,
-            "publish",
-            "a queue refused the message: it is full, or it failed",
-        )
-        .help("make room in the queue, then publish it again")),
-        Outcome::Unroutable(text) => Err(Error::new(
-            ErrorKind::Unroutable,
-            "publish",
-            "no queue took the message",
-        )
-        .with("broker", text)
-        .help("declare the queue or subscription first")),
-    });
-}
-
 /// The outcome of a publish whose writer is gone, as at the end of the runtime.
 pub(super) fn abandoned() -> Error {
     Error::new(
@@ -342,7 +350,8 @@ pub(super) fn abandoned() -> Error {
 }
 
 impl Written {
-    fn tell(self, outcome: Result<Receipt>) {
+    fn tell(self, counters: &Counters, outcome: Result<Receipt>) {
+        counters.outcome(&outcome);
         if let Some(flow) = self.flow {
             flow.end(&outcome);
         }

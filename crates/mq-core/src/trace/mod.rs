@@ -58,7 +58,7 @@ mod words;
 
 pub use plain::PlainSpans;
 pub use propagator::Propagator;
-pub use sending::Sending;
+pub use sending::{Sending, failed};
 pub use spans::{Handled, Sent, Spans};
 pub use tracer::Tracer;
 pub(crate) use words::processed;

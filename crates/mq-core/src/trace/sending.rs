@@ -13,25 +13,33 @@ use crate::{Receipt, Result};
 #[derive(Clone)]
 pub struct Sending {
     span: Span,
+    /// Where a single message was stored is told to it.
     tracer: Tracer,
 }
 
 impl Sending {
     /// No span.
     pub fn none() -> Self {
-        Self {
-            span: Span::none(),
-            tracer: Tracer::default(),
+        Self::many(Span::none())
+    }
+
+    /// The span of one message.
+    pub(super) fn one(span: Span, tracer: &Tracer) -> Self {
+        match span.is_disabled() {
+            true => Self::many(span),
+            false => Self {
+                span,
+                tracer: tracer.clone(),
+            },
         }
     }
 
-    pub(super) fn new(span: Span, tracer: &Tracer) -> Self {
-        // Nothing of one that nobody wants has to be kept.
-        let tracer = match span.is_disabled() {
-            true => Tracer::default(),
-            false => tracer.clone(),
-        };
-        Self { span, tracer }
+    /// The span of a batch, whose messages are stored at many places; or one that nobody wants.
+    pub(super) fn many(span: Span) -> Self {
+        Self {
+            span,
+            tracer: Tracer::default(),
+        }
     }
 
     /// True if somebody wants the span.
@@ -47,17 +55,24 @@ impl Sending {
 
     /// The outcome of its message, or of one of its batch: an error is the span's `error.type`.
     pub fn end(&self, outcome: &Result<Receipt>) {
-        if !self.is_on() {
-            return;
+        if let Ok(receipt) = outcome
+            && let Some(at) = receipt.position()
+        {
+            self.tracer.stored(&self.span, at);
         }
-        match outcome {
-            Ok(receipt) => {
-                if let Some(at) = receipt.position() {
-                    self.tracer.stored(&self.span, at);
-                }
-            }
-            Err(error) => words::failed(&self.span, words::of_error(error.kind())),
-        }
+        self.failed(outcome);
+    }
+
+    /// The message did not even leave, if this is an error.
+    pub fn failed<T>(&self, result: &Result<T>) {
+        failed(&self.span, result);
+    }
+}
+
+/// Notes on a span what failed, if this is an error: its kind is the `error.type`.
+pub fn failed<T>(span: &Span, result: &Result<T>) {
+    if let Err(error) = result {
+        words::failed(span, words::of_error(error.kind()));
     }
 }
 

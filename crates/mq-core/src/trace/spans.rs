@@ -26,8 +26,12 @@ pub trait Spans: Send + Sync + 'static {
 
     /// Verdicts go to the broker by an operation of its own, such as `ack` or `commit`, about so
     /// many messages where that is known: a client span.
-    fn settle(&self, source: &Subscription, operation: &'static str, messages: Option<usize>)
-    -> Span;
+    fn settle(
+        &self,
+        source: &Subscription,
+        operation: &'static str,
+        messages: Option<usize>,
+    ) -> Span;
 
     /// The message of a *send* span was stored at this place.
     fn stored(&self, span: &Span, at: Position) {
@@ -37,7 +41,10 @@ pub trait Spans: Send + Sync + 'static {
 
 /// What a *send* span is about.
 #[derive(Debug, Clone, Copy)]
-#[allow(clippy::exhaustive_enums, reason = "a span is of one message or of many")]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "a span is of one message or of many"
+)]
 pub enum Sent<'a> {
     /// One message.
     One(&'a Message),
@@ -47,7 +54,10 @@ pub enum Sent<'a> {
 
 /// What a *process* span is about.
 #[derive(Debug, Clone, Copy)]
-#[allow(clippy::exhaustive_enums, reason = "a span is of one message or of many")]
+#[allow(
+    clippy::exhaustive_enums,
+    reason = "a span is of one message or of many"
+)]
 pub enum Handled<'a> {
     /// One message, with the backend's tag of its delivery (0 if it was settled before).
     One(&'a Received, u64),

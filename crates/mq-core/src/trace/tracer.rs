@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use tracing::Span;
 
 use super::{Handled, Propagator, Sending, Sent, Spans};
-use crate::{Delivery, Destination, Headers, Message, Position, Received, Subscription, headers};
+use crate::{Destination, Headers, Message, Position, Received, Subscription, headers};
 
 /// A client's way to its spans and its trace context; what a backend holds, and a worker asks for.
 ///
@@ -35,7 +35,7 @@ impl Tracer {
         };
         let Some(propagator) = &inner.propagator else {
             let span = inner.spans.send(to, Sent::One(message), false);
-            return Sending::new(span, self);
+            return Sending::one(span, self);
         };
         let relayed = carries(message.headers());
         let span = inner.spans.send(to, Sent::One(message), !relayed);
@@ -44,7 +44,7 @@ impl Tracer {
         } else {
             inject(&**propagator, &span, message);
         }
-        Sending::new(span, self)
+        Sending::one(span, self)
     }
 
     /// A batch that is about to be published: one span, and for each message without a context a
@@ -55,7 +55,7 @@ impl Tracer {
         };
         let many = Sent::Many(messages.len());
         let Some(propagator) = &inner.propagator else {
-            return Sending::new(inner.spans.send(to, many, false), self);
+            return Sending::many(inner.spans.send(to, many, false));
         };
         let mut bare = false;
         for message in messages.iter_mut().filter(|m| !carries(m.headers())) {
@@ -74,7 +74,7 @@ impl Tracer {
                 inject(&**propagator, &span, message);
             }
         }
-        Sending::new(span, self)
+        Sending::many(span)
     }
 
     /// A copy of a delivered message that is about to be published: it keeps the context of its
@@ -94,18 +94,21 @@ impl Tracer {
             }
             propagator.link(&span, copy.headers());
         }
-        Sending::new(span, self)
+        Sending::one(span, self)
     }
 
     /// These were handed out by a consumer just now.
     #[inline]
-    pub fn received(&self, source: &Subscription, deliveries: &[Delivery]) {
+    pub fn received<'a>(
+        &self,
+        source: &Subscription,
+        messages: impl ExactSizeIterator<Item = &'a Received>,
+    ) {
         if let Some(inner) = &self.0
-            && !deliveries.is_empty()
+            && messages.len() > 0
         {
-            let span = inner.spans.receive(source, deliveries.len());
-            let each = deliveries.iter().map(|one| one.received().headers());
-            inner.link_each(&span, each);
+            let span = inner.spans.receive(source, messages.len());
+            inner.link_each(&span, messages.map(|one| one.headers()));
         }
     }
 
