@@ -6,10 +6,7 @@ use mq_core::{
     Destination, Message, Subscription, SubscriptionKind,
     trace::{Handled, Sent, Spans},
 };
-use tracing::{
-    Span, debug_span,
-    field::{Empty, display},
-};
+use tracing::{Span, debug_span, field::Empty};
 
 /// The spans of one connection.
 #[derive(Debug)]

@@ -249,8 +249,9 @@ impl Counters {
     }
 }
 
-/// One publish that is counted, until its outcome is: exactly one of them, whatever becomes of it.
-#[derive(Debug)]
+/// One publish that is counted, until its outcome is: exactly one, whatever becomes of it. Its
+/// default counts nothing.
+#[derive(Debug, Default)]
 pub(crate) struct Counted(Option<Arc<Counters>>);
 
 impl Counted {

@@ -118,7 +118,7 @@ impl KafkaPublisher {
         match sent {
             Ok(handle) => {
                 let mut outcome = self.outcome(State::Sent(handle), to);
-                outcome.counted = Some(Counted::new(&watch.counters));
+                outcome.counted = Counted::new(&watch.counters);
                 if watch.flow.is_on()
                     && let Some(flow) = watch.flow.sending(message, to, sending.clone())
                 {
@@ -205,7 +205,7 @@ impl KafkaPublisher {
             to: to.clone(),
             partition: self.partition,
             level: self.level,
-            counted: None,
+            counted: Counted::default(),
             sending: None,
             inner: Arc::clone(&self.inner),
         }
@@ -277,7 +277,7 @@ pub struct PublishOutcome {
     partition: Option<u32>,
     level: Level,
     /// Until the outcome is counted, where this handle is what hears of it.
-    counted: Option<Counted>,
+    counted: Counted,
     /// The span, if somebody wants it.
     sending: Option<Box<Sending>>,
     inner: Arc<Inner>,
@@ -320,9 +320,7 @@ impl Future for PublishOutcome {
                 }
             }
         };
-        if let Some(mut counted) = self.counted.take() {
-            counted.end(&outcome);
-        }
+        self.counted.end(&outcome);
         if let Some(sending) = self.sending.take() {
             sending.end(&outcome);
         }

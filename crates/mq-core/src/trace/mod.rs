@@ -22,32 +22,9 @@
 //! of a consumer links to the messages it is about. What the handler publishes is below its
 //! *process* span. Copies for a retry, a delay or a dead letter keep the context of their original.
 //!
-//! This crate does not depend on OpenTelemetry. An implementation of [`Propagator`] over
-//! `tracing-opentelemetry` has twenty lines:
-//!
-//! ```ignore
-//! use mq_core::{HeaderValue, Headers, trace::Propagator};
-//! use opentelemetry::{Context, propagation::{Extractor, Injector, TextMapPropagator}, trace::TraceContextExt};
-//! use opentelemetry_sdk::propagation::TraceContextPropagator;
-//! use tracing_opentelemetry::OpenTelemetrySpanExt;
-//!
-//! struct W3c(TraceContextPropagator);
-//!
-//! impl Propagator for W3c {
-//!     fn inject(&self, span: &tracing::Span, headers: &mut Headers) {
-//!         self.0.inject_context(&span.context(), &mut Writer(headers));
-//!     }
-//!     fn parent(&self, span: &tracing::Span, headers: &Headers) {
-//!         let _ = span.set_parent(self.context(headers));
-//!     }
-//!     fn link(&self, span: &tracing::Span, headers: &Headers) {
-//!         span.add_link(self.context(headers).span().span_context().clone());
-//!     }
-//! }
-//! ```
-//!
-//! The whole of it is in `mq-testkit/tests/tracing`, whose cases hold the statements above on every
-//! broker.
+//! This crate does not depend on OpenTelemetry. A [`Propagator`] over `tracing-opentelemetry` has
+//! about forty lines: `mq-testkit/tests/tracing/w3c.rs` is one, and the cases beside it hold what is
+//! said here, on every broker.
 
 mod plain;
 mod propagator;

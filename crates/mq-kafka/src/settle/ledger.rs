@@ -96,12 +96,8 @@ impl Ledger {
         self.watch.counters.settled(kind);
     }
 
-    /// Counts what `receive` hands out, and gives it its span.
+    /// The span of what `receive` hands out.
     pub(crate) fn handed_out(&self, deliveries: &[Delivery]) {
-        let again = deliveries.iter().filter(|one| one.received().attempt() > 1);
-        self.watch
-            .counters
-            .delivered(deliveries.len(), again.count());
         let received = deliveries.iter().map(Delivery::received);
         self.watch.tracer.received(&self.source, received);
     }
@@ -223,7 +219,7 @@ impl Ledger {
             return Taken::Nothing;
         }
         let room = max.min(self.prefetch.saturating_sub(state.handed));
-        let mut taken = 0;
+        let (mut taken, mut redelivered) = (0, 0);
         while taken < room {
             let Some((tag, received)) = state.next() else {
                 break;
@@ -235,10 +231,13 @@ impl Ledger {
             partition.handed += 1;
             state.handed += 1;
             taken += 1;
+            redelivered += usize::from(received.attempt() > 1);
             self.tell(FlowKind::Delivered, &received);
             let sink = Arc::clone(self) as Arc<dyn Settle>;
             into.push(Delivery::new(received, sink, tag.pack()));
         }
+        // Under the lock, so that nothing of it is given up before.
+        self.watch.counters.delivered(taken, redelivered);
         if state.ready.len() < BUFFER / 2 {
             self.room.notify_one();
         }
