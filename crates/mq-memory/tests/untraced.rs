@@ -47,17 +47,18 @@ fn a_message_through_a_worker_allocates_what_it_did() {
     same_but_traced(by_worker, BY_WORKER);
 }
 
-/// So many allocations for each message, without a subscriber and with one that filters; more with
-/// one that does not.
-fn same_but_traced(run: impl Fn() -> u64, each: f64) {
+/// At most so many allocations for each message, without a subscriber and with one that filters; one
+/// more at least with one that does not.
+fn same_but_traced(run: impl Fn() -> u64, each: usize) {
     run();
-    let allowed = (each * MESSAGES as f64) as u64;
+    // What a run as a whole needs grows with the logarithm of its messages.
+    let allowed = (each * MESSAGES + 200) as u64;
     let none = run();
     let filtered = at(LevelFilter::INFO, &run);
-    assert!(none <= allowed, "{none} of {allowed}");
-    assert!(filtered <= allowed, "{filtered} of {allowed}");
     let wanted = at(LevelFilter::DEBUG, &run);
-    assert!(wanted > allowed + MESSAGES as u64, "{wanted} of {allowed}");
+    let all = format!("{none} {filtered} {wanted} of {allowed}");
+    assert!(none <= allowed && filtered <= allowed, "{all}");
+    assert!(wanted >= none + MESSAGES as u64, "{all}");
 }
 
 /// Publishes, receives and acknowledges.
@@ -103,8 +104,8 @@ fn by_worker() -> u64 {
 
 /// The allocations of a run on a thread and a broker of its own.
 fn block_on(run: impl AsyncFn(Memory)) -> u64 {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let mut runtime = runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().expect("a runtime");
     let broker = Memory::new();
     runtime
         .block_on(broker.declare(Destination::queue("q")))
@@ -122,6 +123,6 @@ struct Keeps;
 
 impl<S: tracing::Subscriber> Layer<S> for Keeps {}
 
-/// Allocations of a message, with a little for what a run as a whole needs.
-const BY_HAND: f64 = 10.0;
-const BY_WORKER: f64 = 10.0;
+/// Allocations of a message.
+const BY_HAND: usize = 0;
+const BY_WORKER: usize = 0;

@@ -15,8 +15,9 @@ use crate::Headers;
 pub trait Propagator: Send + Sync + 'static {
     /// Writes the span's context into the headers of a message that has none.
     ///
-    /// The span is the one that sends or creates the message; where that is filtered out, the
-    /// current span of the caller, which may be none.
+    /// The span is the one that sends or creates the message; where that has no context, since it is
+    /// filtered out, the current span of the caller is tried, which may be none. Where a span has no
+    /// context, nothing is written.
     fn inject(&self, span: &Span, headers: &mut Headers);
 
     /// Makes the context in these headers the span's parent. Called before the span is entered or

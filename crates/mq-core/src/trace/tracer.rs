@@ -60,11 +60,10 @@ impl Tracer {
         let mut bare = false;
         for message in messages.iter_mut().filter(|m| !carries(m.headers())) {
             let created = inner.spans.create(to, message);
-            if created.is_disabled() {
-                bare = true;
-                break;
+            if !created.is_disabled() {
+                propagator.inject(&created, message.headers_mut());
             }
-            propagator.inject(&created, message.headers_mut());
+            bare |= !carries(message.headers());
         }
         let span = inner.spans.send(to, many, bare);
         for message in messages {
@@ -184,12 +183,14 @@ fn link(propagator: &dyn Propagator, span: &Span, headers: &Headers) {
     }
 }
 
-/// A span that nobody wants has no context: then the message belongs to what its caller is doing.
+/// A span that is filtered out, for all or for who traces, has no context: then the message belongs
+/// to what its caller is doing.
 fn inject(propagator: &dyn Propagator, span: &Span, message: &mut Message) {
-    if span.is_disabled() {
-        propagator.inject(&Span::current(), message.headers_mut());
-    } else {
+    if !span.is_disabled() {
         propagator.inject(span, message.headers_mut());
+    }
+    if !carries(message.headers()) {
+        propagator.inject(&Span::current(), message.headers_mut());
     }
 }
 

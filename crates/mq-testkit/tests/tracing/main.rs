@@ -3,25 +3,20 @@
 //! other.
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
+mod alone;
+mod cases;
 mod scene;
 mod w3c;
 
 use std::{process::ExitCode, sync::Arc};
 
 use mq_amqp::Amqp;
-use mq_core::{
-    Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Outcome, Publisher, Result,
-    Subscription, headers::TRACEPARENT, trace::Propagator,
-};
+use mq_core::{Broker, Result, trace::Propagator};
 use mq_kafka::Kafka;
 use mq_memory::Memory;
-use mq_testkit::{Address, Check, Failure, Suite, broker_address};
-use opentelemetry::trace::SpanKind;
-use opentelemetry_sdk::trace::SpanData;
-use scene::{Scene, Words, below, failed, linked, named, root, same, soon, text};
-use tracing::Instrument;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use w3c::{apart, collect, w3c};
+use mq_testkit::{Address, Suite, broker_address};
+use scene::{Scene, Words};
+use w3c::{collect, w3c};
 
 fn main() -> ExitCode {
     collect();
@@ -35,11 +30,11 @@ fn main() -> ExitCode {
         )
         .case(
             "filtered_out_a_message_gets_the_context_of_its_caller",
-            |_| async { filtered_out() },
+            |_| async { alone::filtered_out() },
         )
         .case(
             "without_create_spans_a_batch_carries_its_own_context",
-            |_| async { no_create() },
+            |_| async { alone::no_create() },
         ),
         cases(
             suite("mq-memory (log)", Address::in_process()),
@@ -54,8 +49,11 @@ fn main() -> ExitCode {
             RABBITMQ,
             |url, hook| async move { amqp(&url, hook).await },
         )
-        .case("a_topic_has_exchange_key_and_queue_in_its_name", topic)
-        .case("one_trace_goes_from_rabbitmq_to_kafka", across),
+        .case(
+            "a_topic_has_exchange_key_and_queue_in_its_name",
+            alone::topic,
+        )
+        .case("one_trace_goes_from_rabbitmq_to_kafka", alone::across),
         cases(
             suite("mq-kafka", broker_address(kafka)),
             KAFKA,
@@ -139,7 +137,7 @@ fn cases<B: Broker, F: Future<Output = Result<B>> + Send>(
             suite$(.case(stringify!($case), move |address| async move {
                 let broker = connect(address, w3c()).await?;
                 let scene = Scene::new(broker, words);
-                $case(&scene).await?;
+                cases::$case(&scene).await?;
                 scene.close().await
             }))+
         };
@@ -155,375 +153,3 @@ fn cases<B: Broker, F: Future<Output = Result<B>> + Send>(
         a_batch_handed_out_is_one_receive_and_a_flush_one_settle
     }
 }
-
-/// publish → process → publish → process.
-async fn one_trace_spans_two_hops<B: Broker>(scene: &Scene<B>) -> Check {
-    let (first, second) = (scene.queue("first").await?, scene.queue("second").await?);
-    let to = second.clone();
-    let forward = scene.work(&first, move |received| {
-        let copy = Message::new(received.payload().cloned().unwrap_or_default());
-        let outcome = Outcome::ack().publish(&to, copy);
-        async { outcome }
-    });
-    let end = scene.work(&second, |_| async { Outcome::ack() });
-    scene.publish(&first, Message::new("x")).await?;
-    let [published, processed] = hop(scene, &first).await?;
-    let [published_next, processed_next] = hop(scene, &second).await?;
-    root(&published)?;
-    below(&processed, &published)?;
-    below(&published_next, &processed)?;
-    below(&processed_next, &published_next)?;
-    linked(&processed, &[&published])?;
-    linked(&processed_next, &[&published_next])?;
-    forward.stop().await?;
-    end.stop().await
-}
-
-/// The two spans of a message's way through a queue.
-async fn hop<B: Broker>(scene: &Scene<B>, queue: &Destination) -> Check<[SpanData; 2]> {
-    let published = scene.span("send", queue).await?;
-    let processed = scene.span("process", queue).await?;
-    named(&published, SpanKind::Producer, scene.words.send, queue)?;
-    named(&processed, SpanKind::Consumer, "process", queue)?;
-    failed(&published, None)?;
-    failed(&processed, None)?;
-    Ok([published, processed])
-}
-
-async fn spans_have_the_attributes_of_the_conventions_and_no_others<B: Broker>(
-    scene: &Scene<B>,
-) -> Check {
-    let queue = scene.queue("attributes").await?;
-    let work = scene.work(&queue, |_| async { Outcome::ack() });
-    let message = Message::new("x")
-        .key("personal")
-        .correlation_id("conversation")
-        .build();
-    let id = message.id().to_string();
-    scene.publish(&queue, message).await?;
-    let [published, processed] = hop(scene, &queue).await?;
-    work.stop().await?;
-    let common = [
-        "messaging.client.id",
-        "messaging.destination.name",
-        "messaging.message.conversation_id",
-        "messaging.message.id",
-        "messaging.operation.name",
-        "messaging.operation.type",
-        "messaging.system",
-    ];
-    let (send, process) = (scene.words.of_send, scene.words.of_process);
-    for (span, own, operation) in [
-        (&published, send, scene.words.send),
-        (&processed, process, "process"),
-    ] {
-        let mut names: Vec<_> = span.attributes.iter().map(|a| a.key.as_str()).collect();
-        let mut expected: Vec<_> = common.iter().chain(own).copied().collect();
-        names.sort_unstable();
-        expected.sort_unstable();
-        same(names, expected)?;
-        let is = |name, expected: &str| same(text(span, name).as_deref(), Some(expected));
-        is("messaging.system", scene.words.system)?;
-        is("messaging.operation.name", operation)?;
-        is("messaging.client.id", CLIENT)?;
-        is("messaging.message.id", &id)?;
-        is("messaging.message.conversation_id", "conversation")?;
-    }
-    // Where it was stored is where it was read.
-    for name in [
-        "messaging.destination.partition.id",
-        "messaging.kafka.offset",
-    ] {
-        if send.contains(&name) {
-            same(text(&published, name), text(&processed, name))?;
-        }
-    }
-    Ok(())
-}
-
-async fn a_batch_is_one_send_that_links_what_it_created<B: Broker>(scene: &Scene<B>) -> Check {
-    let queue = scene.queue("batch").await?;
-    let messages = (0..3)
-        .map(|i| Message::new(i.to_string()).build())
-        .collect();
-    let publisher = scene.broker.publisher();
-    soon(publisher.publish_batch(&queue, messages))
-        .await?
-        .all_confirmed()?;
-    let created = scene.spans("create", &queue, 3).await?;
-    let sent = scene.span("send", &queue).await?;
-    named(&sent, SpanKind::Client, scene.words.send, &queue)?;
-    linked(&sent, &created.iter().collect::<Vec<_>>())?;
-    same(
-        text(&sent, "messaging.batch.message_count").as_deref(),
-        Some("3"),
-    )?;
-    same(text(&sent, "messaging.message.id"), None)?;
-    let work = scene.work(&queue, |_| async { Outcome::ack() });
-    for processed in scene.spans("process", &queue, 3).await? {
-        let its = created
-            .iter()
-            .find(|one| one.span_context.span_id() == processed.parent_span_id)
-            .ok_or_else(|| Failure::new("a message that no create span is above"))?;
-        named(its, SpanKind::Producer, "create", &queue)?;
-        below(&processed, its)?;
-        same(
-            text(&processed, "messaging.message.id"),
-            text(its, "messaging.message.id"),
-        )?;
-    }
-    work.stop().await
-}
-
-async fn a_context_that_a_message_has_is_never_overwritten<B: Broker>(scene: &Scene<B>) -> Check {
-    let queue = scene.queue("relayed").await?;
-    let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let message = || Message::new("x").header(TRACEPARENT, given);
-    scene.publish(&queue, message()).await?;
-    let publisher = scene.broker.publisher();
-    let batch = vec![message().build()];
-    soon(publisher.publish_batch(&queue, batch))
-        .await?
-        .all_confirmed()?;
-    for sent in scene.spans("send", &queue, 2).await? {
-        named(&sent, SpanKind::Client, scene.words.send, &queue)?;
-        let link = sent.links.iter().next().map(|link| &link.span_context);
-        let link = link.ok_or_else(|| Failure::new("no link"))?;
-        same(link.span_id().to_string().as_str(), "b7ad6b7169203331")?;
-    }
-    let work = scene.work(&queue, |received| async move {
-        match received.headers().all(TRACEPARENT).count() {
-            1 => Outcome::ack(),
-            _ => Outcome::reject("not one context"),
-        }
-    });
-    for processed in scene.spans("process", &queue, 2).await? {
-        let trace = processed.span_context.trace_id().to_string();
-        same(trace.as_str(), "0af7651916cd43dd8448eb211c80319c")?;
-        failed(&processed, None)?;
-    }
-    work.stop().await
-}
-
-async fn a_dead_letter_keeps_the_context_of_its_original<B: Broker>(scene: &Scene<B>) -> Check {
-    let queue = scene.queue("rejected").await?;
-    let work = scene.work(&queue, |_| async { Outcome::reject("no good") });
-    scene.publish(&queue, Message::new("x")).await?;
-    let published = scene.span("send", &queue).await?;
-    let processed = scene.span("process", &queue).await?;
-    failed(&processed, Some("rejected"))?;
-    let home = queue.dead_letter_home().expect("a queue has one");
-    let copied = scene.span("send", &home).await?;
-    // Its context is the one it came with: the copy's own span is not in it.
-    named(&copied, SpanKind::Client, scene.words.send, &home)?;
-    linked(&copied, &[&published])?;
-    let trace = published.span_context.trace_id();
-    same(copied.span_context.trace_id(), trace)?;
-    work.stop().await?;
-    let source = Subscription::queue(home.name().clone());
-    let mut consumer = soon(scene.broker.consumer(&source, ConsumePlan::new())).await??;
-    let letter = soon(consumer.receive()).await??.expect("the letter");
-    let context = letter.headers().text(TRACEPARENT).unwrap_or_default();
-    let expected = format!("00-{trace}-{}-01", published.span_context.span_id());
-    same(context, &*expected)?;
-    letter.ack()?;
-    Ok(soon(consumer.close()).await??)
-}
-
-async fn a_message_that_comes_again_belongs_to_the_same_trace<B: Broker>(
-    scene: &Scene<B>,
-) -> Check {
-    let queue = scene.queue("again").await?;
-    let work = scene.work(&queue, |received| async move {
-        match received.attempt() {
-            1 => Outcome::retry("not yet"),
-            _ => Outcome::ack(),
-        }
-    });
-    scene.publish(&queue, Message::new("x")).await?;
-    let published = scene.span("send", &queue).await?;
-    let processed = scene.spans("process", &queue, 2).await?;
-    for span in &processed {
-        below(span, &published)?;
-    }
-    failed(&processed[0], Some("unclassified"))?;
-    failed(&processed[1], None)?;
-    work.stop().await
-}
-
-async fn a_failed_publish_has_its_error_type<B: Broker>(scene: &Scene<B>) -> Check {
-    let nowhere = Destination::queue(format!("{}.nowhere", scene.queue("there").await?.name()));
-    let publisher = scene.broker.publisher();
-    let outcome = soon(publisher.publish(&nowhere, Message::new("x"))).await?;
-    same(outcome.err().map(|e| e.kind()), Some(ErrorKind::Unroutable))?;
-    failed(&scene.span("send", &nowhere).await?, Some("unroutable"))
-}
-
-async fn a_batch_handed_out_is_one_receive_and_a_flush_one_settle<B: Broker>(
-    scene: &Scene<B>,
-) -> Check {
-    let queue = scene.queue("flush").await?;
-    let messages = (0..5)
-        .map(|i| Message::new(i.to_string()).build())
-        .collect();
-    let publisher = scene.broker.publisher();
-    soon(publisher.publish_batch(&queue, messages))
-        .await?
-        .all_confirmed()?;
-    let source = Subscription::queue(queue.name().clone());
-    let mut consumer = soon(scene.broker.consumer(&source, ConsumePlan::new())).await??;
-    let (mut held, mut batches) = (Vec::new(), 0);
-    while held.len() < 5 {
-        soon(consumer.receive_many(&mut held, 10)).await??;
-        batches += 1;
-    }
-    let received = scene.spans("receive", &queue, batches).await?;
-    let counted = received.iter().map(|span| span.links.len()).sum::<usize>();
-    same(counted, 5)?;
-    for span in &received {
-        named(span, SpanKind::Client, scene.words.receive, &queue)?;
-        let count = text(span, "messaging.batch.message_count");
-        same(count, Some(span.links.len().to_string()))?;
-    }
-    for delivery in held {
-        delivery.ack()?;
-    }
-    soon(consumer.settled()).await??;
-    soon(consumer.close()).await??;
-    let Some(settle) = scene.words.settle else {
-        return scene.spans("settle", &queue, 0).await.map(drop);
-    };
-    // One for each flush: a slow machine may need some more, never one for each message.
-    let settled = scene.at_least("settle", &queue, 1).await?;
-    same(settled.len() < 5, true)?;
-    for span in &settled {
-        named(span, SpanKind::Client, settle, &queue)?;
-    }
-    let count = |span| text(span, "messaging.batch.message_count");
-    let counts = settled.iter().filter_map(count);
-    // A commit tells how far it is, not how many that are.
-    if settle == "ack" {
-        same(counts.filter_map(|n| n.parse::<u32>().ok()).sum::<u32>(), 5)?;
-    }
-    Ok(())
-}
-
-/// RabbitMQ alone: `exchange:routing_key:queue`.
-async fn topic(url: String) -> Check {
-    let scene = Scene::new(amqp(&url, w3c()).await?, RABBITMQ);
-    let events = scene.queue("events").await?;
-    let events = Destination::topic(events.name().clone()).routing_key("eu.paid");
-    soon(scene.broker.declare(&events)).await??;
-    let mail = Subscription::durable(events.name().clone(), "mail");
-    soon(scene.broker.declare(&mail)).await??;
-    scene.publish(&events, Message::new("x")).await?;
-    let name = events.name();
-    let path = Destination::queue(format!("{name}:eu.paid"));
-    let sent = scene.span("send", &path).await?;
-    same(&*sent.name, &*format!("publish {name}"))?;
-    let is = |span: &SpanData, attribute, expected: &str| {
-        same(text(span, attribute).as_deref(), Some(expected))
-    };
-    is(&sent, "messaging.destination.template", name)?;
-    is(
-        &sent,
-        "messaging.rabbitmq.destination.routing_key",
-        "eu.paid",
-    )?;
-    let queue = format!("mail@{name}");
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let run = mq_core::Worker::new(&scene.broker, mail)
-        .run(|| async {})
-        .with_graceful_shutdown(async move {
-            let _ = stopped.await;
-        });
-    let work = tokio::spawn(run.into_future());
-    let path = Destination::queue(format!("{name}:eu.paid:{queue}"));
-    let processed = scene.span("process", &path).await?;
-    same(&*processed.name, &*format!("process {queue}"))?;
-    below(&processed, &sent)?;
-    let _ = stop.send(());
-    soon(work).await???;
-    scene.close().await
-}
-
-/// A handler of one broker publishes to the other.
-async fn across(url: String) -> Check {
-    let servers = std::env::var("MQ_KAFKA_SERVERS");
-    let Ok(servers) = servers else {
-        return Err(Failure::new("this case needs MQ_KAFKA_SERVERS too"));
-    };
-    let rabbit = Scene::new(amqp(&url, w3c()).await?, RABBITMQ);
-    let kafka = Scene::new(on_kafka(&servers, w3c()).await?, KAFKA);
-    let (first, second) = (rabbit.queue("first").await?, kafka.queue("second").await?);
-    let (publisher, to) = (kafka.broker.publisher(), second.clone());
-    let forward = rabbit.work(&first, move |_| {
-        let (publisher, to) = (publisher.clone(), to.clone());
-        async move {
-            match publisher.publish(&to, Message::new("x")).await {
-                Ok(_) => Outcome::ack(),
-                Err(error) => Outcome::retry(error),
-            }
-        }
-    });
-    let end = kafka.work(&second, |_| async { Outcome::ack() });
-    rabbit.publish(&first, Message::new("x")).await?;
-    let [published, processed] = hop(&rabbit, &first).await?;
-    let [published_next, processed_next] = hop(&kafka, &second).await?;
-    below(&processed, &published)?;
-    below(&published_next, &processed)?;
-    below(&processed_next, &published_next)?;
-    forward.stop().await?;
-    end.stop().await?;
-    rabbit.close().await?;
-    kafka.close().await
-}
-
-/// The spans of the crates are filtered out, those of the program are not.
-fn filtered_out() -> Check {
-    let (context, spans) = apart(Targets::new().with_target("caller", DEBUG), async {
-        let span = tracing::debug_span!(target: "caller", "caller");
-        publish_and_look().instrument(span).await
-    });
-    same(spans.len(), 1)?;
-    let caller = &spans[0].span_context;
-    let expected = format!("00-{}-{}-01", caller.trace_id(), caller.span_id());
-    same(context?, expected)
-}
-
-async fn publish_and_look() -> Check<String> {
-    let broker = Memory::builder().propagator(w3c()).build();
-    let queue = Destination::queue("filtered");
-    broker.declare(&queue).await?;
-    broker
-        .publisher()
-        .publish(&queue, Message::new("x"))
-        .await?;
-    let source = Subscription::queue("filtered");
-    let mut consumer = broker.consumer(&source, ConsumePlan::new()).await?;
-    let delivery = consumer.receive().await?.expect("a message");
-    let context = delivery.headers().text(TRACEPARENT).unwrap_or_default();
-    let context = context.to_owned();
-    delivery.ack()?;
-    Ok(context)
-}
-
-fn no_create() -> Check {
-    let targets = Targets::new()
-        .with_target("mq_core", DEBUG)
-        .with_target("mq_core::create", LevelFilter::OFF);
-    let (sent, spans) = apart(targets, async {
-        let broker = Memory::builder().propagator(w3c()).build();
-        let queue = Destination::queue("batch");
-        broker.declare(&queue).await?;
-        let messages = vec![Message::new("1").build(), Message::new("2").build()];
-        let outcomes = broker.publisher().publish_batch(&queue, messages).await;
-        Ok(outcomes.all_confirmed().map(drop)?)
-    });
-    sent?;
-    same(spans.len(), 1)?;
-    same(&spans[0].span_kind, &SpanKind::Producer)?;
-    same(spans[0].links.len(), 0)
-}
-
-const DEBUG: LevelFilter = LevelFilter::DEBUG;

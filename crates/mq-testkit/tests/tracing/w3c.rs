@@ -89,12 +89,14 @@ pub(crate) fn apart<T: Send + 'static>(
     let exporter = InMemorySpanExporter::default();
     let subscriber = subscriber(&exporter, filter);
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
-        let runtime = runtime.build().expect("a runtime");
-        tracing::subscriber::with_default(subscriber, || runtime.block_on(run))
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        tracing::subscriber::with_default(subscriber, || {
+            // With its subscriber the exporter forgets them.
+            (runtime.block_on(run), ended(&exporter))
+        })
     });
-    let done = thread.join().expect("no panic");
-    (done, ended(&exporter))
+    thread.join().expect("no panic")
 }
 
 fn ended(exporter: &InMemorySpanExporter) -> Vec<SpanData> {
