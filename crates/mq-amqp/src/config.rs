@@ -9,12 +9,13 @@ use lapin::{
 use mq_core::{
     Destination, Error, ErrorKind, Result, Subscription,
     flow::{Flow, FlowSink},
+    trace::{Propagator, Tracer},
 };
 use url::{Host, Url};
 
 use crate::{
     Amqp, ExchangeKind, QueueSettings, Recovery, Topology, capabilities::WORDS, connection::Events,
-    error::CONNECT, topology::Named,
+    error::CONNECT, metrics::Counters, spans::AmqpSpans, topology::Named,
 };
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
@@ -51,6 +52,10 @@ pub(crate) struct Settings {
     pub(crate) resend: bool,
     pub(crate) named: Arc<Named>,
     pub(crate) flow: Flow,
+    propagator: Option<Arc<dyn Propagator>>,
+    /// These three are made anew by `connect`.
+    pub(crate) tracer: Tracer,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) events: Events,
 }
 
@@ -82,6 +87,9 @@ impl AmqpBuilder {
             resend: true,
             named: Arc::default(),
             flow: Flow::default(),
+            propagator: None,
+            tracer: Tracer::default(),
+            counters: Arc::default(),
             events: Events::new(),
         })
     }
@@ -187,7 +195,7 @@ impl AmqpBuilder {
     }
 
     /// The name that the broker shows for the connections, followed by what each is for; it is the
-    /// client's name in flow events too. Default `mq-amqp`.
+    /// client's name in flow events and spans too. Default `mq-amqp`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();
         self.0.flow = self.0.flow.renamed(&self.0.name);
@@ -203,6 +211,12 @@ impl AmqpBuilder {
     /// them, and those that are lost with the connection are delivered again.
     pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
         self.0.flow = Flow::new(&self.0.name, &WORDS, sink);
+        self
+    }
+
+    /// Carries trace context through the headers of messages; see [`mq_core::trace`].
+    pub fn propagator(mut self, propagator: Arc<dyn Propagator>) -> Self {
+        self.0.propagator = Some(propagator);
         self
     }
 
@@ -325,8 +339,10 @@ impl AmqpBuilder {
     ///
     /// # Cancel safety
     /// Dropped, nothing stays connected.
-    pub async fn connect(self) -> Result<Amqp> {
+    pub async fn connect(mut self) -> Result<Amqp> {
         self.0.check()?;
+        self.0.counters = Arc::default();
+        self.0.tracer = self.0.tracer();
         Amqp::open(self.0).await
     }
 
@@ -394,6 +410,13 @@ impl Settings {
             );
         }
         Ok(())
+    }
+
+    /// Its spans name the first node: which one a link is to changes.
+    fn tracer(&self) -> Tracer {
+        let port = self.port.unwrap_or_else(|| self.scheme().default_port());
+        let spans = AmqpSpans::new(self.name.clone(), self.host.clone(), port);
+        Tracer::new(spans, self.propagator.clone())
     }
 
     /// Where the nodes are, in the order in which they are tried.

@@ -14,7 +14,7 @@ use std::{
 use futures::future::join_all;
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
-    Subscription, flow::Flow,
+    Subscription, flow::Flow, trace::Tracer,
 };
 use tracing::Instrument;
 
@@ -30,7 +30,8 @@ pub use self::{
     recovery::Recovery,
 };
 use crate::{
-    AmqpBuilder, AmqpConsumer, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
+    AmqpBuilder, AmqpConsumer, AmqpMetrics, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed,
+    capabilities,
     config::Settings,
     topology::{self, Delays},
 };
@@ -113,6 +114,12 @@ impl Amqp {
         Delays::new(Arc::clone(&self.inner.consuming))
     }
 
+    /// What was done since it connected, and what is held now. It takes a few loads, and waits for
+    /// nothing.
+    pub fn metrics(&self) -> AmqpMetrics {
+        self.inner.settings.counters.snapshot()
+    }
+
     pub(crate) fn consuming(&self) -> &Arc<Uplink> {
         &self.inner.consuming
     }
@@ -162,6 +169,10 @@ impl Broker for Amqp {
 
     fn flow(&self) -> Flow {
         self.inner.settings.flow.clone()
+    }
+
+    fn tracer(&self) -> Tracer {
+        self.inner.settings.tracer.clone()
     }
 
     fn publisher(&self) -> AmqpPublisher {

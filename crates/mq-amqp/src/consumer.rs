@@ -255,7 +255,7 @@ impl Live {
             error = sink.failed() => return Err(End::Failed(error)),
             next = self.next() => next,
         };
-        let mut count = 0;
+        let (before, mut count) = (into.len(), 0);
         while let Some(mut delivery) = next.take() {
             let tag = delivery.delivery_tag;
             sink.opened(tag, is_counted(&delivery));
@@ -268,6 +268,7 @@ impl Live {
             }
         }
         if count > 0 {
+            sink.handed_out(&into[before..]);
             return Ok(count);
         }
         let why = self.ended.take().flatten();

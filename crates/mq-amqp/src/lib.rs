@@ -7,8 +7,10 @@ mod connection;
 mod consumer;
 mod error;
 mod headers;
+mod metrics;
 mod publisher;
 mod settle;
+mod spans;
 mod topology;
 
 pub use mq_core as core;
@@ -17,6 +19,7 @@ pub use crate::{
     config::{AmqpBuilder, Tls},
     connection::{Amqp, AmqpEvent, AmqpEvents, AmqpRole, Recovery},
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
+    metrics::AmqpMetrics,
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
     topology::{Binding, Delays, ExchangeKind, Lint, Overflow, QueueSettings, Topology},
 };

@@ -21,6 +21,7 @@ use std::{
 use mq_core::{
     Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result,
     flow::{Flow, PublishFlow},
+    trace::Tracer,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
@@ -33,6 +34,7 @@ use crate::{
     config::Settings,
     connection::{Uplink, whole},
     headers::{Letter, Limits, Outbound},
+    metrics::Counters,
     topology::{
         self,
         cascade::{self, Later},
@@ -75,6 +77,8 @@ struct Shared {
     closed: AtomicBool,
     topics: Arc<Topics>,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
 }
 
 /// A publish of a batch before it has room.
@@ -114,6 +118,7 @@ impl AmqpPublisher {
             room: Arc::clone(&room),
             topics: Arc::clone(&topics),
             limit,
+            counters: Arc::clone(&settings.counters),
         };
         tokio::spawn(writer.run(receiver));
         let closed = AtomicBool::new(false);
@@ -128,6 +133,8 @@ impl AmqpPublisher {
             closed,
             topics,
             flow: settings.flow.clone(),
+            tracer: settings.tracer.clone(),
+            counters: Arc::clone(&settings.counters),
         };
         Self {
             shared: Arc::new(shared),
@@ -182,6 +189,16 @@ impl AmqpPublisher {
     /// Where it tells what becomes of its messages.
     pub(crate) fn flow(&self) -> &Flow {
         &self.shared.flow
+    }
+
+    /// What the spans of its connection are made with.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.shared.tracer
+    }
+
+    /// Where its connection counts.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
     }
 
     /// The most time for room, and then for an outcome.
@@ -242,13 +259,18 @@ impl Publisher for AmqpPublisher {
         to: &Destination,
         message: impl Into<Message> + Send,
     ) -> Result<AmqpPending> {
-        let message = message.into();
+        let mut message = message.into();
         self.shared.open()?;
-        let (letter, outbound) = self
-            .prepare(to, message)
-            .await
-            .map_err(|error| error.with("to", to))?;
-        let flow = self.shared.flow.publish(&letter.message, to);
+        let sending = self.shared.tracer.send(to, &mut message);
+        let (letter, outbound) = match self.prepare(to, message).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let refused = Err(error.with("to", to));
+                sending.failed(&refused);
+                return refused;
+            }
+        };
+        let flow = self.shared.flow.sending(&letter.message, to, sending);
         self.send(letter, outbound, flow).await
     }
 
@@ -279,8 +301,9 @@ impl Publisher for AmqpPublisher {
         self.flush().await
     }
 
-    async fn enqueue_batch(&self, to: &Destination, messages: Vec<Message>) -> PendingBatch {
+    async fn enqueue_batch(&self, to: &Destination, mut messages: Vec<Message>) -> PendingBatch {
         let shared = &self.shared;
+        let sending = shared.tracer.send_batch(to, &mut messages);
         let batch = Batch::new(messages.len());
         let chunk = shared.window.min(CHUNK);
         let mut jobs = Vec::with_capacity(chunk.min(messages.len()));
@@ -294,10 +317,14 @@ impl Publisher for AmqpPublisher {
             };
             match prepared {
                 Ok((letter, outbound)) => {
-                    let flow = shared.flow.publish(&letter.message, to);
+                    let flow = shared.flow.sending(&letter.message, to, sending.clone());
                     jobs.push((letter, outbound, reply, flow));
                 }
-                Err(error) => reply.tell(Err(error)),
+                Err(error) => {
+                    let refused = Err(error);
+                    sending.failed(&refused);
+                    reply.tell(refused);
+                }
             }
             if jobs.len() == chunk || left == 0 {
                 shared.send_all(&mut jobs).await;

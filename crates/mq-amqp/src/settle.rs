@@ -13,10 +13,11 @@ use std::{
 
 use lapin::Channel;
 use mq_core::{
-    Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
+    Delivery, Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
     dead_letter_copy,
     flow::{Flow, FlowKind, PublishFlow},
     stale,
+    trace::Tracer,
 };
 use tokio::sync::Notify;
 
@@ -24,6 +25,7 @@ use self::ledger::{Frame, Ledger, Mark};
 pub(crate) use self::task::{Command, Task};
 use crate::{
     headers::{self, Letter, Limits, Outbound},
+    metrics::Held,
     topology::cascade::Later,
 };
 
@@ -32,6 +34,8 @@ pub(crate) struct Sink {
     channel: Channel,
     source: Subscription,
     flow: Flow,
+    tracer: Tracer,
+    held: Held,
     /// What is handed out and not settled, as far as its flow is told.
     told: Mutex<BTreeMap<u64, Received>>,
     /// Where rejected messages go.
@@ -79,6 +83,8 @@ pub(crate) enum Why {
 pub(crate) struct Origin {
     pub(crate) source: Subscription,
     pub(crate) flow: Flow,
+    pub(crate) tracer: Tracer,
+    pub(crate) held: Held,
     pub(crate) queue: Destination,
     pub(crate) home: Option<Destination>,
     pub(crate) undeferrable: Option<Error>,
@@ -93,6 +99,8 @@ impl Sink {
             channel,
             source: origin.source,
             flow: origin.flow,
+            tracer: origin.tracer,
+            held: origin.held,
             told: Mutex::default(),
             home: origin.home.map(Destination::mandatory),
             queue: origin.queue,
@@ -126,6 +134,15 @@ impl Sink {
         }
     }
 
+    /// Counts what `receive` hands out, and gives it its span.
+    pub(crate) fn handed_out(&self, deliveries: &[Delivery]) {
+        let again = |one: &&Delivery| one.received().redelivered() == Some(true);
+        let redelivered = deliveries.iter().filter(again).count();
+        self.held.delivered(deliveries.len(), redelivered);
+        let received = deliveries.iter().map(Delivery::received);
+        self.tracer.received(&self.source, received);
+    }
+
     /// Tells the settlements of a frame that goes to the broker.
     fn settling(&self, frame: Frame) {
         if !self.flow.is_on() {
@@ -154,6 +171,11 @@ impl Sink {
 
     /// Tells that the copy of a message is confirmed.
     fn copied(&self, tag: u64, why: Why, to: &Destination) {
+        match why {
+            Why::Retry => {}
+            Why::Defer => self.held.deferred(),
+            Why::Dead => self.held.dead_lettered(),
+        }
         if let Some(received) = lock(&self.told).get(&tag) {
             let (source, number) = (&self.source, Some(tag));
             match why {
@@ -176,12 +198,13 @@ impl Sink {
     pub(crate) fn release(&self, tag: u64) {
         let mut ledger = self.ledger();
         ledger.open(tag);
-        ledger.mark(tag, Mark::Release);
+        ledger.mark(tag, Mark::Unseen);
     }
 
     /// Makes every settlement from now on stale.
     pub(crate) fn end(&self) {
         self.gone.store(true, Ordering::Release);
+        self.held.end();
         self.wake.notify_one();
     }
 
@@ -234,7 +257,9 @@ impl Sink {
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
         let copy = |letter: Letter, why| {
             let outbound = letter.outbound(self.limits)?;
-            let flow = self.flow.publish(received.message(), &letter.to);
+            let original = received.message();
+            let sending = self.tracer.send_copy(&letter.to, original);
+            let flow = self.flow.sending(original, &letter.to, sending);
             Ok(Mark::Copy(Box::new(Copy {
                 letter,
                 outbound,
@@ -254,7 +279,10 @@ impl Sink {
                     return Err(why.clone());
                 }
                 let later = Later::after("settle", self.queue.name(), delay)?;
-                copy(headers::deferred_copy(received, &self.queue, later), Why::Defer)
+                copy(
+                    headers::deferred_copy(received, &self.queue, later),
+                    Why::Defer,
+                )
             }
             Verdict::Reject(rejection) => {
                 let Some(home) = &self.home else {

@@ -29,9 +29,6 @@ use self::{
     bindings::{End, bindings, check_filter},
     part::Part,
 };
-pub(crate) use self::{
-    client::declare_topology, declared::Declared, delete::delete, named::Named,
-};
 pub use self::{
     cascade::Delays,
     exchange::ExchangeKind,
@@ -39,6 +36,7 @@ pub use self::{
     queue::{Overflow, QueueSettings},
     values::{Binding, Topology},
 };
+pub(crate) use self::{client::declare_topology, declared::Declared, delete::delete, named::Named};
 use crate::{
     connection::Link,
     error::{TYPE, invalid_name},

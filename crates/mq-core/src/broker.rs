@@ -4,7 +4,7 @@ use std::future::Future;
 
 use crate::{
     Capabilities, ConsumePlan, Consumer, Destination, Publisher, Result, Subscription, Unconfirmed,
-    flow::Flow,
+    flow::Flow, trace::Tracer,
 };
 
 /// A connection to a broker, or the in-process one. A clone shares it.
@@ -30,6 +30,12 @@ pub trait Broker: Clone + Send + Sync + 'static {
     /// broker was built with a [`FlowSink`](crate::flow::FlowSink).
     fn flow(&self) -> Flow {
         Flow::default()
+    }
+
+    /// What this client's spans are made with, for those that a worker makes; the default makes
+    /// none.
+    fn tracer(&self) -> Tracer {
+        Tracer::default()
     }
 
     /// The confirmed publisher; every call shares one.

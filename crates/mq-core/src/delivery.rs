@@ -210,6 +210,11 @@ impl Settlement {
         }
     }
 
+    /// The backend's tag; 0 if it is settled already.
+    pub(crate) fn tag(&self) -> u64 {
+        self.tag
+    }
+
     /// The message that this settles.
     pub fn received(&self) -> &Received {
         &self.received

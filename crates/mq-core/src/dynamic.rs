@@ -19,6 +19,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use crate::{
     Broker, Capabilities, ConsumePlan, Consumer, Declaration, Deletion, Delivery, Destination,
     Message, PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
+    trace::Tracer,
 };
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -60,6 +61,10 @@ impl Broker for AnyBroker {
 
     fn flow(&self) -> Flow {
         self.0.flow()
+    }
+
+    fn tracer(&self) -> Tracer {
+        self.0.tracer()
     }
 
     fn publisher(&self) -> AnyPublisher {
@@ -147,6 +152,7 @@ trait DynBroker: Send + Sync {
     fn capabilities(&self) -> Capabilities;
     fn product(&self) -> String;
     fn flow(&self) -> Flow;
+    fn tracer(&self) -> Tracer;
     fn publisher(&self) -> AnyPublisher;
     fn unconfirmed(&self) -> AnyUnconfirmed;
     fn consumer<'a>(
@@ -171,6 +177,10 @@ impl<B: Broker> DynBroker for B {
 
     fn flow(&self) -> Flow {
         Broker::flow(self)
+    }
+
+    fn tracer(&self) -> Tracer {
+        Broker::tracer(self)
     }
 
     fn publisher(&self) -> AnyPublisher {

@@ -29,6 +29,7 @@
 //! | [`DEAD_FIRST`], [`DEAD_LAST`] | first and last failure, milliseconds since 1970 | header, open | header, open |
 //! | [`DEAD_POSITION`] | `partition:offset` of the original, where it has one | – | header, open |
 //! | [`DEAD_ROUTING_KEY`] | routing key of the original, where it came through a topic with one | header, open | header, open |
+//! | [`TRACEPARENT`], [`TRACESTATE`], [`BAGGAGE`] | trace context, as W3C has it: see [`trace`](crate::trace) | header, open | header, open |
 
 use std::{borrow::Cow, fmt};
 
@@ -76,6 +77,12 @@ pub const DEAD_LAST: &str = "mq-dead-last";
 pub const DEAD_POSITION: &str = "mq-dead-position";
 /// Routing key of the original of a dead letter.
 pub const DEAD_ROUTING_KEY: &str = "mq-dead-routing-key";
+/// Trace and span that the message belongs to (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
+/// What tracing systems add to it (W3C Trace Context).
+pub const TRACESTATE: &str = "tracestate";
+/// What applications add to it (W3C Baggage).
+pub const BAGGAGE: &str = "baggage";
 
 /// True for a name that a backend maps to a field of the message.
 ///

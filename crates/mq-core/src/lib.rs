@@ -12,6 +12,7 @@ pub mod headers;
 pub mod layer;
 pub mod rejection;
 pub mod time;
+pub mod trace;
 
 mod broker;
 mod capabilities;

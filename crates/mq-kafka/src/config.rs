@@ -6,12 +6,15 @@ use krafka::auth::{AuthConfig, TlsConfig};
 use mq_core::{
     Error, ErrorKind, Result,
     flow::{Flow, FlowSink},
+    trace::{Propagator, Tracer},
 };
 
 use crate::{
     capabilities::WORDS,
     connection::Kafka,
+    spans::KafkaSpans,
     topology::{TopicSettings, WeakTopics, topic_name},
+    watch::Watch,
 };
 
 /// Settings of a connection to a Kafka cluster; made by [`Kafka::builder`].
@@ -31,7 +34,8 @@ pub struct KafkaBuilder {
     pub(crate) unreachable_after: Duration,
     pub(crate) window: usize,
     pub(crate) name: String,
-    pub(crate) flow: Flow,
+    flow: Flow,
+    propagator: Option<Arc<dyn Propagator>>,
 }
 
 impl KafkaBuilder {
@@ -51,6 +55,7 @@ impl KafkaBuilder {
             window: 32 * 1024 * 1024,
             name: "mq-kafka".into(),
             flow: Flow::default(),
+            propagator: None,
         }
     }
 
@@ -144,7 +149,7 @@ impl KafkaBuilder {
     }
 
     /// The name that the broker knows the client by, as in its quotas and request logs (Kafka's
-    /// `client.id`); it is the client's name in flow events too. Default `mq-kafka`.
+    /// `client.id`); it is the client's name in flow events and spans too. Default `mq-kafka`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self.flow = self.flow.renamed(&self.name);
@@ -160,6 +165,12 @@ impl KafkaBuilder {
     /// on, *revoked* when the last commit before a hand-over is made.
     pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
         self.flow = Flow::new(&self.name, &WORDS, sink);
+        self
+    }
+
+    /// Carries trace context through the headers of messages; see [`mq_core::trace`].
+    pub fn propagator(mut self, propagator: Arc<dyn Propagator>) -> Self {
+        self.propagator = Some(propagator);
         self
     }
 
@@ -232,6 +243,16 @@ impl KafkaBuilder {
     /// least one answer can be waited for.
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_secs(10).min(self.publish_timeout.saturating_sub(LINGER))
+    }
+
+    /// What a new connection tells, traces and counts.
+    pub(crate) fn watch(&self) -> Watch {
+        let spans = KafkaSpans::new(self.name.clone(), &self.servers);
+        Watch {
+            flow: self.flow.clone(),
+            tracer: Tracer::new(spans, self.propagator.clone()),
+            counters: Arc::default(),
+        }
     }
 
     pub(crate) fn security(&self) -> Option<AuthConfig> {

@@ -16,7 +16,7 @@ use krafka::{
 };
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
-    Subscription, flow::Flow,
+    Subscription, flow::Flow, trace::Tracer,
 };
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,10 @@ use crate::{
     config::{GroupProtocol, KafkaBuilder, LINGER},
     consumer::KafkaConsumer,
     error::{self, Stage},
+    metrics::KafkaMetrics,
     publisher::{KafkaPublisher, KafkaUnconfirmed},
     topology::{self, Topics},
+    watch::Watch,
 };
 
 /// A connection to a Kafka cluster. A clone shares it.
@@ -41,6 +43,7 @@ pub struct Kafka {
 
 pub(crate) struct Inner {
     pub(crate) config: KafkaBuilder,
+    pub(crate) watch: Watch,
     pub(crate) admin: AdminClient,
     pub(crate) producer: Producer,
     /// These two are made when they are first used: most programs never do.
@@ -76,6 +79,12 @@ impl Kafka {
         KafkaBuilder::new(servers)
     }
 
+    /// What was done since it connected, and what is held now. It takes a few loads, and waits for
+    /// nothing.
+    pub fn metrics(&self) -> KafkaMetrics {
+        self.inner.watch.counters.snapshot()
+    }
+
     pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {
         let config = config.check()?;
         // Each step is bounded by krafka; the whole is bounded here.
@@ -103,6 +112,7 @@ impl Inner {
         let (product, protocol) = product(&admin, config.group_protocol).await?;
         let producer = build(&kafka, &config, Acks::All, "connect").await?;
         Ok(Self {
+            watch: config.watch(),
             config,
             admin,
             producer,
@@ -232,7 +242,11 @@ impl Broker for Kafka {
     }
 
     fn flow(&self) -> Flow {
-        self.inner.config.flow.clone()
+        self.inner.watch.flow.clone()
+    }
+
+    fn tracer(&self) -> Tracer {
+        self.inner.watch.tracer.clone()
     }
 
     fn publisher(&self) -> KafkaPublisher {

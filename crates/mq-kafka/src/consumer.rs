@@ -84,7 +84,7 @@ impl KafkaConsumer {
             subscription.clone(),
             plan.prefetch.into(),
             home.clone(),
-            config.flow.clone(),
+            inner.watch.clone(),
         );
         let kafka = handle(config).await?;
         let admin = Arc::new(kafka.admin().default_api_timeout(config.request_timeout()));
@@ -252,7 +252,10 @@ impl Consumer for KafkaConsumer {
     async fn receive_many(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<usize> {
         loop {
             match self.ledger.take(into, max) {
-                Taken::Some(taken) => return Ok(taken),
+                Taken::Some(taken) => {
+                    self.ledger.handed_out(&into[into.len() - taken..]);
+                    return Ok(taken);
+                }
                 Taken::Ended(Some(error)) => return Err(error),
                 Taken::Ended(None) => return Ok(0),
                 Taken::Nothing => self.ledger.deliverable.notified().await,

@@ -7,13 +7,17 @@ mod connection;
 mod consumer;
 mod error;
 mod headers;
+mod metrics;
 mod publisher;
 mod settle;
+mod spans;
 mod topology;
+mod watch;
 
 pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
 pub use consumer::{Assignment, KafkaConsumer};
+pub use metrics::KafkaMetrics;
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
 pub use topology::{Cleanup, TopicSettings, WeakTopics};

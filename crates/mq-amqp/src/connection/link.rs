@@ -162,15 +162,17 @@ impl Link {
         let frame = connection.configuration().frame_max() as usize;
         known.frame.store(frame, Ordering::Release);
         let fate = Arc::<Fate>::default();
-        let told = settings.events.clone();
-        let watching = watch(
-            connection.events_listener(),
-            Arc::clone(&fate),
-            move |event| {
-                told.tell(event);
-            },
-            role,
-        );
+        let (told, counters) = (settings.events.clone(), Arc::clone(&settings.counters));
+        let tell = move |event: AmqpEvent| {
+            match event {
+                AmqpEvent::Blocked { .. } => counters.blocked(),
+                AmqpEvent::Unblocked { .. } => counters.unblocked(),
+                _ => {}
+            }
+            told.tell(event);
+        };
+        let listener = connection.events_listener();
+        let watching = watch(listener, Arc::clone(&fate), tell, role);
         Ok(Self {
             connection,
             address: address.clone(),

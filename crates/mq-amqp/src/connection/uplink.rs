@@ -295,6 +295,7 @@ async fn reconnect(shared: &Shared, was: &Address, mut why: Error) -> Result<Arc
             Ok(link) => {
                 let link = Arc::new(link);
                 shared.set(State::Up(Arc::clone(&link)));
+                settings.counters.reconnected();
                 shared.tell(AmqpEvent::Reconnected {
                     role,
                     address: address.to_string(),

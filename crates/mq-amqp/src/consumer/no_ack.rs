@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::ready,
+    iter,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,6 +20,7 @@ use lapin::{
 use mq_core::{
     ConsumePlan, DeadLetters, Error, ErrorKind, Received, Result, Subscription,
     flow::{Flow, FlowKind},
+    trace::Tracer,
 };
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +34,7 @@ use crate::{
     config::Settings,
     connection::{AmqpRole, CHUNK, Gate, Link},
     headers::received,
+    metrics::Counters,
 };
 
 /// A consumer whose messages are done for the broker as soon as it sent them (`no-ack`, AMQP 0-9-1,
@@ -58,6 +61,8 @@ pub struct AmqpNoAckConsumer {
     link: Arc<Link>,
     source: Subscription,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
     queue: ShortString,
     over: bool,
     /// Where the client tells the end once a closing has begun: its delegate is asked no more then.
@@ -128,6 +133,8 @@ impl AmqpNoAckConsumer {
             link,
             source: subscription.clone(),
             flow,
+            tracer: settings.tracer.clone(),
+            counters: Arc::clone(&settings.counters),
             queue,
             over: false,
             stream,
@@ -156,6 +163,9 @@ impl AmqpNoAckConsumer {
                 let received = received(&mut delivery, Arc::clone(self.source.name()));
                 let (flow, source) = (&self.flow, &self.source);
                 flow.delivery(FlowKind::Delivered, source, &received, number);
+                let redelivered = received.redelivered() == Some(true);
+                self.counters.received(redelivered);
+                self.tracer.received(source, iter::once(&received));
                 return Ok(Some(received));
             }
             let ended = self.inbox.lock().ended.take();

@@ -8,8 +8,8 @@ use lapin::{
     types::ShortString,
 };
 use mq_core::{
-    ConsumePlan, Destination, Error, ErrorKind, Result, Settle, Subscription,
-    SubscriptionKind, flow::FlowKind,
+    ConsumePlan, Destination, Error, ErrorKind, Result, Settle, Subscription, SubscriptionKind,
+    flow::FlowKind,
 };
 use tokio::{
     sync::{OnceCell, mpsc},
@@ -21,6 +21,7 @@ use crate::{
     AmqpPublisher,
     capabilities::CAPABILITIES,
     connection::{AmqpEvent, Link, Uplink, is_refusal},
+    metrics::Held,
     settle::{Origin, Sink, Task},
     topology::{self, cascade},
 };
@@ -103,6 +104,8 @@ impl Opener {
         let origin = Origin {
             source: subscription.clone(),
             flow: publisher.flow().clone(),
+            tracer: publisher.tracer().clone(),
+            held: Held::new(Arc::clone(publisher.counters())),
             queue: Destination::queue(queue.as_str()),
             home,
             undeferrable,

@@ -3,10 +3,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::{Channel, options::BasicPublishOptions};
-use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow};
+use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow, trace::Tracer};
 use tokio::sync::Mutex;
 
-use crate::{config::Settings, connection::Uplink, error::within, headers::Outbound};
+use crate::{
+    config::Settings, connection::Uplink, error::within, headers::Outbound, metrics::Counters,
+};
 
 /// Publishes at most once, and does not hear what became of it.
 ///
@@ -23,6 +25,8 @@ struct Shared {
     limit: Duration,
     max_message_size: usize,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
 }
 
 impl AmqpUnconfirmed {
@@ -35,6 +39,8 @@ impl AmqpUnconfirmed {
                 limit,
                 max_message_size: settings.max_message_size,
                 flow: settings.flow.clone(),
+                tracer: settings.tracer.clone(),
+                counters: Arc::clone(&settings.counters),
             }),
         }
     }
@@ -50,19 +56,14 @@ impl AmqpUnconfirmed {
         let channel = link.channel("hand over").await?;
         Ok(kept.insert(channel).clone())
     }
-}
 
-impl Unconfirmed for AmqpUnconfirmed {
-    /// It returns once the message is written to the socket, so a slow or blocked broker slows the
-    /// caller down instead of filling its memory.
-    async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
-        let message = message.into();
+    async fn write(&self, to: &Destination, message: &Message) -> Result<()> {
         let limits = self
             .shared
             .uplink
             .known()
             .limits(self.shared.max_message_size);
-        let mut outbound = Outbound::new(to, &message, limits)?;
+        let mut outbound = Outbound::new(to, message, limits)?;
         if self.shared.uplink.settings().named.is_transient(to) {
             outbound.transient();
         }
@@ -78,8 +79,22 @@ impl Unconfirmed for AmqpUnconfirmed {
         let written = channel.basic_publish(exchange, routing_key, options, &payload, properties);
         within(self.shared.limit, "hand over", written)
             .await
-            .map_err(|e| e.with("to", to))?;
-        if let Some(flow) = self.shared.flow.publish(&message, to) {
+            .map(drop)
+            .map_err(|e| e.with("to", to))
+    }
+}
+
+impl Unconfirmed for AmqpUnconfirmed {
+    /// It returns once the message is written to the socket, so a slow or blocked broker slows the
+    /// caller down instead of filling its memory.
+    async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
+        let mut message = message.into();
+        let sending = self.shared.tracer.send(to, &mut message);
+        let written = self.write(to, &message).await;
+        sending.failed(&written);
+        written?;
+        self.shared.counters.handed_over();
+        if let Some(flow) = self.shared.flow.sending(&message, to, sending) {
             flow.handed_over();
         }
         Ok(())

@@ -27,6 +27,7 @@ use crate::{
     connection::{AmqpEvent, Link, Uplink},
     error::map,
     headers::{Letter, Outbound, number},
+    metrics::Counters,
 };
 
 /// What the publisher asks of its writer.
@@ -68,6 +69,7 @@ pub(super) struct Writer {
     pub(super) room: Arc<Semaphore>,
     pub(super) topics: Arc<Topics>,
     pub(super) limit: Duration,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// All that waits: it outlives a channel.
@@ -218,7 +220,10 @@ impl Writer {
             }
             flight.drain(&mut done);
             let (round, lost) = completions(&mut done);
-            self.room.add_permits(desk.window.round(round, tell));
+            self.room
+                .add_permits(desk.window.round(round, |publish, outcome| {
+                    self.tell(publish, outcome);
+                }));
             if let Some(cause) = lost {
                 return End::Lost(cause);
             }
@@ -260,6 +265,7 @@ impl Writer {
             if let Some(flow) = &publish.flow {
                 flow.begin();
             }
+            self.counters.published(1);
             return Some((outbound, publish));
         }
         let settings = self.uplink.settings();
@@ -267,7 +273,7 @@ impl Writer {
         match publish.letter.as_ref()?.outbound(limits) {
             Ok(outbound) => Some((outbound, publish)),
             Err(error) => {
-                publish.tell(Err(error));
+                publish.tell(&self.counters, Err(error));
                 None
             }
         }
@@ -298,7 +304,8 @@ impl Writer {
             && let Some(publish) = lost.pop_front()
         {
             // It was written alone, so it is the one; a soft error means that it was not taken.
-            publish.tell(Err(if soft { cause.clone() } else { error.clone() }));
+            let outcome = if soft { cause.clone() } else { error.clone() };
+            publish.tell(&self.counters, Err(outcome));
         }
         let mut again = VecDeque::with_capacity(lost.len() + desk.jobs.len());
         for publish in lost {
@@ -306,7 +313,7 @@ impl Writer {
                 let outbound = None;
                 again.push_back(Job { outbound, publish });
             } else {
-                publish.tell(Err(error.clone()));
+                publish.tell(&self.counters, Err(error.clone()));
                 unknown += 1;
             }
         }
@@ -336,8 +343,9 @@ impl Writer {
     /// still come.
     fn expire(&self, desk: &mut Desk) {
         let now = Instant::now();
-        desk.window
-            .expire(now, |publish| publish.tell(Err(self.silent())));
+        desk.window.expire(now, |publish| {
+            publish.tell(&self.counters, Err(self.silent()))
+        });
         let mut expired = 0;
         while let Some(job) = desk.jobs.front()
             && job.publish.enqueued + self.limit <= now
@@ -346,11 +354,11 @@ impl Writer {
                 break;
             };
             desk.careful = desk.careful.saturating_sub(1);
-            let error = match job.was_written() {
-                true => self.silent(),
-                false => self.unsent(),
-            };
-            job.publish.tell(Err(error));
+            if job.was_written() {
+                job.publish.tell(&self.counters, Err(self.silent()));
+            } else {
+                job.publish.tell_uncounted(Err(self.unsent()));
+            }
             expired += 1;
         }
         if expired > 0 {
@@ -363,21 +371,42 @@ impl Writer {
     fn refuse(&self, desk: &mut Desk, over: &Error) {
         self.room.add_permits(desk.jobs.len());
         for job in desk.jobs.drain(..) {
-            let error = match job.was_written() {
-                true => Error::new(
+            if job.was_written() {
+                let unknown = Error::new(
                     ErrorKind::Unknown,
                     "publish",
                     "the connection was lost before the broker answered",
                 )
                 .with("why", over)
                 .help("publish it again with the same id")
-                .caused_by(over.clone()),
-                false => over.clone(),
-            };
-            job.publish.tell(Err(error));
+                .caused_by(over.clone());
+                job.publish.tell(&self.counters, Err(unknown));
+            } else {
+                job.publish.tell_uncounted(Err(over.clone()));
+            }
         }
         desk.clamp_flushes();
         desk.answer_flushes();
+    }
+
+    fn tell(&self, publish: Publish, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
+            Outcome::Rejected => Err(Error::new(
+                ErrorKind::Rejected,
+                "publish",
+                "a queue refused the message: it is full, or it failed",
+            )
+            .help("make room in the queue, then publish it again")),
+            Outcome::Unroutable(text) => Err(Error::new(
+                ErrorKind::Unroutable,
+                "publish",
+                "no queue took the message",
+            )
+            .with("broker", text)
+            .help("declare the queue or subscription first")),
+        };
+        publish.tell(&self.counters, outcome);
     }
 
     fn silent(&self) -> Error {
@@ -554,25 +583,6 @@ fn number_of(message: &lapin::message::BasicReturnMessage) -> u64 {
     number(&message.properties).unwrap_or(0)
 }
 
-fn tell(publish: Publish, outcome: Outcome) {
-    publish.tell(match outcome {
-        Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
-        Outcome::Rejected => Err(Error::new(
-            ErrorKind::Rejected,
-            "publish",
-            "a queue refused the message: it is full, or it failed",
-        )
-        .help("make room in the queue, then publish it again")),
-        Outcome::Unroutable(text) => Err(Error::new(
-            ErrorKind::Unroutable,
-            "publish",
-            "no queue took the message",
-        )
-        .with("broker", text)
-        .help("declare the queue or subscription first")),
-    });
-}
-
 /// The outcome of a publish whose writer is gone, as at the end of the runtime.
 pub(super) fn abandoned() -> Error {
     Error::new(
@@ -583,7 +593,14 @@ pub(super) fn abandoned() -> Error {
 }
 
 impl Publish {
-    fn tell(self, outcome: Result<Receipt>) {
+    /// The end of one that was written.
+    fn tell(self, counters: &Counters, outcome: Result<Receipt>) {
+        counters.outcome(&outcome);
+        self.tell_uncounted(outcome);
+    }
+
+    /// The end of one that was never written.
+    fn tell_uncounted(self, outcome: Result<Receipt>) {
         if let Some(flow) = self.flow {
             flow.end(&outcome);
         }

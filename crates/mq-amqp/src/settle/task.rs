@@ -7,14 +7,15 @@ use lapin::{
     Channel,
     options::{BasicAckOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions},
 };
-use mq_core::{Destination, Error, ErrorKind, Result};
+use mq_core::{Destination, Error, ErrorKind, Result, trace};
 use tokio::{
     sync::{OnceCell, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
+use tracing::Span;
 
 use super::{Copy, Sink, Why, ledger::Frame};
-use crate::{AmqpPublisher, connection::Link, topology::cascade};
+use crate::{AmqpPublisher, connection::Link, metrics::Settled, topology::cascade};
 
 /// What a consumer asks of its task.
 pub(crate) enum Command {
@@ -101,7 +102,10 @@ impl Task {
     /// Sends what is marked, and starts copies.
     async fn flush(&self, all: bool, copying: &mut Copying) -> Result<()> {
         let mut copies = Vec::new();
-        let frames = self.sink.ledger().take(all, &mut copies);
+        let (frames, settled) = {
+            let mut ledger = self.sink.ledger();
+            (ledger.take(all, &mut copies), ledger.settled())
+        };
         for (tag, copy) in copies {
             let Copy {
                 letter,
@@ -126,6 +130,8 @@ impl Task {
         }
         // Before they are written: a redelivery is told after its cause.
         frames.iter().for_each(|frame| self.sink.settling(*frame));
+        self.sink.held.settled(settled);
+        let spans = self.spans(settled);
         let channel = &self.sink.channel;
         let written = async {
             // All are queued in order before the first is waited for.
@@ -134,7 +140,25 @@ impl Task {
                 .into_iter()
                 .collect::<lapin::Result<()>>()
         };
-        self.link.answer("settle", written).await
+        let written = self.link.answer("settle", written).await;
+        spans.iter().for_each(|span| trace::failed(span, &written));
+        written
+    }
+
+    /// The spans of a flush, one for each verdict that is among it.
+    fn spans(&self, settled: Settled) -> [Span; 3] {
+        let Settled {
+            acked,
+            requeued,
+            released,
+        } = settled;
+        let (tracer, source) = (&self.sink.tracer, &self.sink.source);
+        [("ack", acked), ("reject", requeued), ("nack", released)].map(|(operation, count)| {
+            if count == 0 {
+                return Span::none();
+            }
+            tracer.settle(source, operation, Some(count))
+        })
     }
 
     /// A round trip on the channel: its answer comes after everything sent before. The prefetch is

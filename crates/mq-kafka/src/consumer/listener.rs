@@ -120,6 +120,7 @@ impl ConsumerRebalanceListener for Listener {
         if let Some(group) = self.group()
             && !partitions.is_empty()
         {
+            self.ledger.rebalanced();
             let mut result = self.start(&group, &partitions).await;
             for _ in 0..START_TRIES {
                 match &result {
@@ -147,6 +148,7 @@ impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_revoked(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions revoked");
+        self.ledger.rebalanced();
         self.ledger.drain(&partitions);
         let drained = async {
             loop {
@@ -179,6 +181,7 @@ impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions lost");
+        self.ledger.rebalanced();
         self.ledger.remove(&partitions, FlowKind::Lost);
         self.assigned.tell(self.ledger.partitions());
     }

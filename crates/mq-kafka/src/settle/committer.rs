@@ -66,12 +66,15 @@ impl Group {
             })
             .collect();
         if !changed.is_empty() {
+            let span = ledger.commit_span();
             let answer = self.consumer.commit_offsets(changed);
             // A commit that is dropped may still be applied, which is the same as applied.
-            match tokio::time::timeout(self.deadline, answer).await {
-                Ok(answer) => answer?,
-                Err(_) => return Err(KrafkaError::timeout("offset commit")),
-            }
+            let answer = match tokio::time::timeout(self.deadline, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(KrafkaError::timeout("offset commit")),
+            };
+            ledger.commit_answered(&span, answer.as_ref().err());
+            answer?;
         }
         ledger.committed(snapshot);
         Ok(())

@@ -2,18 +2,22 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use krafka::KrafkaError;
 use mq_core::{
     Delivery, Destination, Error, ErrorKind, Position, Received, Result, Settle, Subscription,
-    SubscriptionKind, Verdict,
-    flow::{Flow, FlowKind},
-    stale,
+    SubscriptionKind, Verdict, flow::FlowKind, stale, trace,
 };
 use tokio::sync::Notify;
+use tracing::Span;
 
 use super::{
     book::{COMMIT_AFTER, Partition, Ready, Reject, Snapshot, State, Tag, again},
     marks::Marks,
     tracker::{Pushed, Tracker},
+};
+use crate::{
+    error::{self, Stage},
+    watch::Watch,
 };
 
 /// Shared by a consumer, its tasks and its deliveries. No call waits for the network.
@@ -31,7 +35,7 @@ pub(crate) struct Ledger {
     /// Something was settled, committed, lost or ended.
     pub(crate) progress: Notify,
     source: Subscription,
-    flow: Flow,
+    watch: Watch,
     prefetch: usize,
     /// Where rejected records go.
     home: Option<Destination>,
@@ -65,7 +69,7 @@ impl Ledger {
         source: Subscription,
         prefetch: usize,
         home: Option<Destination>,
-        flow: Flow,
+        watch: Watch,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -75,7 +79,7 @@ impl Ledger {
             rejected: Notify::new(),
             progress: Notify::new(),
             source,
-            flow,
+            watch,
             prefetch,
             home,
         })
@@ -83,20 +87,51 @@ impl Ledger {
 
     /// Tells a step of a delivery.
     fn tell(&self, kind: FlowKind, received: &Received) {
-        self.flow.delivery(kind, &self.source, received, None);
+        self.watch.flow.delivery(kind, &self.source, received, None);
+    }
+
+    /// Tells and counts the settlement of a delivery.
+    fn settled(&self, kind: FlowKind, received: &Received) {
+        self.tell(kind, received);
+        self.watch.counters.settled(kind);
+    }
+
+    /// The span of what `receive` hands out.
+    pub(crate) fn handed_out(&self, deliveries: &[Delivery]) {
+        let received = deliveries.iter().map(Delivery::received);
+        self.watch.tracer.received(&self.source, received);
+    }
+
+    /// Counts a change of what the group's members have.
+    pub(crate) fn rebalanced(&self) {
+        self.watch.counters.rebalanced();
+    }
+
+    /// The span of a commit.
+    pub(crate) fn commit_span(&self) -> Span {
+        self.watch.tracer.settle(&self.source, "commit", None)
+    }
+
+    /// Counts a commit that was asked for, and ends its span.
+    pub(crate) fn commit_answered(&self, span: &Span, failure: Option<&KrafkaError>) {
+        self.watch.counters.committed(failure.is_none());
+        if let Some(failure) = failure.filter(|_| !span.is_disabled()) {
+            let error = error::map("commit", Stage::Before, failure.clone());
+            trace::failed::<()>(span, &Err(error));
+        }
     }
 
     /// Tells a step of a partition, with the offset that is next there.
     fn tell_partition(&self, kind: FlowKind, partition: i32, offset: i64) {
         if let (Ok(partition), Ok(offset)) = (u32::try_from(partition), u64::try_from(offset)) {
             let position = Some(Position { partition, offset });
-            self.flow.consumer(kind, &self.source, position);
+            self.watch.flow.consumer(kind, &self.source, position);
         }
     }
 
     /// Tells a step of the consumer.
     pub(crate) fn tell_consumer(&self, kind: FlowKind) {
-        self.flow.consumer(kind, &self.source, None);
+        self.watch.flow.consumer(kind, &self.source, None);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,7 +155,9 @@ impl Ledger {
         state.forget(&[partition]);
         if let Some(old) = state.partitions.insert(partition, entry) {
             state.handed -= old.handed;
+            self.watch.counters.given_up(old.handed);
         }
+        self.watch.counters.partition(FlowKind::Assigned);
         self.tell_partition(FlowKind::Assigned, partition, offset);
     }
 
@@ -182,7 +219,7 @@ impl Ledger {
             return Taken::Nothing;
         }
         let room = max.min(self.prefetch.saturating_sub(state.handed));
-        let mut taken = 0;
+        let (mut taken, mut redelivered) = (0, 0);
         while taken < room {
             let Some((tag, received)) = state.next() else {
                 break;
@@ -194,10 +231,13 @@ impl Ledger {
             partition.handed += 1;
             state.handed += 1;
             taken += 1;
+            redelivered += usize::from(received.attempt() > 1);
             self.tell(FlowKind::Delivered, &received);
             let sink = Arc::clone(self) as Arc<dyn Settle>;
             into.push(Delivery::new(received, sink, tag.pack()));
         }
+        // Under the lock, so that nothing of it is given up before.
+        self.watch.counters.delivered(taken, redelivered);
         if state.ready.len() < BUFFER / 2 {
             self.room.notify_one();
         }
@@ -239,6 +279,8 @@ impl Ledger {
             if let Some(entry) = state.partitions.remove(partition) {
                 state.handed -= entry.handed;
                 state.lost |= entry.verdicts > entry.confirmed;
+                self.watch.counters.given_up(entry.handed);
+                self.watch.counters.partition(how);
                 self.tell_partition(how, *partition, entry.committed.0);
             }
         }
@@ -280,7 +322,8 @@ impl Ledger {
     pub(crate) fn copied(&self, reject: &Reject) {
         if let Some(home) = &self.home {
             let (source, received) = (&self.source, &reject.received);
-            self.flow.dead_lettered(source, received, None, home);
+            self.watch.flow.dead_lettered(source, received, None, home);
+            self.watch.counters.dead_lettered();
         }
         self.close_reject(reject, FlowKind::Acked, |tracker, seq| tracker.done(seq));
     }
@@ -301,7 +344,7 @@ impl Ledger {
         let state = &mut *self.lock();
         state.rejects_open -= 1;
         if let Some(partition) = state.partition(reject.tag) {
-            self.tell(kind, &reject.received);
+            self.settled(kind, &reject.received);
             verdict(&mut partition.tracker, reject.tag.seq);
             partition.handed -= 1;
             partition.verdicts += 1;
@@ -431,7 +474,7 @@ impl Settle for Ledger {
         match verdict {
             Verdict::Ack => {
                 // Under the lock, as all of them here: before the commit that it leads to.
-                self.tell(FlowKind::Acked, received);
+                self.settled(FlowKind::Acked, received);
                 entry.tracker.done(tag.seq);
             }
             Verdict::Requeue | Verdict::Release => {
@@ -440,7 +483,7 @@ impl Settle for Ledger {
                     true => FlowKind::Requeued,
                     false => FlowKind::Released,
                 };
-                self.tell(kind, received);
+                self.settled(kind, received);
                 entry.tracker.give_back(tag.seq, failed);
                 if !entry.draining {
                     let received = again(received.clone(), u32::from(failed));

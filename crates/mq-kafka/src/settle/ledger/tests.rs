@@ -7,7 +7,7 @@ use super::*;
 fn ledger(records: i64) -> Arc<Ledger> {
     let source = Subscription::queue("orders");
     let home = Some(Destination::queue("orders.dead"));
-    let ledger = Ledger::new(source, usize::MAX, home, Flow::default());
+    let ledger = Ledger::new(source, usize::MAX, home, Watch::default());
     ledger.assign(0, 0, "");
     let record = |offset| Incoming {
         partition: 0,
