@@ -19,8 +19,9 @@ pub(super) async fn run<F: Proxied>(mut stage: Stage<F>) -> Check {
     let outsider = stage.outsider().await?;
     let survivable = stage.cell.survivable();
     let (client, pending, before) = if stage.cell.moment == Moment::Handshake {
-        let before = stage.strike();
-        (stage.connect().await?.ok(), Pending::<F>::new(), before)
+        let connecting = async { Ok(stage.connect().await?.ok()) };
+        let (client, before) = stage.struck_meanwhile(connecting).await?;
+        (client, Pending::<F>::new(), before)
     } else {
         let client = stage.connect().await??;
         stage.publish(&client, 20, SMALL).await?;
