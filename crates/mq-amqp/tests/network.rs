@@ -30,7 +30,7 @@ impl Proxied for Broker {
             .url(&url)?
             .connect_timeout(Duration::from_secs(8))
             .operation_timeout(Duration::from_secs(8))
-            .publish_timeout(Duration::from_secs(8))
+            .publish_timeout(Duration::from_secs(12))
             .heartbeat(Duration::from_secs(5))
             .connect()
             .await

@@ -58,7 +58,7 @@ pub(crate) enum Pace {
     Brisk,
     /// Ten times as long, so that messages pile up.
     Slow,
-    /// As brisk, and one of 200 outlives the deadline of a shutdown.
+    /// As brisk, and one of 100 outlives the deadline of a shutdown.
     Outlive,
 }
 

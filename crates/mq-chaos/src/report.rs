@@ -255,13 +255,15 @@ fn reasons(
             "{again} deliveries again, more than {redelivery_bound}"
         ));
     }
-    let alarms_alone = faults.iter().all(|done| done.alarm.is_some());
+    let told = faults
+        .iter()
+        .all(|done| done.alarm.is_some() || done.drain.is_some());
     if let Some(why) = void(
         checked.verdict(),
         faults.len(),
         again,
         checked.counts().unknown,
-        alarms_alone,
+        told,
     ) {
         reasons.push(format!("VOID: {why}, so the run proves nothing"));
     }
@@ -274,13 +276,13 @@ fn void(
     faults: usize,
     again: u64,
     unknown: u64,
-    alarms_alone: bool,
+    told: bool,
 ) -> Option<&'static str> {
     match (verdict, faults) {
         (Verdict::Void, _) => Some("nothing was confirmed"),
         (_, 0) => Some("no fault was made"),
-        // An alarm breaks nothing off: what it did is told by each of them.
-        _ if again == 0 && unknown == 0 && !alarms_alone => {
+        // An alarm and an orderly end break nothing off: what each of them did is in the report.
+        _ if again == 0 && unknown == 0 && !told => {
             Some("no message was delivered again and no publish was unknown")
         }
         _ => None,

@@ -87,12 +87,17 @@ impl Ground {
 }
 
 impl Site {
-    /// Starts it without data. What an earlier run left is taken down first.
+    /// Starts it without data. What an earlier run left is taken down first. The nodes of a cluster have found each other.
     ///
     /// # Errors
-    /// As [`Project::start`].
+    /// As [`Project::start`]; what a node says that does not see the others.
     pub(crate) async fn start(ground: Ground) -> Result<Self> {
         let (project, nodes) = Project::start(ground.setup()).await?;
+        if ground.cluster && ground.kind == Kind::RabbitMq {
+            for node in &nodes {
+                cluster::rabbitmq::together(node, nodes.len()).await?;
+            }
+        }
         Ok(Self {
             _project: project,
             nodes,

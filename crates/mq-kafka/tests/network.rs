@@ -23,7 +23,7 @@ impl Proxied for Cluster {
     async fn connect(&self, proxy: &Proxy) -> core::Result<Kafka> {
         Kafka::builder(proxy.servers())
             .connect_timeout(Duration::from_secs(5))
-            .publish_timeout(Duration::from_secs(8))
+            .publish_timeout(Duration::from_secs(12))
             .unreachable_after(Duration::from_secs(8))
             .group_protocol(GroupProtocol::Classic)
             .session_timeout(Duration::from_secs(6))

@@ -61,7 +61,7 @@ pub async fn partitions(servers: &str, topic: &str) -> Result<Vec<Partition>> {
 /// Waits until the partitions of a topic are as they should be.
 ///
 /// # Errors
-/// What these servers told last, if that takes longer than two minutes.
+/// What these servers told last, if that takes longer than three minutes.
 ///
 /// # Cancel safety
 /// Safe.
@@ -106,4 +106,4 @@ pub async fn whole(servers: &str, topic: &str) -> Result<Vec<Partition>> {
 }
 
 /// A node that was killed has to start, on a machine that others use too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);

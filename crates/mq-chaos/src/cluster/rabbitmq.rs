@@ -10,6 +10,25 @@ use tokio::time::sleep;
 
 use crate::containers::Node;
 
+/// Waits until a node runs in a cluster of so many. A queue that is declared before has fewer members, for good.
+///
+/// # Errors
+/// What it said last, if that takes longer than three minutes.
+///
+/// # Cancel safety
+/// Safe.
+pub async fn together(asked: &Node, nodes: usize) -> Result<()> {
+    let ask = ["rabbitmqctl", "cluster_status", "--formatter", "json"];
+    until(async || match running(&asked.exec(&ask).await?)? {
+        seen if seen == nodes => Ok(()),
+        seen => Err(Error::other(format!(
+            "{} sees {seen} of {nodes} nodes",
+            asked.service()
+        ))),
+    })
+    .await
+}
+
 /// Who leads a queue, as this node sees it; it is asked until it says so.
 ///
 /// # Errors
@@ -32,7 +51,7 @@ pub async fn leader(asked: &Node, queue: &str) -> Result<usize> {
 /// Waits until every node is a voting member of a quorum queue and has written all that was committed when it was first asked.
 ///
 /// # Errors
-/// What was missing last, if that takes longer than two minutes.
+/// What was missing last, if that takes longer than three minutes.
 ///
 /// # Cancel safety
 /// Safe.
@@ -61,6 +80,14 @@ struct Member {
     /// The last entry that it has written; `None` if it takes no part.
     written: Option<u64>,
     committed: Option<u64>,
+}
+
+fn running(answer: &str) -> Result<usize> {
+    let status: Value = serde_json::from_str(answer)?;
+    let running = status["running_nodes"].as_array();
+    running
+        .map(Vec::len)
+        .ok_or_else(|| Error::other("its status names no running nodes"))
 }
 
 fn leader_in(answer: &str, queue: &str) -> Option<usize> {
@@ -97,7 +124,7 @@ async fn until<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
 }
 
 /// A node that was killed has to start, on a machine that others use too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -112,6 +139,13 @@ mod tests {
         assert_eq!(leader_in(answer, "c"), None);
         // As a node answers that has not heard of the queue yet.
         assert_eq!(leader_in("[\n]", "a"), None);
+    }
+
+    #[test]
+    fn counts_the_nodes_that_run() {
+        let status = r#"{"disk_nodes":["a","b","c"],"running_nodes":["a","c"]}"#;
+        assert_eq!(running(status).unwrap(), 2);
+        assert!(running("{}").is_err() && running("no").is_err());
     }
 
     #[test]

@@ -49,8 +49,8 @@ impl Run {
         };
         let files = self.crew.files(None);
         let before = self.memory();
-        // The broker says when, as the command takes a second to get there.
-        let raised = format!("At = erlang:system_time(microsecond), {raise}, At.");
+        // The broker says when it is raised: the command takes a second to get there, and the broker one to look at its disk.
+        let raised = format!("{raise}, erlang:system_time(microsecond).");
         let raised = self.evaluate(&raised).await?;
         let raised: u64 = raised.trim().parse()?;
         let mut alarm = Alarm::default();

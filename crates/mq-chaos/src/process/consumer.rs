@@ -69,7 +69,7 @@ fn work(seed: u64, pace: Pace, tag: &Tag) -> Duration {
     match pace {
         Pace::Brisk => brisk,
         Pace::Slow => brisk * 10,
-        Pace::Outlive if (drawn >> 32).is_multiple_of(200) => DEADLINE + Duration::from_secs(3),
+        Pace::Outlive if (drawn >> 32).is_multiple_of(100) => DEADLINE + Duration::from_secs(3),
         Pace::Outlive => brisk,
     }
 }
