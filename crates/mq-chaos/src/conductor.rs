@@ -391,5 +391,5 @@ impl Run {
     }
 }
 
-/// An image may have to be fetched, and a busy machine starts a broker slowly.
-const START: Duration = Duration::from_secs(180);
+/// An image may have to be fetched, and a busy machine starts a broker slowly, three nodes above all.
+const START: Duration = Duration::from_secs(300);
