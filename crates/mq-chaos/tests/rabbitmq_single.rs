@@ -16,6 +16,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use mq_amqp::{Amqp, Overflow, QueueSettings};
+use mq_chaos::containers::Node;
 use mq_core::{Broker, ConsumePlan, Consumer, DeadLetters, Destination, Subscription};
 use mq_testkit::{
     Check, Failure, Suite, broker_address,
@@ -23,7 +24,6 @@ use mq_testkit::{
     history::Recorder,
 };
 use support::{
-    node::Node,
     patiently, soon,
     story::{Published, Story},
     told, unique,
@@ -104,7 +104,7 @@ async fn killed(broker: Amqp, to: &Destination, queue: &str, url: &str) -> Check
             .await
             .map_err(|_| Failure::new("too few were confirmed before the end"))?;
         story.fault("kill")?;
-        node.kill().await
+        Ok::<_, Failure>(node.kill().await?)
     };
     let (published, killed) = tokio::join!(publishing, killing);
     killed?;
