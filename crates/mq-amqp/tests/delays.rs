@@ -166,7 +166,7 @@ async fn kept(url: String) -> Check {
         .correlation_id("c")
         .reply_to("replies")
         .expires_in(Duration::from_secs(3600))
-        .priority(3)
+        .priority(9)
         .header("mine", "yes")
         .header("bytes", vec![0xff_u8, 0]);
     broker.publisher().publish(&to, full).await?;

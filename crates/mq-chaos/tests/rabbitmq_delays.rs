@@ -1,5 +1,5 @@
 //! What delays promise on RabbitMQ, seen to hold while the broker is killed, and the service at each step of a deferral.
-//! Also what needs a virtual host without a cascade, or with another one.
+//! Also what needs a broker without a cascade, or with another one.
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
@@ -21,7 +21,7 @@ use lapin::{
     options::{QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
-use mq_amqp::Amqp;
+use mq_amqp::{Amqp, AmqpBuilder};
 use mq_core::{
     Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Message, MessageId,
     Publisher, Subscription,
@@ -64,18 +64,24 @@ fn main() -> ExitCode {
     .run()
 }
 
-/// A virtual host without anything in it, on the node of this run.
-async fn host(url: &str) -> Check<String> {
-    let node = Node::of(&told("MQ_KILL_PROJECT")?, "rabbitmq").await?;
-    let name = unique("delays");
-    node.exec(&["rabbitmqctl", "add_vhost", &name]).await?;
-    let all = ["guest", ".*", ".*", ".*"];
-    let command = ["rabbitmqctl", "set_permissions", "--vhost", &name].into_iter();
-    node.exec(&command.chain(all).collect::<Vec<_>>()).await?;
-    let (server, _) = url
-        .rsplit_once('/')
-        .ok_or_else(|| Failure::new("the URL has no path"))?;
-    Ok(format!("{server}/{name}"))
+/// The broker of this run, which may share its machine with compilers.
+async fn connect(url: &str) -> mq_core::Result<Amqp> {
+    patient(url)?.connect().await
+}
+
+fn patient(url: &str) -> mq_core::Result<AmqpBuilder> {
+    let builder = Amqp::builder().url(url)?;
+    Ok(builder
+        .connect_timeout(SLOW)
+        .operation_timeout(SLOW)
+        .publish_timeout(SLOW))
+}
+
+/// Takes away the cascade that another case made.
+async fn without_cascade(url: &str) -> Check<Amqp> {
+    let broker = connect(url).await?;
+    broker.delays().delete_with_messages().await?;
+    Ok(broker)
 }
 
 fn expect_kind<T>(result: mq_core::Result<T>, kind: ErrorKind) -> Check<mq_core::Error> {
@@ -93,11 +99,11 @@ fn with_delay() -> ConsumePlan {
 }
 
 async fn missing(url: String) -> Check {
-    let url = host(&url).await?;
-    let broker = Amqp::connect(&url).await?;
-    let queue = Destination::queue("orders");
+    let name = unique("orders");
+    let broker = without_cascade(&url).await?;
+    let queue = Destination::queue(name.as_str());
     broker.declare(&queue).await?;
-    let from = Subscription::queue("orders");
+    let from = Subscription::queue(name.as_str());
     let named = |error: mq_core::Error| {
         let text = error.to_string();
         assert!(text.contains("Amqp::delays().declare()"), "{text}");
@@ -166,10 +172,10 @@ async fn missing(url: String) -> Check {
 }
 
 async fn mismatch(url: String) -> Check {
-    let url = host(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let name = unique("orders");
+    let broker = without_cascade(&url).await?;
     broker.delays().declare().await?;
-    broker.declare(Destination::queue("orders")).await?;
+    broker.declare(Destination::queue(name.as_str())).await?;
     let bare = Connection::connect(&url, ConnectionProperties::default()).await?;
     let channel = bare.create_channel().await?;
     channel
@@ -193,13 +199,13 @@ async fn mismatch(url: String) -> Check {
         .queue_declare("mq.delay.3".into(), QueueDeclareOptions::durable(), other)
         .await?;
     let publisher = broker.publisher().delayed(SECOND);
-    let to = Destination::queue("orders");
+    let to = Destination::queue(name.as_str());
     for error in [
         expect_kind(broker.delays().declare().await, ErrorKind::Mismatch)?,
         expect_kind(broker.delays().verify().await, ErrorKind::Mismatch)?,
         expect_kind(
             broker
-                .consumer(&Subscription::queue("orders"), with_delay())
+                .consumer(&Subscription::queue(name.as_str()), with_delay())
                 .await,
             ErrorKind::Mismatch,
         )?,
@@ -221,10 +227,10 @@ async fn mismatch(url: String) -> Check {
 }
 
 async fn delete(url: String) -> Check {
-    let url = host(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let name = unique("orders");
+    let broker = without_cascade(&url).await?;
     broker.delays().declare().await?;
-    let queue = Destination::queue("orders");
+    let queue = Destination::queue(name.as_str());
     broker.declare(&queue).await?;
     // The longest delay there is: it would be in the last level for four years.
     let longest = Duration::from_secs((1 << 28) - 1);
@@ -246,10 +252,10 @@ async fn delete(url: String) -> Check {
 }
 
 async fn homeless(url: String) -> Check {
-    let url = host(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = without_cascade(&url).await?;
     broker.delays().declare().await?;
-    let (gone, there) = (Destination::queue("gone"), Destination::queue("there"));
+    let names = [unique("gone"), unique("there")];
+    let [gone, there] = names.clone().map(Destination::queue);
     for queue in [&gone, &there] {
         broker.declare(queue).await?;
     }
@@ -262,12 +268,12 @@ async fn homeless(url: String) -> Check {
     let bare = Connection::connect(&url, ConnectionProperties::default()).await?;
     let channel = bare.create_channel().await?;
     channel
-        .queue_delete("gone".into(), QueueDeleteOptions::default())
+        .queue_delete(names[0].as_str().into(), QueueDeleteOptions::default())
         .await?;
     delayed.publish(&there, Message::new("x")).await?;
     let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
     let mut consumer = broker
-        .consumer(&Subscription::queue("there"), plan.clone())
+        .consumer(&Subscription::queue(names[1].as_str()), plan.clone())
         .await?;
     soon("a message of another queue", consumer.receive())
         .await??
@@ -298,7 +304,7 @@ const POINTS: [(&str, FlowKind, u64); 7] = [
 ];
 
 async fn killed_service(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = connect(&url).await?;
     broker.delays().declare().await?;
     for (at, (point, _, _)) in POINTS.iter().enumerate() {
         let queue = unique("killed");
@@ -390,7 +396,7 @@ async fn defer_all(
     reaper: Reaper,
 ) -> Result<Infallible, Box<dyn std::error::Error>> {
     let recorder = Recorder::create(Path::new(folder), run, "service")?;
-    let builder = Amqp::builder().url(url)?.flow(Arc::new(reaper));
+    let builder = patient(url)?.flow(Arc::new(reaper));
     let broker = builder.connect().await?;
     let from = Subscription::queue(queue);
     let mut consumer = broker.consumer(&from, with_delay()).await?;
@@ -412,7 +418,7 @@ struct Asked {
 
 async fn figure(url: String) -> Check {
     let mut node = Node::of(&told("MQ_KILL_PROJECT")?, "rabbitmq").await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = connect(&url).await?;
     broker.delays().declare().await?;
     let name = unique("figure");
     let to = Destination::queue(name.as_str());
@@ -489,7 +495,7 @@ async fn figure(url: String) -> Check {
     node.kill().await?;
     drop((consumer, publisher, broker));
     node.start().await?;
-    let broker = patiently("the broker", || Amqp::connect(&url)).await?;
+    let broker = patiently("the broker", || connect(&url)).await?;
     let mut consumer = patiently("the queue", || broker.consumer(&from, with_delay())).await?;
     let opened = Instant::now();
     let down = opened - killed;
@@ -587,6 +593,7 @@ impl Seen {
 
 const DEFER: &str = "MQ_DEFER";
 const SECOND: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_secs(60);
 /// Messages that a killed service had to defer.
 const DEFERRED: u64 = 20;
 /// Delays of the figure.
