@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
-    config::{GroupProtocol, KafkaBuilder, LINGER},
-    consumer::KafkaConsumer,
+    config::{GroupProtocol, KafkaBuilder},
+    consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, progress_of},
     error::{self, Stage},
     publisher::{KafkaPublisher, KafkaUnconfirmed},
+    settle::Ledger,
     topology::{self, Topics},
 };
 
@@ -49,7 +50,10 @@ pub(crate) struct Inner {
     kafka: krafka::Kafka,
     pub(crate) topics: Topics,
     product: String,
-    pub(crate) protocol: GroupProtocol,
+    /// Where consumers tell what happens to them.
+    pub(crate) events: Events,
+    /// The consumers that are open, as far as they were not dropped.
+    ledgers: Mutex<Vec<Weak<Ledger>>>,
     /// Set by the publisher's `close`: clones refuse further messages.
     pub(crate) publishing_closed: AtomicBool,
     /// Cancelled by the connection's `close`: consumers end.
@@ -76,6 +80,29 @@ impl Kafka {
         KafkaBuilder::new(servers)
     }
 
+    /// How consumers of this connection share the partitions of their groups, as it was set by
+    /// [`KafkaBuilder::group_protocol`].
+    pub fn group_protocol(&self) -> GroupProtocol {
+        self.inner.config.group_protocol
+    }
+
+    /// What happens to the consumers of this connection from now on: what their groups give and
+    /// take, and what stands still. A [`Worker`](mq_core::Worker)'s consumer is one of them.
+    pub fn events(&self) -> KafkaEvents {
+        self.inner.events.watch()
+    }
+
+    /// How far each open consumer of this connection is, in the order of their opening: lag and
+    /// oldest message of each partition. It asks nobody, and waits for nothing.
+    pub fn progress(&self) -> Vec<ConsumerProgress> {
+        let ledgers = self.inner.ledgers.lock();
+        let ledgers = ledgers.unwrap_or_else(PoisonError::into_inner);
+        let open = ledgers.iter().filter_map(Weak::upgrade);
+        open.filter(|ledger| !ledger.has_ended())
+            .map(|ledger| progress_of(&ledger))
+            .collect()
+    }
+
     pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {
         let config = config.check()?;
         // Each step is bounded by krafka; the whole is bounded here.
@@ -100,7 +127,7 @@ impl Inner {
     async fn open(config: KafkaBuilder) -> Result<Self> {
         let kafka = handle(&config).await?;
         let admin = kafka.admin().default_api_timeout(config.request_timeout());
-        let (product, protocol) = product(&admin, config.group_protocol).await?;
+        let product = product(&admin, config.group_protocol).await?;
         let producer = build(&kafka, &config, Acks::All, "connect").await?;
         Ok(Self {
             config,
@@ -111,10 +138,18 @@ impl Inner {
             kafka,
             topics: Topics::default(),
             product,
-            protocol,
+            events: Events::new(),
+            ledgers: Mutex::default(),
             publishing_closed: AtomicBool::new(false),
             closing: CancellationToken::new(),
         })
+    }
+
+    /// Counts a consumer among those whose progress can be asked for.
+    pub(crate) fn watch_over(&self, ledger: &Arc<Ledger>) {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        ledgers.retain(|other| other.strong_count() > 0);
+        ledgers.push(Arc::downgrade(ledger));
     }
 
     /// The producer that asks for the leader's answer alone.
@@ -164,8 +199,9 @@ async fn build(
         .producer()
         .acks(acks)
         .idempotent(acks == Acks::All)
-        .batch_size(BATCH)
-        .linger(LINGER)
+        .batch_size(config.batch_size())
+        .linger(config.linger)
+        .compression(config.compression.setting())
         .buffer_memory(config.window)
         .max_block(config.publish_timeout)
         .delivery_timeout(config.publish_timeout)
@@ -192,12 +228,9 @@ pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
         .map_err(|e| error::map("connect", Stage::Before, e))
 }
 
-/// The product and the group protocol. Kafka tells no version, only the levels of its features,
-/// which releases raise.
-async fn product(
-    admin: &AdminClient,
-    wanted: Option<GroupProtocol>,
-) -> Result<(String, GroupProtocol)> {
+/// What is known of the product. Kafka tells no version, only the levels of its features, which
+/// releases raise. Fails where the cluster has not the group protocol that was asked for.
+async fn product(admin: &AdminClient, protocol: GroupProtocol) -> Result<String> {
     let features = admin
         .describe_features(DescribeFeaturesOptions::default())
         .await
@@ -209,13 +242,20 @@ async fn product(
             .find(|feature| feature.name == name);
         found.map_or(0, |feature| feature.max_version_level)
     };
-    let (protocol, name) = match (wanted, level("group.version")) {
-        (Some(GroupProtocol::Classic), _) | (None, ..=0) => (GroupProtocol::Classic, "classic"),
-        (Some(GroupProtocol::Consumer) | None, _) => (GroupProtocol::Consumer, "consumer"),
-    };
-    let version = level("metadata.version");
-    let product = format!("Apache Kafka (metadata.version {version}, group protocol {name})");
-    Ok((product, protocol))
+    let groups = level("group.version");
+    if protocol == GroupProtocol::Consumer && groups < 1 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "connect",
+            "this cluster does not have the group protocol `consumer` (KIP-848)",
+        )
+        .with("group.version", groups)
+        .help("take GroupProtocol::Classic, or raise the cluster's feature group.version to 1"));
+    }
+    let (version, name) = (level("metadata.version"), protocol.name());
+    Ok(format!(
+        "Apache Kafka (metadata.version {version}, group protocol {name})"
+    ))
 }
 
 impl Broker for Kafka {
@@ -280,7 +320,3 @@ impl fmt::Debug for Kafka {
             .finish_non_exhaustive()
     }
 }
-
-/// Bytes of a batch: krafka has one batch per partition on its way, so this over the round trip is
-/// what a partition can take.
-const BATCH: usize = 512 * 1024;

@@ -11,9 +11,11 @@ mod publisher;
 mod settle;
 mod topology;
 
-pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
+pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
-pub use consumer::{Assignment, KafkaConsumer};
+pub use consumer::{
+    Assignment, ConsumerProgress, KafkaConsumer, KafkaEvent, KafkaEvents, PartitionProgress,
+};
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
 pub use topology::{Cleanup, TopicSettings, WeakTopics};

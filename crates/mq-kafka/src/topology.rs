@@ -22,7 +22,7 @@ use crate::connection::Inner;
 use configs::Configs;
 pub use durability::WeakTopics;
 pub(crate) use known::{Known, Topics};
-pub(crate) use offsets::{committed, edges};
+pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
 pub(crate) use topics::{Topic, describe, find, topic_name};
 

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::assignment::Assigned;
+use super::{
+    assignment::Assigned,
+    events::{self, Events},
+};
 use crate::{
     error::{self, Stage, is_passing},
     settle::{Group, Ledger},
@@ -33,6 +36,10 @@ pub(super) struct Listener {
     /// Weak: the group's consumer owns this listener.
     group: OnceLock<Weak<Group>>,
     joined: watch::Sender<Joined>,
+    events: Events,
+    /// How long handlers may take to end what they have of a revoked partition. The whole group
+    /// waits.
+    drain: Duration,
 }
 
 /// How far a member got since it was opened.
@@ -54,6 +61,8 @@ impl Listener {
         admin: Arc<AdminClient>,
         group_id: Arc<str>,
         topic: Arc<str>,
+        events: Events,
+        drain: Duration,
     ) -> (Arc<Self>, watch::Receiver<Joined>) {
         let (joined, first) = watch::channel(Joined::No);
         let listener = Arc::new(Self {
@@ -64,6 +73,8 @@ impl Listener {
             topic,
             group: OnceLock::new(),
             joined,
+            events,
+            drain,
         });
         (listener, first)
     }
@@ -134,6 +145,8 @@ impl ConsumerRebalanceListener for Listener {
                 self.ledger.end(Some(error.with("group", &self.group_id)));
             }
             self.assigned.tell(self.ledger.partitions());
+            self.events
+                .tell_partitions(events::assigned, &self.group_id, &partitions);
         }
         let now = match partitions.is_empty() {
             true => Joined::Empty,
@@ -159,7 +172,7 @@ impl ConsumerRebalanceListener for Listener {
             }
         };
         // Past this the records come again elsewhere, which at least once allows.
-        let _ = timeout(DRAIN, drained).await;
+        let _ = timeout(self.drain, drained).await;
         if let Some(group) = self.group() {
             for _ in 0..COMMIT_TRIES {
                 match group.commit(&self.ledger, Some(&partitions)).await {
@@ -173,6 +186,8 @@ impl ConsumerRebalanceListener for Listener {
         }
         self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::revoked, &self.group_id, &partitions);
     }
 
     /// They belong to somebody else already: no commit.
@@ -181,6 +196,8 @@ impl ConsumerRebalanceListener for Listener {
         debug!(group = %self.group_id, ?partitions, "partitions lost");
         self.ledger.remove(&partitions, FlowKind::Lost);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::lost, &self.group_id, &partitions);
     }
 }
 
@@ -204,8 +221,6 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
     numbers
 }
 
-/// How long handlers may take to end what they have of a revoked partition. The whole group waits.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long the ends of partitions may take to be told: it is milliseconds, or not now.
 const LOOK: Duration = Duration::from_secs(2);
 const COMMIT_TRIES: usize = 5;

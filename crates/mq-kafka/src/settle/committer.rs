@@ -83,6 +83,8 @@ pub(crate) struct Committer {
     pub(crate) group: Arc<Group>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) stop: CancellationToken,
+    /// How long a verdict may wait for its commit.
+    pub(crate) every: Duration,
     /// For how long commits may fail before the consumer ends.
     pub(crate) unreachable_after: Duration,
 }
@@ -90,7 +92,7 @@ pub(crate) struct Committer {
 impl Committer {
     pub(crate) async fn run(self) {
         let mut failing: Option<Instant> = None;
-        let mut tick = tokio::time::interval(COMMIT_EVERY);
+        let mut tick = tokio::time::interval(self.every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -133,6 +135,3 @@ impl Committer {
         .caused_by(error)
     }
 }
-
-/// How long a verdict may wait for its commit; what a crash repeats at most.
-const COMMIT_EVERY: Duration = Duration::from_millis(250);

@@ -77,6 +77,25 @@ pub(crate) async fn edges(
         .collect()
 }
 
+/// Where what may be read of these partitions ends, as far as their leaders answer: at the last
+/// stable offset for a reader of what is committed.
+pub(crate) async fn readable_ends(
+    admin: &AdminClient,
+    topic: &str,
+    partitions: &[i32],
+    read_committed: bool,
+) -> HashMap<i32, i64> {
+    let all = partitions
+        .iter()
+        .map(|p| (TopicPartition::new(topic, *p), OffsetSpec::Latest));
+    let options = ListOffsetsOptions::default().read_committed(read_committed);
+    let listed = admin.list_offsets(all, options).await.unwrap_or_default();
+    listed
+        .into_iter()
+        .filter_map(|(at, found)| Some((at.partition, found.ok()?.offset)))
+        .collect()
+}
+
 /// Commits the end of the topic as the start of a new group, on every partition.
 ///
 /// A group that has a place anywhere is not new: its other partitions were added later, and are
