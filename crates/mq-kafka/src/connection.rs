@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -24,11 +25,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     capabilities::CAPABILITIES,
     config::{GroupProtocol, KafkaBuilder},
-    consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, progress_of},
+    consumer::{
+        ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of,
+    },
     error::{self, Stage},
     publisher::{KafkaPublisher, KafkaUnconfirmed},
     settle::Ledger,
-    topology::{self, Topics},
+    topology::{self, At, Groups, Topics},
 };
 
 /// A connection to a Kafka cluster. A clone shares it.
@@ -101,6 +104,57 @@ impl Kafka {
         open.filter(|ledger| !ledger.has_ended())
             .map(|ledger| progress_of(&ledger))
             .collect()
+    }
+
+    /// Declares a queue or a durable subscription, as [`declare`](Broker::declare) does, that starts
+    /// at this place instead: it is committed on every partition before this returns.
+    ///
+    /// Without it a queue starts at its beginning, and a durable subscription where its topic ends
+    /// when it is declared. One that has a place already keeps it. Partitions that are added later
+    /// are read from their beginning.
+    ///
+    /// # Errors
+    /// As [`declare`](Broker::declare); [`Config`](ErrorKind::Config) for an ephemeral subscription
+    /// and for an offset or partition that is not there.
+    ///
+    /// # Cancel safety
+    /// Dropped, the subscription may be declared without a place, or with one; calling it again
+    /// goes on from there.
+    pub async fn declare_from(&self, subscription: &Subscription, start: At) -> Result<()> {
+        topology::declare_from(&self.inner, subscription, &start).await
+    }
+
+    /// Reads a window of a queue or topic again, by nobody's group: from one place to another,
+    /// partition by partition. The end is not part of it.
+    ///
+    /// ```no_run
+    /// # async fn replay(kafka: mq_kafka::Kafka) -> mq_kafka::core::Result<()> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use mq_kafka::At;
+    ///
+    /// let hour_ago = SystemTime::now() - Duration::from_hours(1);
+    /// let mut reader = kafka.reader("orders", At::Time(hour_ago)..At::LiveTail).await?;
+    /// while let Some(order) = reader.next().await? {
+    ///     println!("{:?}", order.position());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); [`Config`](ErrorKind::Config) for an offset or partition
+    /// that is not there; those of a connection.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays open.
+    pub async fn reader(&self, topic: &str, window: Range<At>) -> Result<KafkaReader> {
+        KafkaReader::open(Arc::clone(&self.inner), topic, window).await
+    }
+
+    /// The groups of the cluster.
+    pub fn groups(&self) -> Groups {
+        Groups::new(Arc::clone(&self.inner))
     }
 
     pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {

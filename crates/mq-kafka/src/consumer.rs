@@ -6,6 +6,7 @@ mod events;
 mod intake;
 mod listener;
 mod progress;
+mod reader;
 
 use std::{
     fmt, iter,
@@ -42,6 +43,7 @@ pub use events::{KafkaEvent, KafkaEvents};
 use intake::Intake;
 use listener::{Joined, Listener};
 pub use progress::{ConsumerProgress, PartitionProgress};
+pub use reader::KafkaReader;
 
 /// Consumes one subscription.
 ///
@@ -157,6 +159,7 @@ impl KafkaConsumer {
             group,
             ledger: Arc::clone(&ledger),
             stop: tasks.clone(),
+            events: inner.events.clone(),
             every: config.commit_every,
             unreachable_after: config.unreachable_after,
         };

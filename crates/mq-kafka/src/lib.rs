@@ -14,8 +14,12 @@ mod topology;
 pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
 pub use consumer::{
-    Assignment, ConsumerProgress, KafkaConsumer, KafkaEvent, KafkaEvents, PartitionProgress,
+    Assignment, ConsumerProgress, KafkaConsumer, KafkaEvent, KafkaEvents, KafkaReader,
+    PartitionProgress,
 };
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
-pub use topology::{Cleanup, TopicSettings, WeakTopics};
+pub use topology::{
+    At, Cleanup, GroupDescription, GroupListing, GroupMember, GroupPlace, Groups, TopicSettings,
+    WeakTopics,
+};

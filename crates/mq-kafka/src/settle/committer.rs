@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::ledger::Ledger;
-use crate::error::{self, Stage, is_passing};
+use crate::{
+    consumer::{Events, KafkaEvent},
+    error::{self, Stage, is_fenced, is_passing},
+};
 
 /// The group member that commits for a ledger.
 pub(crate) struct Group {
@@ -83,6 +86,7 @@ pub(crate) struct Committer {
     pub(crate) group: Arc<Group>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) stop: CancellationToken,
+    pub(crate) events: Events,
     /// How long a verdict may wait for its commit.
     pub(crate) every: Duration,
     /// For how long commits may fail before the consumer ends.
@@ -111,6 +115,10 @@ impl Committer {
                     debug!(group = %self.group.topic, %error, "commit failed");
                     self.ledger.refused();
                     let since = *failing.get_or_insert_with(Instant::now);
+                    if is_fenced(&error) {
+                        let subscription = Arc::clone(self.ledger.source_name());
+                        self.events.tell(KafkaEvent::Fenced { subscription });
+                    }
                     if !is_passing(&error) {
                         let error = error::map("commit", Stage::Before, error);
                         return self
