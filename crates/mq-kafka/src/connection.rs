@@ -25,9 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     capabilities::CAPABILITIES,
     config::{GroupProtocol, KafkaBuilder},
-    consumer::{
-        ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of,
-    },
+    consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of},
     error::{self, Stage},
     publisher::{KafkaPublisher, KafkaUnconfirmed},
     settle::Ledger,

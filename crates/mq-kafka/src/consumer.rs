@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
-    config::KafkaBuilder,
+    config::{GroupProtocol, KafkaBuilder},
     connection::{Inner, handle},
     error::{self, Stage, closed},
     publisher::KafkaPublisher,
@@ -133,8 +133,11 @@ impl KafkaConsumer {
         // If this future is dropped or fails from here on, the tasks end.
         let guard = stop.clone().drop_guard();
         let (done, stopped) = oneshot::channel();
+        let classic = config.group_protocol == GroupProtocol::Classic;
         let intake = Intake {
             group: Arc::clone(&group),
+            static_classic: grouped && classic && config.instance_id.is_some(),
+            listener,
             ledger: Arc::clone(&ledger),
             assigned: Arc::clone(&assigned),
             admin,

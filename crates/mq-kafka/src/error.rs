@@ -157,10 +157,9 @@ fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
         C::RequestTimedOut => (K::Timeout, "no answer in time"),
         C::FencedInstanceId => (K::Lost, "another consumer took over this instance id"),
         C::UnreleasedInstanceId => (K::InUse, "another consumer has this instance id"),
-        C::IllegalGeneration
-        | C::UnknownMemberId
-        | C::FencedMemberEpoch
-        | C::StaleMemberEpoch => (K::Lost, "the group membership is gone"),
+        C::IllegalGeneration | C::UnknownMemberId | C::FencedMemberEpoch | C::StaleMemberEpoch => {
+            (K::Lost, "the group membership is gone")
+        }
         _ => (K::Broker, "the broker answered with an error"),
     }
 }

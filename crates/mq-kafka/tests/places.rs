@@ -14,9 +14,7 @@ use std::{
 use krafka::Record;
 use mq_kafka::{
     At, Kafka,
-    core::{
-        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Subscription,
-    },
+    core::{Broker, ConsumePlan, Consumer, Destination, ErrorKind, Subscription},
 };
 use mq_testkit::{Check, Failure, Suite, broker_address};
 use support::{Bare, check, fill, quiet, same, take, text, unique, within};
@@ -132,15 +130,26 @@ async fn refused(servers: String) -> Check {
         let error = kafka.declare_from(&source, start).await;
         let error = error.expect_err("not there");
         same(error.kind(), ErrorKind::Config, "kind")?;
-        check(error.context(named).is_some(), format!("{error} names no {named}"))?;
+        check(
+            error.context(named).is_some(),
+            format!("{error} names no {named}"),
+        )?;
     }
     let ephemeral = Subscription::ephemeral(topic.name().clone());
     let error = kafka.declare_from(&ephemeral, At::Earliest).await;
-    same(error.expect_err("no").kind(), ErrorKind::Config, "ephemeral")?;
+    same(
+        error.expect_err("no").kind(),
+        ErrorKind::Config,
+        "ephemeral",
+    )?;
     let none = kafka.verify(&source).await.expect_err("it has no place");
     same(none.kind(), ErrorKind::NotFound, "nothing was fixed")?;
     let missing = kafka.reader("not-there", At::Earliest..At::LiveTail).await;
-    same(missing.expect_err("no").kind(), ErrorKind::NotFound, "topic")
+    same(
+        missing.expect_err("no").kind(),
+        ErrorKind::NotFound,
+        "topic",
+    )
 }
 
 async fn read(kafka: &Kafka, topic: &Destination, window: Range<At>) -> Check<Vec<u64>> {
@@ -173,19 +182,33 @@ async fn windows(servers: String) -> Check {
     ];
     for (window, expected) in cases {
         let what = format!("{window:?}");
-        same(read(&kafka, &topic, window).await?, all[expected].to_vec(), &what)?;
+        same(
+            read(&kafka, &topic, window).await?,
+            all[expected].to_vec(),
+            &what,
+        )?;
     }
     // What is published meanwhile is not part of it.
-    let mut reader = kafka.reader(topic.name(), At::Earliest..At::LiveTail).await?;
+    let mut reader = kafka
+        .reader(topic.name(), At::Earliest..At::LiveTail)
+        .await?;
     let first = within(30, reader.next()).await??.expect("a message");
-    same(first.payload().map(|p| p.to_vec()), Some(b"0".to_vec()), "payload")?;
+    same(
+        first.payload().map(|p| p.to_vec()),
+        Some(b"0".to_vec()),
+        "payload",
+    )?;
     fill(&kafka, &topic, 30..40).await?;
     let mut rest = 0;
     while within(30, reader.next()).await??.is_some() {
         rest += 1;
     }
     same(rest, 29, "the rest of the window")?;
-    same(within(5, reader.next()).await??.is_none(), true, "its end again")
+    same(
+        within(5, reader.next()).await??.is_none(),
+        true,
+        "its end again",
+    )
 }
 
 async fn leaves_groups_alone(servers: String) -> Check {
@@ -202,16 +225,31 @@ async fn leaves_groups_alone(servers: String) -> Check {
     let before = bare.places(queue.name(), queue.name()).await?;
     let names = |groups: Vec<mq_kafka::GroupListing>| {
         let ours = groups.into_iter().map(|group| group.name);
-        ours.filter(|name| name.contains(&**queue.name())).collect::<Vec<_>>()
+        ours.filter(|name| name.contains(&**queue.name()))
+            .collect::<Vec<_>>()
     };
     let groups = names(kafka.groups().list().await?);
     let had = consumer.assignment().partitions();
-    same(read(&kafka, &queue, At::Earliest..At::LiveTail).await?.len(), 30, "window")?;
-    same(bare.places(queue.name(), queue.name()).await?, before, "places")?;
+    same(
+        read(&kafka, &queue, At::Earliest..At::LiveTail)
+            .await?
+            .len(),
+        30,
+        "window",
+    )?;
+    same(
+        bare.places(queue.name(), queue.name()).await?,
+        before,
+        "places",
+    )?;
     same(names(kafka.groups().list().await?), groups, "groups")?;
     same(bare.members(queue.name()).await?, 1, "members")?;
     same(consumer.assignment().partitions(), had, "partitions")?;
-    same(take(&mut consumer, 18).await?.len(), 18, "what the group still had")
+    same(
+        take(&mut consumer, 18).await?.len(),
+        18,
+        "what the group still had",
+    )
 }
 
 async fn transactions(servers: String) -> Check {
@@ -230,21 +268,35 @@ async fn transactions(servers: String) -> Check {
     }
     // a, the mark of its commit, b, the mark of its abort: the last three offsets are no messages.
     let window = || At::Earliest..At::LiveTail;
-    same(read(&kafka, &topic, window()).await?, vec![0], "window with marks")?;
+    same(
+        read(&kafka, &topic, window()).await?,
+        vec![0],
+        "window with marks",
+    )?;
     writer.begin()?;
     let _ = writer.send(Record::new(&**topic.name(), "c")).await?;
     // d lies behind a transaction that is not decided.
     fill(&kafka, &topic, 0..1).await?;
-    same(read(&kafka, &topic, window()).await?, vec![0], "window before an open one")?;
+    same(
+        read(&kafka, &topic, window()).await?,
+        vec![0],
+        "window before an open one",
+    )?;
     writer.commit().await?;
-    same(read(&kafka, &topic, window()).await?, vec![0, 4, 5], "window when it is committed")?;
+    same(
+        read(&kafka, &topic, window()).await?,
+        vec![0, 4, 5],
+        "window when it is committed",
+    )?;
     Ok(writer.close().await?)
 }
 
 async fn gone(servers: String) -> Check {
     let (kafka, topic, _) = topic(&servers).await?;
     let at = filled(&servers, &topic).await?;
-    let mut reader = kafka.reader(topic.name(), At::Earliest..At::LiveTail).await?;
+    let mut reader = kafka
+        .reader(topic.name(), At::Earliest..At::LiveTail)
+        .await?;
     let partition = i32::try_from(at)?;
     Bare::connect(&servers)
         .await?
@@ -252,8 +304,18 @@ async fn gone(servers: String) -> Check {
         .await?;
     let error = within(30, reader.next()).await?.expect_err("they are gone");
     same(error.kind(), ErrorKind::Lost, "kind")?;
-    same(error.context("partition"), Some(at.to_string().as_str()), "partition")?;
+    same(
+        error.context("partition"),
+        Some(at.to_string().as_str()),
+        "partition",
+    )?;
     // A new window begins with what is there.
-    same(read(&kafka, &topic, At::Earliest..At::LiveTail).await?.len(), 10, "later")?;
+    same(
+        read(&kafka, &topic, At::Earliest..At::LiveTail)
+            .await?
+            .len(),
+        10,
+        "later",
+    )?;
     Ok(())
 }

@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use super::{
     assignment::Assigned,
     events::{self, Events, KafkaEvent},
+    listener::Listener,
 };
 use crate::{
     error::{self, Stage, closed, is_fenced, is_passing},
@@ -35,6 +36,9 @@ use crate::{
 
 pub(super) struct Intake {
     pub(super) group: Arc<Group>,
+    pub(super) listener: Arc<Listener>,
+    /// A static member under the classic protocol.
+    pub(super) static_classic: bool,
     pub(super) ledger: Arc<Ledger>,
     pub(super) assigned: Arc<Assigned>,
     pub(super) admin: Arc<AdminClient>,
@@ -117,6 +121,9 @@ impl Intake {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
+            if self.static_classic && self.listener.rejoin.take() {
+                self.join_again().await;
+            }
             let room = self.ledger.has_room();
             let pause: HashSet<i32> = match room {
                 true => self.ledger.clogged().into_iter().collect(),
@@ -163,6 +170,17 @@ impl Intake {
             if let Err(error) = sought {
                 // It was given up since.
                 debug!(source = %self.source, partition, %error, "not asked again at once");
+            }
+        }
+    }
+
+    /// Has the next poll join the group once more, which with what it owns now is a rebalance. The
+    /// client does so when the list of topics changes, and here it changes and changes back.
+    async fn join_again(&self) {
+        let topic = &*self.group.topic;
+        for topics in [&[topic, topic][..], &[topic]] {
+            if let Err(error) = self.group.consumer.subscribe(topics).await {
+                debug!(source = %self.source, %error, "not joined again");
             }
         }
     }
@@ -366,10 +384,10 @@ impl Intake {
         };
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
         let committed = self.group.commit(&self.ledger, None).await;
-        self.ledger.remove(&partitions, FlowKind::Revoked);
+        let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
         self.events
-            .tell_partitions(events::revoked, &self.source, &partitions);
+            .tell_partitions(events::revoked, &self.source, &removed);
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
         let left = self.group.consumer.close_with(options).await;

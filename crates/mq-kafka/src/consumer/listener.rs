@@ -1,7 +1,10 @@
 //! What happens when the group gives or takes partitions. It runs inside the poll.
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -40,6 +43,25 @@ pub(super) struct Listener {
     /// How long handlers may take to end what they have of a revoked partition. The whole group
     /// waits.
     drain: Duration,
+    pub(super) rejoin: Rejoin,
+}
+
+/// Whether a member has to join once more after it lost its membership and got it back.
+///
+/// A static member that joins again is given what it had, without a rebalance. If that was half of a
+/// cooperative rebalance, the partitions that it was to give up are nobody's: the other half, which
+/// begins when it has given them up, never comes.
+#[derive(Debug, Default)]
+pub(super) struct Rejoin {
+    lost: AtomicBool,
+    due: AtomicBool,
+}
+
+impl Rejoin {
+    /// True once after each loss, when the membership is back.
+    pub(super) fn take(&self) -> bool {
+        self.due.swap(false, Relaxed)
+    }
 }
 
 /// How far a member got since it was opened.
@@ -75,6 +97,7 @@ impl Listener {
             joined,
             events,
             drain,
+            rejoin: Rejoin::default(),
         });
         (listener, first)
     }
@@ -148,6 +171,9 @@ impl ConsumerRebalanceListener for Listener {
             self.events
                 .tell_partitions(events::assigned, &self.group_id, &partitions);
         }
+        self.rejoin
+            .due
+            .fetch_or(self.rejoin.lost.swap(false, Relaxed), Relaxed);
         let now = match partitions.is_empty() {
             true => Joined::Empty,
             false => Joined::Assigned,
@@ -184,20 +210,21 @@ impl ConsumerRebalanceListener for Listener {
                 }
             }
         }
-        self.ledger.remove(&partitions, FlowKind::Revoked);
+        let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
         self.events
-            .tell_partitions(events::revoked, &self.group_id, &partitions);
+            .tell_partitions(events::revoked, &self.group_id, &removed);
     }
 
     /// They belong to somebody else already: no commit.
     async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions lost");
-        self.ledger.remove(&partitions, FlowKind::Lost);
+        let removed = self.ledger.remove(&partitions, FlowKind::Lost);
         self.assigned.tell(self.ledger.partitions());
         self.events
-            .tell_partitions(events::lost, &self.group_id, &partitions);
+            .tell_partitions(events::lost, &self.group_id, &removed);
+        self.rejoin.lost.store(true, Relaxed);
     }
 }
 

@@ -250,12 +250,14 @@ impl Ledger {
     }
 
     /// These partitions are no longer ours, since they were revoked or lost: settlements from now on
-    /// are stale.
-    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) {
+    /// are stale. Returns those that were ours.
+    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) -> Vec<i32> {
         let state = &mut *self.lock();
         state.forget(partitions);
+        let mut removed = Vec::new();
         for partition in partitions {
             if let Some(entry) = state.partitions.remove(partition) {
+                removed.push(*partition);
                 state.handed -= entry.handed;
                 state.lost |= entry.verdicts > entry.confirmed;
                 self.tell_partition(how, *partition, entry.committed.0);
@@ -263,6 +265,7 @@ impl Ledger {
         }
         self.progress.notify_waiters();
         self.deliverable.notify_one();
+        removed
     }
 
     /// Every partition, in ascending order.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use krafka::{
     KrafkaError,
     admin::{
-        ConsumerGroupMember, DescribeConsumerGroupsOptions, GroupType, ListConsumerGroupsOptions,
-        ListConsumerGroupOffsetsOptions,
+        ConsumerGroupMember, DescribeConsumerGroupsOptions, GroupType,
+        ListConsumerGroupOffsetsOptions, ListConsumerGroupsOptions,
     },
     error::ErrorCode,
 };
@@ -202,7 +202,10 @@ impl fmt::Debug for Groups {
 fn member(found: ConsumerGroupMember) -> GroupMember {
     let mut assignment: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for topic in found.assignment.unwrap_or_default() {
-        let numbers = topic.partitions.iter().filter_map(|p| u32::try_from(*p).ok());
+        let numbers = topic
+            .partitions
+            .iter()
+            .filter_map(|p| u32::try_from(*p).ok());
         let mut numbers: Vec<u32> = numbers.collect();
         numbers.sort_unstable();
         assignment.insert(topic.topic_name, numbers);

@@ -112,10 +112,14 @@ async fn later(
 ) -> Result<Vec<i32>> {
     let all: Vec<i32> = ends.keys().copied().collect();
     let starts = edges(admin, operation, topic, &all, OffsetSpec::Earliest).await?;
-    let filled = starts.into_iter().filter(|(p, start)| ends.get(p) > Some(start));
+    let filled = starts
+        .into_iter()
+        .filter(|(p, start)| ends.get(p) > Some(start));
     let last = filled.map(|(p, _)| (TopicPartition::new(topic, p), OffsetSpec::MaxTimestamp));
     let failed = |e| error::map(operation, Stage::Before, e).with("topic", topic);
-    let listed = admin.list_offsets(last, ListOffsetsOptions::default()).await;
+    let listed = admin
+        .list_offsets(last, ListOffsetsOptions::default())
+        .await;
     let mut late = Vec::new();
     for (at, found) in listed.map_err(failed)? {
         match found {
