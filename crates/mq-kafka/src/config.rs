@@ -1,5 +1,8 @@
 //! Settings of a connection, typed, with the passwords kept out of every output.
 
+mod consuming;
+mod publishing;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use krafka::auth::{AuthConfig, TlsConfig};
@@ -17,6 +20,9 @@ use crate::{
     watch::Watch,
 };
 
+pub use consuming::GroupProtocol;
+pub use publishing::Compression;
+
 /// Settings of a connection to a Kafka cluster; made by [`Kafka::builder`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is connected until `connect` is awaited"]
@@ -29,8 +35,16 @@ pub struct KafkaBuilder {
     pub(crate) weak_topics: WeakTopics,
     pub(crate) connect_timeout: Duration,
     pub(crate) publish_timeout: Duration,
-    pub(crate) group_protocol: Option<GroupProtocol>,
+    pub(crate) compression: Compression,
+    pub(crate) linger: Duration,
+    batch_bytes: usize,
+    pub(crate) group_protocol: GroupProtocol,
+    pub(crate) instance_id: Option<Arc<str>>,
     pub(crate) session_timeout: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) commit_every: Duration,
+    pub(crate) commit_after: u64,
+    pub(crate) stalled_after: Duration,
     pub(crate) unreachable_after: Duration,
     pub(crate) window: usize,
     pub(crate) name: String,
@@ -49,8 +63,16 @@ impl KafkaBuilder {
             weak_topics: WeakTopics::Warn,
             connect_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(30),
-            group_protocol: None,
+            compression: Compression::None,
+            linger: Duration::ZERO,
+            batch_bytes: 512 * 1024,
+            group_protocol: GroupProtocol::Classic,
+            instance_id: None,
             session_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+            commit_every: Duration::from_millis(250),
+            commit_after: 5000,
+            stalled_after: Duration::from_mins(5),
             unreachable_after: Duration::from_secs(60),
             window: 32 * 1024 * 1024,
             name: "mq-kafka".into(),
@@ -109,26 +131,6 @@ impl KafkaBuilder {
     /// Default 30 s, at least 1 s.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
-        self
-    }
-
-    /// How consumers of a group share its partitions. Default: what the cluster says; with
-    /// `group.version` 1 or more, as a new cluster from Kafka 4.0 on has it,
-    /// [`Consumer`](GroupProtocol::Consumer), else [`Classic`](GroupProtocol::Classic).
-    ///
-    /// The one in use is named in [`product`](mq_core::Broker::product).
-    pub fn group_protocol(mut self, protocol: GroupProtocol) -> Self {
-        self.group_protocol = Some(protocol);
-        self
-    }
-
-    /// Under the classic protocol: after how much silence the group gives a consumer's partitions
-    /// to others. Default 10 s; the broker's own limits are 6 s to 30 min unless changed there.
-    ///
-    /// It is how long the messages of a killed process wait. Under the newer protocol that is the
-    /// broker's `group.consumer.session.timeout.ms`, 45 s unless changed there.
-    pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout;
         self
     }
 
@@ -213,8 +215,9 @@ impl KafkaBuilder {
         if self.connect_timeout.is_zero() || self.connect_timeout > self.request_timeout() {
             return config("connect_timeout is over 0 and at most 10 s, and below publish_timeout");
         }
-        if self.session_timeout < Duration::from_secs(1) {
-            return config("session_timeout is at least 1 s");
+        let more = [self.check_publishing(), self.check_consuming()];
+        if let Some(text) = more.into_iter().find_map(Result::err) {
+            return config(text);
         }
         if self.window == 0 {
             return config("the window has at least 1 byte");
@@ -242,7 +245,7 @@ impl KafkaBuilder {
     /// How long one request may take: krafka wants it below the deadline of a publish, so that at
     /// least one answer can be waited for.
     pub(crate) fn request_timeout(&self) -> Duration {
-        Duration::from_secs(10).min(self.publish_timeout.saturating_sub(LINGER))
+        Duration::from_secs(10).min(self.publish_timeout.saturating_sub(self.linger))
     }
 
     /// What a new connection tells, traces and counts.
@@ -266,40 +269,12 @@ impl KafkaBuilder {
     }
 }
 
-/// How the members of a group share out its partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GroupProtocol {
-    /// By the members themselves, cooperatively (KIP-429). For brokers before 4.0.
-    ///
-    /// krafka 0.28 sends a member's heartbeat behind its waiting join, and then takes the outdated
-    /// answer for a lost membership: a rebalance may cost that member all of its partitions for
-    /// the session time-out. Nothing is lost; what was in work comes again.
-    Classic,
-    /// By the broker (KIP-848).
-    Consumer,
-}
-
-impl GroupProtocol {
-    pub(crate) fn setting(self) -> krafka::consumer::GroupProtocol {
-        match self {
-            Self::Classic => krafka::consumer::GroupProtocol::Classic,
-            Self::Consumer => krafka::consumer::GroupProtocol::Consumer,
-        }
-    }
-}
-
 fn is_address(server: &str) -> bool {
     server
         .trim()
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
-
-/// How long a batch of the producer waits for more records. Not at all: while one batch of a
-/// partition is under way the next one fills, so that load makes batches and a single publish does
-/// not wait.
-pub(crate) const LINGER: Duration = Duration::ZERO;
 
 /// TLS settings. The server's certificate and name are always checked.
 #[derive(Debug, Clone)]

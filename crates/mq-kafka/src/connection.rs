@@ -3,8 +3,9 @@
 use std::{
     fmt,
     future::Future,
+    ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
-    config::{GroupProtocol, KafkaBuilder, LINGER},
-    consumer::KafkaConsumer,
+    config::{GroupProtocol, KafkaBuilder},
+    consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of},
     error::{self, Stage},
     metrics::KafkaMetrics,
     publisher::{KafkaPublisher, KafkaUnconfirmed},
-    topology::{self, Topics},
+    settle::Ledger,
+    topology::{self, At, Groups, Topics},
     watch::Watch,
 };
 
@@ -52,7 +54,10 @@ pub(crate) struct Inner {
     kafka: krafka::Kafka,
     pub(crate) topics: Topics,
     product: String,
-    pub(crate) protocol: GroupProtocol,
+    /// Where consumers tell what happens to them.
+    pub(crate) events: Events,
+    /// The consumers that are open, as far as they were not dropped.
+    ledgers: Mutex<Vec<Weak<Ledger>>>,
     /// Set by the publisher's `close`: clones refuse further messages.
     pub(crate) publishing_closed: AtomicBool,
     /// Cancelled by the connection's `close`: consumers end.
@@ -85,6 +90,80 @@ impl Kafka {
         self.inner.watch.counters.snapshot()
     }
 
+    /// How consumers of this connection share the partitions of their groups, as it was set by
+    /// [`KafkaBuilder::group_protocol`].
+    pub fn group_protocol(&self) -> GroupProtocol {
+        self.inner.config.group_protocol
+    }
+
+    /// What happens to the consumers of this connection from now on: what their groups give and
+    /// take, and what stands still. A [`Worker`](mq_core::Worker)'s consumer is one of them.
+    pub fn events(&self) -> KafkaEvents {
+        self.inner.events.watch()
+    }
+
+    /// How far each open consumer of this connection is, in the order of their opening: lag and
+    /// oldest message of each partition. It asks nobody, and waits for nothing.
+    pub fn progress(&self) -> Vec<ConsumerProgress> {
+        let ledgers = self.inner.ledgers.lock();
+        let ledgers = ledgers.unwrap_or_else(PoisonError::into_inner);
+        let open = ledgers.iter().filter_map(Weak::upgrade);
+        open.filter(|ledger| !ledger.has_ended())
+            .map(|ledger| progress_of(&ledger))
+            .collect()
+    }
+
+    /// Declares a queue or a durable subscription, as [`declare`](Broker::declare) does, that starts
+    /// at this place instead: it is committed on every partition before this returns.
+    ///
+    /// Without it a queue starts at its beginning, and a durable subscription where its topic ends
+    /// when it is declared. One that has a place already keeps it. Partitions that are added later
+    /// are read from their beginning.
+    ///
+    /// # Errors
+    /// As [`declare`](Broker::declare); [`Config`](ErrorKind::Config) for an ephemeral subscription
+    /// and for an offset or partition that is not there.
+    ///
+    /// # Cancel safety
+    /// Dropped, the subscription may be declared without a place, or with one; calling it again
+    /// goes on from there.
+    pub async fn declare_from(&self, subscription: &Subscription, start: At) -> Result<()> {
+        topology::declare_from(&self.inner, subscription, &start).await
+    }
+
+    /// Reads a window of a queue or topic again, by nobody's group: from one place to another,
+    /// partition by partition. The end is not part of it.
+    ///
+    /// ```no_run
+    /// # async fn replay(kafka: mq_kafka::Kafka) -> mq_kafka::core::Result<()> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use mq_kafka::At;
+    ///
+    /// let hour_ago = SystemTime::now() - Duration::from_hours(1);
+    /// let mut reader = kafka.reader("orders", At::Time(hour_ago)..At::LiveTail).await?;
+    /// while let Some(order) = reader.next().await? {
+    ///     println!("{:?}", order.position());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); [`Config`](ErrorKind::Config) for an offset or partition
+    /// that is not there; those of a connection.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays open.
+    pub async fn reader(&self, topic: &str, window: Range<At>) -> Result<KafkaReader> {
+        KafkaReader::open(Arc::clone(&self.inner), topic, window).await
+    }
+
+    /// The groups of the cluster.
+    pub fn groups(&self) -> Groups {
+        Groups::new(Arc::clone(&self.inner))
+    }
+
     pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {
         let config = config.check()?;
         // Each step is bounded by krafka; the whole is bounded here.
@@ -109,7 +188,7 @@ impl Inner {
     async fn open(config: KafkaBuilder) -> Result<Self> {
         let kafka = handle(&config).await?;
         let admin = kafka.admin().default_api_timeout(config.request_timeout());
-        let (product, protocol) = product(&admin, config.group_protocol).await?;
+        let product = product(&admin, config.group_protocol).await?;
         let producer = build(&kafka, &config, Acks::All, "connect").await?;
         Ok(Self {
             watch: config.watch(),
@@ -121,10 +200,18 @@ impl Inner {
             kafka,
             topics: Topics::default(),
             product,
-            protocol,
+            events: Events::new(),
+            ledgers: Mutex::default(),
             publishing_closed: AtomicBool::new(false),
             closing: CancellationToken::new(),
         })
+    }
+
+    /// Counts a consumer among those whose progress can be asked for.
+    pub(crate) fn watch_over(&self, ledger: &Arc<Ledger>) {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        ledgers.retain(|other| other.strong_count() > 0);
+        ledgers.push(Arc::downgrade(ledger));
     }
 
     /// The producer that asks for the leader's answer alone.
@@ -174,8 +261,9 @@ async fn build(
         .producer()
         .acks(acks)
         .idempotent(acks == Acks::All)
-        .batch_size(BATCH)
-        .linger(LINGER)
+        .batch_size(config.batch_size())
+        .linger(config.linger)
+        .compression(config.compression.setting())
         .buffer_memory(config.window)
         .max_block(config.publish_timeout)
         .delivery_timeout(config.publish_timeout)
@@ -202,12 +290,9 @@ pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
         .map_err(|e| error::map("connect", Stage::Before, e))
 }
 
-/// The product and the group protocol. Kafka tells no version, only the levels of its features,
-/// which releases raise.
-async fn product(
-    admin: &AdminClient,
-    wanted: Option<GroupProtocol>,
-) -> Result<(String, GroupProtocol)> {
+/// What is known of the product. Kafka tells no version, only the levels of its features, which
+/// releases raise. Fails where the cluster has not the group protocol that was asked for.
+async fn product(admin: &AdminClient, protocol: GroupProtocol) -> Result<String> {
     let features = admin
         .describe_features(DescribeFeaturesOptions::default())
         .await
@@ -219,13 +304,20 @@ async fn product(
             .find(|feature| feature.name == name);
         found.map_or(0, |feature| feature.max_version_level)
     };
-    let (protocol, name) = match (wanted, level("group.version")) {
-        (Some(GroupProtocol::Classic), _) | (None, ..=0) => (GroupProtocol::Classic, "classic"),
-        (Some(GroupProtocol::Consumer) | None, _) => (GroupProtocol::Consumer, "consumer"),
-    };
-    let version = level("metadata.version");
-    let product = format!("Apache Kafka (metadata.version {version}, group protocol {name})");
-    Ok((product, protocol))
+    let groups = level("group.version");
+    if protocol == GroupProtocol::Consumer && groups < 1 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "connect",
+            "this cluster does not have the group protocol `consumer` (KIP-848)",
+        )
+        .with("group.version", groups)
+        .help("take GroupProtocol::Classic, or raise the cluster's feature group.version to 1"));
+    }
+    let (version, name) = (level("metadata.version"), protocol.name());
+    Ok(format!(
+        "Apache Kafka (metadata.version {version}, group protocol {name})"
+    ))
 }
 
 impl Broker for Kafka {
@@ -302,7 +394,3 @@ impl fmt::Debug for Kafka {
             .finish_non_exhaustive()
     }
 }
-
-/// Bytes of a batch: krafka has one batch per partition on its way, so this over the round trip is
-/// what a partition can take.
-const BATCH: usize = 512 * 1024;

@@ -2,8 +2,11 @@
 //! that a slow handler never loses the membership.
 
 mod assignment;
+mod events;
 mod intake;
 mod listener;
+mod progress;
+mod reader;
 
 use std::{
     fmt, iter,
@@ -12,7 +15,7 @@ use std::{
 };
 
 use krafka::consumer::{
-    AutoOffsetReset, ConsumerBuilder, GroupProtocol, IsolationLevel, PartitionAssignmentStrategy,
+    AutoOffsetReset, ConsumerBuilder, IsolationLevel, PartitionAssignmentStrategy,
 };
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Subscription,
@@ -26,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
-    config::KafkaBuilder,
+    config::{GroupProtocol, KafkaBuilder},
     connection::{Inner, handle},
     error::{self, Stage, closed},
     publisher::KafkaPublisher,
@@ -35,8 +38,12 @@ use crate::{
 };
 use assignment::Assigned;
 pub use assignment::Assignment;
+pub(crate) use events::Events;
+pub use events::{KafkaEvent, KafkaEvents};
 use intake::Intake;
 use listener::{Joined, Listener};
+pub use progress::{ConsumerProgress, PartitionProgress};
+pub use reader::KafkaReader;
 
 /// Consumes one subscription.
 ///
@@ -56,6 +63,12 @@ impl KafkaConsumer {
     /// The partitions that this consumer has, now and later.
     pub fn assignment(&self) -> Assignment {
         self.assigned.watch()
+    }
+
+    /// How far it is: lag and oldest message of each of its partitions. It asks nobody, and waits
+    /// for nothing.
+    pub fn progress(&self) -> ConsumerProgress {
+        progress_of(&self.ledger)
     }
 
     pub(crate) async fn open(
@@ -83,6 +96,7 @@ impl KafkaConsumer {
         let ledger = Ledger::new(
             subscription.clone(),
             plan.prefetch.into(),
+            config.commit_after,
             home.clone(),
             inner.watch.clone(),
         );
@@ -100,8 +114,10 @@ impl KafkaConsumer {
             Arc::clone(&admin),
             Arc::clone(&source),
             Arc::clone(&topic),
+            inner.events.clone(),
+            config.drain,
         );
-        let consumer = settings(builder, config, inner.protocol.setting(), &plan)
+        let consumer = settings(builder, config, grouped, &plan)
             .rebalance_listener(Arc::clone(&listener))
             .build()
             .await
@@ -117,14 +133,21 @@ impl KafkaConsumer {
         // If this future is dropped or fails from here on, the tasks end.
         let guard = stop.clone().drop_guard();
         let (done, stopped) = oneshot::channel();
+        let classic = config.group_protocol == GroupProtocol::Classic;
         let intake = Intake {
             group: Arc::clone(&group),
+            static_classic: grouped && classic && config.instance_id.is_some(),
+            listener,
             ledger: Arc::clone(&ledger),
             assigned: Arc::clone(&assigned),
             admin,
             source: Arc::clone(&source),
             filter: subscription.filter_by().clone(),
             topic_id: found.id,
+            partitions: found.partitions,
+            read_committed: plan.read_committed,
+            events: inner.events.clone(),
+            stalled_after: config.stalled_after,
             closing: inner.closing.clone(),
             stop: stop.clone(),
             unreachable_after: config.unreachable_after,
@@ -139,6 +162,8 @@ impl KafkaConsumer {
             group,
             ledger: Arc::clone(&ledger),
             stop: tasks.clone(),
+            events: inner.events.clone(),
+            every: config.commit_every,
             unreachable_after: config.unreachable_after,
         };
         tokio::spawn(committer.run());
@@ -159,6 +184,7 @@ impl KafkaConsumer {
         if grouped {
             join(&ledger, joined, config.session_timeout, &source).await?;
         }
+        inner.watch_over(&ledger);
         Ok(Self {
             ledger,
             assigned,
@@ -167,6 +193,14 @@ impl KafkaConsumer {
             stop: guard.disarm(),
             stopped: Some(stopped),
         })
+    }
+}
+
+/// How far the consumer of a ledger is.
+pub(crate) fn progress_of(ledger: &Ledger) -> ConsumerProgress {
+    ConsumerProgress {
+        subscription: Arc::clone(ledger.source_name()),
+        partitions: ledger.progress_of_partitions(),
     }
 }
 
@@ -198,9 +232,13 @@ async fn find_all(
 fn settings(
     builder: ConsumerBuilder,
     config: &KafkaBuilder,
-    protocol: GroupProtocol,
+    grouped: bool,
     plan: &ConsumePlan,
 ) -> ConsumerBuilder {
+    let builder = match &config.instance_id {
+        Some(id) if grouped => builder.group_instance_id(&**id),
+        _ => builder,
+    };
     builder
         .enable_auto_commit(false)
         .auto_offset_reset(AutoOffsetReset::None)
@@ -209,7 +247,7 @@ fn settings(
         } else {
             IsolationLevel::ReadUncommitted
         })
-        .group_protocol(protocol)
+        .group_protocol(config.group_protocol.setting())
         // The next three are for the classic protocol; the other one leaves them to the broker.
         .partition_assignment_strategies([PartitionAssignmentStrategy::CooperativeSticky])
         .session_timeout(config.session_timeout)

@@ -58,6 +58,18 @@ pub(crate) fn is_passing(error: &KrafkaError) -> bool {
     }
 }
 
+/// True if another consumer has this one's instance id.
+pub(crate) fn is_fenced(error: &KrafkaError) -> bool {
+    matches!(
+        error,
+        KrafkaError::Fenced { .. }
+            | KrafkaError::Broker {
+                code: ErrorCode::FencedInstanceId | ErrorCode::UnreleasedInstanceId,
+                ..
+            }
+    )
+}
+
 fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
     use ErrorKind as K;
     let handed = stage == Stage::Handed;
@@ -143,11 +155,11 @@ fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
         | C::PolicyViolation => (K::Config, "the broker refuses a setting"),
         C::UnsupportedVersion => (K::Unsupported, "this broker is too old for a request"),
         C::RequestTimedOut => (K::Timeout, "no answer in time"),
-        C::IllegalGeneration
-        | C::UnknownMemberId
-        | C::FencedInstanceId
-        | C::FencedMemberEpoch
-        | C::StaleMemberEpoch => (K::Lost, "the group membership is gone"),
+        C::FencedInstanceId => (K::Lost, "another consumer took over this instance id"),
+        C::UnreleasedInstanceId => (K::InUse, "another consumer has this instance id"),
+        C::IllegalGeneration | C::UnknownMemberId | C::FencedMemberEpoch | C::StaleMemberEpoch => {
+            (K::Lost, "the group membership is gone")
+        }
         _ => (K::Broker, "the broker answered with an error"),
     }
 }
@@ -164,6 +176,9 @@ fn help(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::InvalidName => {
             Some("Kafka refuses names that differ from others only in dot and underscore")
         }
+        ErrorKind::InUse => Some(
+            "give each consumer of a group an instance_id of its own; that of a killed one is free when its session is over",
+        ),
         ErrorKind::TooLarge => Some("send a smaller message or raise max.message.bytes"),
         _ => None,
     }
@@ -175,7 +190,7 @@ fn advice(error: &KrafkaError) -> Option<RetryAdvice> {
         // The client resent it until its deadline; whether to go on is the caller's decision.
         KrafkaError::DeliveryTimeout { .. } => Some(RetryAdvice::GaveUp),
         // Another one has this identity now: the same call would fight with it.
-        KrafkaError::Fenced { .. } => Some(RetryAdvice::Never),
+        fenced if is_fenced(fenced) => Some(RetryAdvice::Never),
         // The record is gone; opening the consumer again meets the same hole.
         KrafkaError::NoOffset { .. } => Some(RetryAdvice::Never),
         // A broker's passing state, such as an election.
@@ -233,6 +248,18 @@ mod tests {
                 Before,
                 KrafkaError::no_offset(vec![("t".into(), 0)]),
                 K::Lost,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::FencedInstanceId),
+                K::Lost,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::UnreleasedInstanceId),
+                K::InUse,
                 Never,
             ),
             (Before, KrafkaError::unknown_topic("t"), K::NotFound, Never),

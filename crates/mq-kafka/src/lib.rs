@@ -14,10 +14,16 @@ mod spans;
 mod topology;
 mod watch;
 
-pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
+pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
-pub use consumer::{Assignment, KafkaConsumer};
+pub use consumer::{
+    Assignment, ConsumerProgress, KafkaConsumer, KafkaEvent, KafkaEvents, KafkaReader,
+    PartitionProgress,
+};
 pub use metrics::KafkaMetrics;
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
-pub use topology::{Cleanup, TopicSettings, WeakTopics};
+pub use topology::{
+    At, Cleanup, GroupDescription, GroupListing, GroupMember, GroupPlace, Groups, TopicSettings,
+    WeakTopics,
+};

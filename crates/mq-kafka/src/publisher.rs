@@ -22,6 +22,7 @@ use mq_core::{
 use tokio::sync::oneshot;
 
 use crate::{
+    config::Compression,
     connection::Inner,
     error::{self, Stage, closed},
     headers,
@@ -460,7 +461,11 @@ async fn prepare(
     let Some(known) = known.map_err(Refused::Error)? else {
         return Err(Refused::Missing);
     };
-    let limit = known.limit;
+    // What is compressed may fit though it is over the limit here: only the broker can say.
+    let limit = match inner.config.compression {
+        Compression::None => known.limit,
+        _ => usize::MAX,
+    };
     // krafka's estimate holds the name of the topic and 64 bytes for a share of the batch, and up
     // to 6 bytes for numbers that may be shorter. What is left is surely on the wire.
     let surely = record.estimated_size() - to.name().len() - 64 - 6 + BATCH_HEADER;

@@ -12,9 +12,11 @@
 mod configs;
 mod delete;
 mod durability;
+mod groups;
 mod known;
 mod offsets;
 mod settings;
+mod start;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
@@ -23,9 +25,11 @@ use crate::connection::Inner;
 use configs::Configs;
 pub(crate) use delete::delete;
 pub use durability::WeakTopics;
+pub use groups::{GroupDescription, GroupListing, GroupMember, GroupPlace, Groups};
 pub(crate) use known::{Known, Topics};
-pub(crate) use offsets::{committed, edges};
+pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
+pub use start::At;
 pub(crate) use topics::{Topic, describe, find, topic_name};
 
 /// Creates what is missing.
@@ -37,12 +41,38 @@ pub(crate) async fn declare(inner: &Inner, what: &Declaration) -> Result<()> {
                 declare_destination(inner, &Destination::queue(queue.clone())).await
             }
             SubscriptionKind::Durable { topic, name } => {
-                declare_durable(inner, subscription, topic, name).await
+                declare_durable(inner, subscription, topic, name, &At::LiveTail).await
             }
             SubscriptionKind::Ephemeral { topic } => {
                 find(inner, "declare", "topic", topic).await.map(drop)
             }
         },
+    }
+}
+
+/// Creates what is missing of a subscription, which starts there if it is new.
+pub(crate) async fn declare_from(
+    inner: &Inner,
+    subscription: &Subscription,
+    start: &At,
+) -> Result<()> {
+    const DECLARE: &str = "declare";
+    match subscription.kind() {
+        SubscriptionKind::Queue { queue } => {
+            declare_destination(inner, &Destination::queue(queue.clone())).await?;
+            let found = find(inner, DECLARE, "queue", queue).await?;
+            offsets::fix_start(inner, queue, queue, found.partitions, start).await
+        }
+        SubscriptionKind::Durable { topic, name } => {
+            declare_durable(inner, subscription, topic, name, start).await
+        }
+        SubscriptionKind::Ephemeral { .. } => Err(Error::new(
+            ErrorKind::Config,
+            DECLARE,
+            "an ephemeral subscription starts where its topic ends when its consumer is opened",
+        )
+        .with("subscription", subscription)
+        .help("declare a durable one, or read a window with `Kafka::reader`")),
     }
 }
 
@@ -78,6 +108,7 @@ async fn declare_durable(
     subscription: &Subscription,
     topic: &str,
     name: &str,
+    start: &At,
 ) -> Result<()> {
     const DECLARE: &str = "declare";
     let home = durable_home(DECLARE, subscription, topic, name)?;
@@ -95,7 +126,8 @@ async fn declare_durable(
         let settings = inner.config.settings_of_home(&home, topic);
         topics::create(inner, &home, settings).await?;
     }
-    offsets::fix_start(inner, subscription.name(), topic, topic_found.partitions).await
+    let partitions = topic_found.partitions;
+    offsets::fix_start(inner, subscription.name(), topic, partitions, start).await
 }
 
 /// Checks what `declare` would create. Changes nothing.

@@ -20,24 +20,36 @@ use mq_core::{
 };
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::assignment::Assigned;
+use super::{
+    assignment::Assigned,
+    events::{self, Events, KafkaEvent},
+    listener::Listener,
+};
 use crate::{
-    error::{self, Stage, closed, is_passing},
+    error::{self, Stage, closed, is_fenced, is_passing},
     headers,
     settle::{Group, Incoming, Ledger},
-    topology::edges,
+    topology::{edges, readable_ends},
 };
 
 pub(super) struct Intake {
     pub(super) group: Arc<Group>,
+    pub(super) listener: Arc<Listener>,
+    /// A static member under the classic protocol.
+    pub(super) static_classic: bool,
     pub(super) ledger: Arc<Ledger>,
     pub(super) assigned: Arc<Assigned>,
     pub(super) admin: Arc<AdminClient>,
     pub(super) source: Arc<str>,
     pub(super) filter: Filter,
     pub(super) topic_id: [u8; 16],
+    /// How many the topic had when the consumer was opened.
+    pub(super) partitions: usize,
+    pub(super) read_committed: bool,
+    pub(super) events: Events,
+    pub(super) stalled_after: Duration,
     /// The connection closes.
     pub(super) closing: CancellationToken,
     /// The consumer closes.
@@ -109,6 +121,9 @@ impl Intake {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
+            if self.static_classic && self.listener.rejoin.take() {
+                self.join_again().await;
+            }
             let room = self.ledger.has_room();
             let pause: HashSet<i32> = match room {
                 true => self.ledger.clogged().into_iter().collect(),
@@ -159,6 +174,17 @@ impl Intake {
         }
     }
 
+    /// Has the next poll join the group once more, which with what it owns now is a rebalance. The
+    /// client does so when the list of topics changes, and here it changes and changes back.
+    async fn join_again(&self) {
+        let topic = &*self.group.topic;
+        for topics in [&[topic, topic][..], &[topic]] {
+            if let Err(error) = self.group.consumer.subscribe(topics).await {
+                debug!(source = %self.source, %error, "not joined again");
+            }
+        }
+    }
+
     fn take_in(&self, records: Vec<ConsumerRecord>) {
         let now = SystemTime::now();
         let incoming = records
@@ -174,6 +200,7 @@ impl Intake {
             partition,
             offset,
             received: None,
+            time: record.timestamp,
         };
         if headers::is_expired(&record, now) {
             return skipped;
@@ -227,6 +254,10 @@ impl Intake {
             // The watch counts how long it goes on.
             error if is_passing(&error) => sleep(BACKOFF).await,
             error => {
+                if is_fenced(&error) {
+                    let subscription = Arc::clone(&self.source);
+                    self.events.tell(KafkaEvent::Fenced { subscription });
+                }
                 let shown = unreadable(&error).map(ToOwned::to_owned);
                 let partition = match &error {
                     KrafkaError::NoOffset { partitions } => partitions.first().map(|(_, p)| *p),
@@ -250,11 +281,14 @@ impl Intake {
     async fn watch(&self) {
         let mut answered = Instant::now();
         let mut silent = false;
+        let mut partitions = self.partitions;
         let topic = &*self.group.topic;
         let ended = |kind, text| Error::new(kind, "consume", text).with("topic", topic);
         while !self.ledger.has_ended() {
             let pause = if silent { BACKOFF } else { WATCH };
-            sleep(pause.min(self.unreachable_after)).await;
+            let pause = pause.min(self.unreachable_after).min(self.stalled_after);
+            sleep(pause).await;
+            self.tell_stalled();
             let asked = Instant::now();
             let options = DescribeTopicsOptions::default();
             let answer = self.admin.describe_topics([topic], options).await;
@@ -267,6 +301,8 @@ impl Intake {
                         self.group.consumer.wakeup();
                     }
                     silent = false;
+                    self.tell_partitions(&mut partitions, found.partitions.len());
+                    self.look_at_ends().await;
                 }
                 Ok(Some(
                     Ok(_)
@@ -287,6 +323,50 @@ impl Intake {
         }
     }
 
+    /// Tells of messages that hold up the commits of their partitions for too long.
+    fn tell_stalled(&self) {
+        for stalled in self.ledger.newly_stalled(self.stalled_after) {
+            let (partition, offset, time) = (stalled.partition, stalled.offset, stalled.time);
+            warn!(
+                source = %self.source, partition, offset, ?time,
+                "a message is with its handler, or waits for one, for too long; no offset behind it is committed"
+            );
+            self.events.tell(KafkaEvent::Stalled {
+                subscription: Arc::clone(&self.source),
+                partition,
+                offset,
+                time,
+            });
+        }
+    }
+
+    /// Tells of another number of partitions: a key may go to another one since.
+    fn tell_partitions(&self, before: &mut usize, now: usize) {
+        if *before == now {
+            return;
+        }
+        warn!(
+            source = %self.source, before, now,
+            "the topic has another number of partitions: messages of one key may lie in two of them"
+        );
+        self.events.tell(KafkaEvent::PartitionsChanged {
+            subscription: Arc::clone(&self.source),
+            before: *before,
+            now,
+        });
+        *before = now;
+    }
+
+    /// Notes where the logs end, for the lag. What does not answer now is asked again later.
+    async fn look_at_ends(&self) {
+        let partitions = self.ledger.partitions();
+        let topic = &*self.group.topic;
+        let ends = readable_ends(&self.admin, topic, &partitions, self.read_committed);
+        if let Ok(ends) = timeout(LOOK, ends).await {
+            self.ledger.saw_ends(ends);
+        }
+    }
+
     /// Settlements from now on are stale; those given before are copied and committed; then the
     /// group is left.
     async fn close(&self) -> Result<()> {
@@ -304,8 +384,10 @@ impl Intake {
         };
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
         let committed = self.group.commit(&self.ledger, None).await;
-        self.ledger.remove(&partitions, FlowKind::Revoked);
+        let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::revoked, &self.source, &removed);
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
         let left = self.group.consumer.close_with(options).await;
@@ -350,5 +432,7 @@ const POLL: Duration = Duration::from_millis(250);
 const KEEP: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
+/// How long the ends of partitions may take to be told: it is milliseconds, or not now.
+const LOOK: Duration = Duration::from_secs(2);
 /// An answer that took longer came from a broker, or over a link, that was away in between.
 const LATE: Duration = Duration::from_secs(1);

@@ -1,7 +1,10 @@
 //! What happens when the group gives or takes partitions. It runs inside the poll.
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::assignment::Assigned;
+use super::{
+    assignment::Assigned,
+    events::{self, Events},
+};
 use crate::{
     error::{self, Stage, is_passing},
     settle::{Group, Ledger},
@@ -33,6 +39,29 @@ pub(super) struct Listener {
     /// Weak: the group's consumer owns this listener.
     group: OnceLock<Weak<Group>>,
     joined: watch::Sender<Joined>,
+    events: Events,
+    /// How long handlers may take to end what they have of a revoked partition. The whole group
+    /// waits.
+    drain: Duration,
+    pub(super) rejoin: Rejoin,
+}
+
+/// Whether a member has to join once more after it lost its membership and got it back.
+///
+/// A static member that joins again is given what it had, without a rebalance. If that was half of a
+/// cooperative rebalance, the partitions that it was to give up are nobody's: the other half, which
+/// begins when it has given them up, never comes.
+#[derive(Debug, Default)]
+pub(super) struct Rejoin {
+    lost: AtomicBool,
+    due: AtomicBool,
+}
+
+impl Rejoin {
+    /// True once after each loss, when the membership is back.
+    pub(super) fn take(&self) -> bool {
+        self.due.swap(false, Relaxed)
+    }
 }
 
 /// How far a member got since it was opened.
@@ -54,6 +83,8 @@ impl Listener {
         admin: Arc<AdminClient>,
         group_id: Arc<str>,
         topic: Arc<str>,
+        events: Events,
+        drain: Duration,
     ) -> (Arc<Self>, watch::Receiver<Joined>) {
         let (joined, first) = watch::channel(Joined::No);
         let listener = Arc::new(Self {
@@ -64,6 +95,9 @@ impl Listener {
             topic,
             group: OnceLock::new(),
             joined,
+            events,
+            drain,
+            rejoin: Rejoin::default(),
         });
         (listener, first)
     }
@@ -135,7 +169,12 @@ impl ConsumerRebalanceListener for Listener {
                 self.ledger.end(Some(error.with("group", &self.group_id)));
             }
             self.assigned.tell(self.ledger.partitions());
+            self.events
+                .tell_partitions(events::assigned, &self.group_id, &partitions);
         }
+        self.rejoin
+            .due
+            .fetch_or(self.rejoin.lost.swap(false, Relaxed), Relaxed);
         let now = match partitions.is_empty() {
             true => Joined::Empty,
             false => Joined::Assigned,
@@ -161,7 +200,7 @@ impl ConsumerRebalanceListener for Listener {
             }
         };
         // Past this the records come again elsewhere, which at least once allows.
-        let _ = timeout(DRAIN, drained).await;
+        let _ = timeout(self.drain, drained).await;
         if let Some(group) = self.group() {
             for _ in 0..COMMIT_TRIES {
                 match group.commit(&self.ledger, Some(&partitions)).await {
@@ -173,8 +212,10 @@ impl ConsumerRebalanceListener for Listener {
                 }
             }
         }
-        self.ledger.remove(&partitions, FlowKind::Revoked);
+        let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::revoked, &self.group_id, &removed);
     }
 
     /// They belong to somebody else already: no commit.
@@ -182,8 +223,11 @@ impl ConsumerRebalanceListener for Listener {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions lost");
         self.ledger.rebalanced();
-        self.ledger.remove(&partitions, FlowKind::Lost);
+        let removed = self.ledger.remove(&partitions, FlowKind::Lost);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::lost, &self.group_id, &removed);
+        self.rejoin.lost.store(true, Relaxed);
     }
 }
 
@@ -207,8 +251,6 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
     numbers
 }
 
-/// How long handlers may take to end what they have of a revoked partition. The whole group waits.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long the ends of partitions may take to be told: it is milliseconds, or not now.
 const LOOK: Duration = Duration::from_secs(2);
 const COMMIT_TRIES: usize = 5;

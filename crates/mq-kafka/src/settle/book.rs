@@ -43,6 +43,10 @@ pub(super) struct Partition {
     pub(super) handed: usize,
     /// About to be given up: nothing more is handed out.
     pub(super) draining: bool,
+    /// Where its log ended when somebody last looked: what a reader may read.
+    pub(super) end: Option<i64>,
+    /// The record that was told to be stalled last.
+    pub(super) told: Option<i64>,
 }
 
 /// A buffered delivery.
@@ -96,8 +100,11 @@ impl State {
     }
 
     /// True while what is handed out could not be committed soon: if this process dies, it comes again.
-    pub(super) fn is_held_up(&self) -> bool {
-        self.refused || self.done - self.saved >= UNCOMMITTED
+    ///
+    /// That is after twice the verdicts that make a commit due, so that work goes on while one is
+    /// under way.
+    pub(super) fn is_held_up(&self, commit_after: u64) -> bool {
+        self.refused || self.done - self.saved >= 2 * commit_after
     }
 
     pub(super) fn next(&mut self) -> Option<(Tag, Received)> {
@@ -164,9 +171,5 @@ pub(super) fn again(received: Received, failures: u32) -> Received {
     received.with_attempt(attempt)
 }
 
-/// Verdicts after which a commit is due, whatever the clock says.
-pub(super) const COMMIT_AFTER: u64 = 5000;
-/// Verdicts without a commit after which nothing more is handed out: twice, so that work goes on while a commit is under way.
-const UNCOMMITTED: u64 = 2 * COMMIT_AFTER;
 const SEQ_BITS: u32 = 40;
 const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;

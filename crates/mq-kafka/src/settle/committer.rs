@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::ledger::Ledger;
-use crate::error::{self, Stage, is_passing};
+use crate::{
+    consumer::{Events, KafkaEvent},
+    error::{self, Stage, is_fenced, is_passing},
+};
 
 /// The group member that commits for a ledger.
 pub(crate) struct Group {
@@ -86,6 +89,9 @@ pub(crate) struct Committer {
     pub(crate) group: Arc<Group>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) stop: CancellationToken,
+    pub(crate) events: Events,
+    /// How long a verdict may wait for its commit.
+    pub(crate) every: Duration,
     /// For how long commits may fail before the consumer ends.
     pub(crate) unreachable_after: Duration,
 }
@@ -93,7 +99,7 @@ pub(crate) struct Committer {
 impl Committer {
     pub(crate) async fn run(self) {
         let mut failing: Option<Instant> = None;
-        let mut tick = tokio::time::interval(COMMIT_EVERY);
+        let mut tick = tokio::time::interval(self.every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -112,6 +118,10 @@ impl Committer {
                     debug!(group = %self.group.topic, %error, "commit failed");
                     self.ledger.refused();
                     let since = *failing.get_or_insert_with(Instant::now);
+                    if is_fenced(&error) {
+                        let subscription = Arc::clone(self.ledger.source_name());
+                        self.events.tell(KafkaEvent::Fenced { subscription });
+                    }
                     if !is_passing(&error) {
                         let error = error::map("commit", Stage::Before, error);
                         return self
@@ -136,6 +146,3 @@ impl Committer {
         .caused_by(error)
     }
 }
-
-/// How long a verdict may wait for its commit; what a crash repeats at most.
-const COMMIT_EVERY: Duration = Duration::from_millis(250);

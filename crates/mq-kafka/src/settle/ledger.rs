@@ -1,6 +1,11 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod watched;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use krafka::KrafkaError;
 use mq_core::{
@@ -11,7 +16,7 @@ use tokio::sync::Notify;
 use tracing::Span;
 
 use super::{
-    book::{COMMIT_AFTER, Partition, Ready, Reject, Snapshot, State, Tag, again},
+    book::{Partition, Ready, Reject, Snapshot, State, Tag, again},
     marks::Marks,
     tracker::{Pushed, Tracker},
 };
@@ -37,8 +42,12 @@ pub(crate) struct Ledger {
     source: Subscription,
     watch: Watch,
     prefetch: usize,
+    /// Verdicts after which a commit is due, whatever the clock says.
+    commit_after: u64,
     /// Where rejected records go.
     home: Option<Destination>,
+    /// Seconds are counted from here.
+    began: Instant,
 }
 
 /// A record as it comes from the poll.
@@ -48,6 +57,8 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// `None`: not for this subscription, or expired.
     pub(crate) received: Option<Received>,
+    /// The record's own time, in ms since 1970.
+    pub(crate) time: i64,
 }
 
 /// Verdicts that a caller waits for: partition, assignment, number.
@@ -68,6 +79,7 @@ impl Ledger {
     pub(crate) fn new(
         source: Subscription,
         prefetch: usize,
+        commit_after: u64,
         home: Option<Destination>,
         watch: Watch,
     ) -> Arc<Self> {
@@ -81,7 +93,9 @@ impl Ledger {
             source,
             watch,
             prefetch,
+            commit_after,
             home,
+            began: Instant::now(),
         })
     }
 
@@ -151,6 +165,8 @@ impl Ledger {
             confirmed: 0,
             handed: 0,
             draining: false,
+            end: None,
+            told: None,
         };
         state.forget(&[partition]);
         if let Some(old) = state.partitions.insert(partition, entry) {
@@ -168,6 +184,7 @@ impl Ledger {
 
     /// Takes in records, in the order of their partitions.
     pub(crate) fn push(&self, records: Vec<Incoming>) {
+        let now = self.now();
         let state = &mut *self.lock();
         for record in records {
             let Some(partition) = state.partitions.get_mut(&record.partition) else {
@@ -177,7 +194,8 @@ impl Ledger {
                 partition.tracker.skip(record.offset);
                 continue;
             };
-            if let Pushed::Deliver { seq, failures } = partition.tracker.push(record.offset) {
+            let pushed = partition.tracker.push(record.offset, record.time, now);
+            if let Pushed::Deliver { seq, failures } = pushed {
                 let tag = Tag {
                     partition: record.partition,
                     assignment: partition.assignment,
@@ -215,9 +233,10 @@ impl Ledger {
         if let Some(end) = &state.ended {
             return Taken::Ended(end.clone());
         }
-        if state.is_held_up() {
+        if state.is_held_up(self.commit_after) {
             return Taken::Nothing;
         }
+        let now = self.now();
         let room = max.min(self.prefetch.saturating_sub(state.handed));
         let (mut taken, mut redelivered) = (0, 0);
         while taken < room {
@@ -227,7 +246,7 @@ impl Ledger {
             let Some(partition) = state.partitions.get_mut(&tag.partition) else {
                 continue;
             };
-            partition.tracker.hand_out(tag.seq);
+            partition.tracker.hand_out(tag.seq, now);
             partition.handed += 1;
             state.handed += 1;
             taken += 1;
@@ -271,12 +290,14 @@ impl Ledger {
     }
 
     /// These partitions are no longer ours, since they were revoked or lost: settlements from now on
-    /// are stale.
-    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) {
+    /// are stale. Returns those that were ours.
+    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) -> Vec<i32> {
         let state = &mut *self.lock();
         state.forget(partitions);
+        let mut removed = Vec::new();
         for partition in partitions {
             if let Some(entry) = state.partitions.remove(partition) {
+                removed.push(*partition);
                 state.handed -= entry.handed;
                 state.lost |= entry.verdicts > entry.confirmed;
                 self.watch.counters.given_up(entry.handed);
@@ -286,6 +307,7 @@ impl Ledger {
         }
         self.progress.notify_waiters();
         self.deliverable.notify_one();
+        removed
     }
 
     /// Every partition, in ascending order.
@@ -367,7 +389,7 @@ impl Ledger {
     /// True if a commit should not wait for the clock.
     pub(crate) fn wants_flush(&self) -> bool {
         let state = self.lock();
-        state.flush || state.done - state.asked >= COMMIT_AFTER
+        state.flush || state.done - state.asked >= self.commit_after
     }
 
     /// Where each partition that is not about to be given up goes on: the offset after the last record that came in.
@@ -436,7 +458,7 @@ impl Ledger {
             }
         }
         if let Some(done) = snapshot.done {
-            let held_up = state.is_held_up();
+            let held_up = state.is_held_up(self.commit_after);
             state.saved = done;
             state.refused = false;
             if held_up {
@@ -512,7 +534,7 @@ impl Settle for Ledger {
         }
         state.handed -= 1;
         state.done += 1;
-        if state.done - state.asked >= COMMIT_AFTER {
+        if state.done - state.asked >= self.commit_after {
             self.due.notify_one();
         }
         self.deliverable.notify_one();

@@ -25,6 +25,20 @@ struct Slot {
     state: State,
     /// Deliveries that ended in a failure.
     failures: u32,
+    /// The record's own time, in ms since 1970.
+    time: i64,
+    /// Since when it waits for a handler, or is with one, in the caller's seconds.
+    since: u32,
+}
+
+/// The lowest record that is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) offset: i64,
+    /// The record's own time, in ms since 1970.
+    pub(crate) time: i64,
+    /// Since when it waits for a handler, or is with one, in the caller's seconds.
+    pub(crate) since: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +76,8 @@ impl Tracker {
         }
     }
 
-    /// Takes in the next record of the log.
-    pub(crate) fn push(&mut self, offset: i64) -> Pushed {
+    /// Takes in the next record of the log, with its own time and that of now.
+    pub(crate) fn push(&mut self, offset: i64, time: i64, now: u32) -> Pushed {
         let seq = self.first + self.slots.len() as u64;
         let (state, failures) = match self.inherited.get(offset) {
             Some(Mark::Done) => (State::Done, 0),
@@ -74,6 +88,8 @@ impl Tracker {
             offset,
             state,
             failures,
+            time,
+            since: now,
         });
         match state {
             State::Done => Pushed::Settled,
@@ -87,6 +103,8 @@ impl Tracker {
             offset,
             state: State::Done,
             failures: 0,
+            time: 0,
+            since: 0,
         });
     }
 
@@ -96,10 +114,11 @@ impl Tracker {
         self.advance();
     }
 
-    /// Notes that the record is with a handler.
-    pub(crate) fn hand_out(&mut self, seq: u64) {
+    /// Notes that the record is with a handler from now on.
+    pub(crate) fn hand_out(&mut self, seq: u64, now: u32) {
         if let Some(slot) = self.slot(seq) {
             slot.state = State::Out;
+            slot.since = now;
         }
     }
 
@@ -128,6 +147,15 @@ impl Tracker {
     /// The offset after the last record that was pushed.
     pub(crate) fn next(&self) -> i64 {
         self.next
+    }
+
+    /// The lowest record that is not done, if one was taken in.
+    pub(crate) fn oldest(&self) -> Option<Oldest> {
+        self.slots.front().map(|slot| Oldest {
+            offset: slot.offset,
+            time: slot.time,
+            since: slot.since,
+        })
     }
 
     /// How many records lie between the watermark and the newest one.
@@ -176,7 +204,7 @@ mod tests {
     use super::*;
 
     fn delivered(tracker: &mut Tracker, offset: i64) -> (u64, u32) {
-        match tracker.push(offset) {
+        match tracker.push(offset, 0, 0) {
             Pushed::Deliver { seq, failures } => (seq, failures),
             Pushed::Settled => panic!("{offset} is settled"),
         }
@@ -197,7 +225,7 @@ mod tests {
     fn a_new_owner_knows_what_was_done_and_what_failed() {
         let mut tracker = Tracker::new(0, Marks::default());
         let seqs: Vec<u64> = (0..4).map(|o| delivered(&mut tracker, o).0).collect();
-        seqs.iter().for_each(|seq| tracker.hand_out(*seq));
+        seqs.iter().for_each(|seq| tracker.hand_out(*seq, 0));
         assert_eq!(tracker.give_back(seqs[0], true), 1);
         tracker.done(seqs[1]);
         assert_eq!(tracker.give_back(seqs[2], false), 0);
@@ -206,7 +234,7 @@ mod tests {
         assert!(complete);
         let mut next = Tracker::new(0, Marks::parse(&text, 0));
         assert_eq!(delivered(&mut next, 0).1, 1);
-        assert_eq!(next.push(1), Pushed::Settled);
+        assert_eq!(next.push(1, 0, 0), Pushed::Settled);
         assert_eq!(delivered(&mut next, 2).1, 0);
         assert_eq!(delivered(&mut next, 3).1, 1);
     }
@@ -222,6 +250,32 @@ mod tests {
         let again = Marks::parse(&text, 4);
         assert_eq!(again.get(5), Some(Mark::Done));
         assert_eq!(again.get(6), Some(Mark::Failed(3)));
+    }
+
+    #[test]
+    fn the_oldest_record_is_the_one_that_holds_the_watermark() {
+        let mut tracker = Tracker::new(10, Marks::default());
+        assert_eq!(tracker.oldest(), None);
+        let seqs: Vec<u64> = [(10, 500), (12, 400)]
+            .into_iter()
+            .map(|(offset, time)| match tracker.push(offset, time, 1) {
+                Pushed::Deliver { seq, .. } => seq,
+                Pushed::Settled => panic!("{offset} is settled"),
+            })
+            .collect();
+        tracker.hand_out(seqs[0], 3);
+        let oldest = |offset, time, since| {
+            Some(Oldest {
+                offset,
+                time,
+                since,
+            })
+        };
+        assert_eq!(tracker.oldest(), oldest(10, 500, 3));
+        tracker.done(seqs[0]);
+        assert_eq!(tracker.oldest(), oldest(12, 400, 1));
+        tracker.done(seqs[1]);
+        assert_eq!(tracker.oldest(), None);
     }
 
     #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Failure};
-use tokio::time::timeout;
+use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
 
 pub async fn queue(servers: &str, what: &str) -> Check<(Kafka, Destination)> {
     let kafka = Kafka::connect(servers).await?;
@@ -268,4 +268,33 @@ pub fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -
         found == expected,
         format!("{what}: found {found:?}, expected {expected:?}"),
     )
+}
+
+/// A runtime of its own inside another one, where it must not end by its own drop.
+pub struct Own(Option<Runtime>);
+
+impl Own {
+    pub fn new() -> Check<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(1).enable_all().build()?)))
+    }
+
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.0.as_ref().expect("it has not ended").spawn(task)
+    }
+
+    pub fn end(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.end();
+    }
 }

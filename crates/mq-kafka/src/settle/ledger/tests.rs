@@ -7,7 +7,7 @@ use super::*;
 fn ledger(records: i64) -> Arc<Ledger> {
     let source = Subscription::queue("orders");
     let home = Some(Destination::queue("orders.dead"));
-    let ledger = Ledger::new(source, usize::MAX, home, Watch::default());
+    let ledger = Ledger::new(source, usize::MAX, 5_000, home, Watch::default());
     ledger.assign(0, 0, "");
     let record = |offset| Incoming {
         partition: 0,
@@ -20,6 +20,7 @@ fn ledger(records: i64) -> Arc<Ledger> {
                 },
             ),
         ),
+        time: 0,
     };
     ledger.push((0..records).map(record).collect());
     ledger
