@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use mq_amqp::Amqp;
-use mq_core::{Destination, Error, ErrorKind, Result, Subscription};
+use mq_core::{Destination, Result, Subscription};
 use mq_kafka::{GroupProtocol, Kafka};
 use mq_testkit::checker::Claim;
 
@@ -92,22 +92,18 @@ impl fmt::Display for Kind {
 pub(crate) async fn amqp(addresses: &str, name: &str) -> Result<Amqp> {
     let all: Vec<&str> = addresses.split(',').collect();
     let first = name.bytes().map(usize::from).sum::<usize>() % all.len();
-    let in_turn = all.iter().cycle().skip(first).take(all.len());
-    let mut last = None;
-    for address in in_turn {
-        let connecting = Amqp::builder()
-            .url(address)?
-            .name(name)
-            // A stopped peer is found lost within a stop of the schedule.
-            .heartbeat(Duration::from_secs(5))
-            .connect();
-        match connecting.await {
-            Ok(broker) => return Ok(broker),
-            Err(error) => last = Some(error),
-        }
+    let mut builder = Amqp::builder()
+        .url(all[first])?
+        .name(name)
+        // A stopped peer is found lost within a stop of the schedule.
+        .heartbeat(Duration::from_secs(5));
+    for address in all.iter().cycle().skip(first + 1).take(all.len() - 1) {
+        let is_host =
+            |part: &&str| part.contains(':') && part.ends_with(|c: char| c.is_ascii_digit());
+        let host = address.split(['@', '/']).find(is_host);
+        builder = builder.another_host(host.unwrap_or(address));
     }
-    let none = || Error::new(ErrorKind::Config, "connect", "there is no address");
-    Err(last.unwrap_or_else(none))
+    builder.connect().await
 }
 
 /// Connects to Kafka.

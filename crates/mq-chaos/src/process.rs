@@ -93,11 +93,12 @@ pub(crate) fn start(order: Order, role: Role) -> Result<bool> {
             recorder,
             counters,
         });
-        telling::start(&stage)?;
+        telling::start()?;
         let order = &stage.order;
         match order.kind {
             Kind::RabbitMq => {
                 let broker = patiently(|| broker::amqp(&order.address, &order.name)).await?;
+                telling::count(broker.events(), &stage);
                 act(broker, &stage, role).await
             }
             Kind::Kafka => {

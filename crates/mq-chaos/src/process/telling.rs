@@ -1,10 +1,11 @@
-//! What the crates under test tell by `tracing`: warnings go to the log of the process, and some are counted.
+//! What the crates under test tell: warnings go to the log of the process, lost connections and alarms are counted.
 
 use std::{
     fmt::{self, Write as _},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use mq_amqp::{AmqpEvent, AmqpEvents};
 use mq_chaos::containers::now;
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -16,40 +17,47 @@ use super::Stage;
 use crate::Result;
 
 /// From now on, in this process.
-pub(super) fn start(stage: &Arc<Stage>) -> Result {
-    let telling = Telling(Arc::clone(stage));
-    Ok(tracing::subscriber::set_global_default(telling)?)
+pub(super) fn start() -> Result {
+    Ok(tracing::subscriber::set_global_default(Telling)?)
 }
 
-struct Telling(Arc<Stage>);
+/// Counts what happens to the connections of this process.
+pub(super) fn count(mut events: AmqpEvents, stage: &Arc<Stage>) {
+    let stage = Arc::clone(stage);
+    tokio::spawn(async move {
+        let counters = &stage.counters;
+        while let Some(event) = events.next().await {
+            match event {
+                AmqpEvent::Blocked { .. } => counters.blocked_at.store(now(), Relaxed),
+                AmqpEvent::Unblocked { .. } => counters.blocked_at.store(0, Relaxed),
+                AmqpEvent::Disconnected { .. } => {
+                    counters.connections_lost.fetch_add(1, Relaxed);
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+struct Telling;
 
 impl Subscriber for Telling {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event()
             && metadata.target().starts_with("mq_")
-            && *metadata.level() <= Level::INFO
+            && *metadata.level() <= Level::WARN
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        let counters = &self.0.counters;
-        if line.message.contains("unblocks this connection") {
-            counters.blocked_at.store(0, Relaxed);
-        } else if line.message.contains("blocks this connection") {
-            counters.blocked_at.store(now(), Relaxed);
-        } else if line.message.contains("connection is lost") {
-            counters.connections_lost.fetch_add(1, Relaxed);
-        }
-        if *event.metadata().level() <= Level::WARN {
-            let (level, target) = (event.metadata().level(), event.metadata().target());
-            eprintln!(
-                "{} {level} {target}: {}{}",
-                now(),
-                line.message,
-                line.fields
-            );
-        }
+        let (level, target) = (event.metadata().level(), event.metadata().target());
+        eprintln!(
+            "{} {level} {target}: {}{}",
+            now(),
+            line.message,
+            line.fields
+        );
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
