@@ -10,17 +10,18 @@ use std::{
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp, QueueSettings,
+    QueueSettings,
     core::{
         Broker, ConsumePlan, Consumer, Deletion, Destination, ErrorKind, Filter, Message,
         Publisher, Subscription,
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
-use support::{Bare, argument, builder, expect_kind, next, text, unique};
+use support::{Bare, argument, expect_kind, next, patient, text, unique};
 
 fn main() -> ExitCode {
     Suite::new("topology", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
+        .deadline(Duration::from_secs(240))
         .case(
             "declare_is_idempotent_and_waits_only_for_what_it_creates",
             idempotent,
@@ -56,7 +57,7 @@ async fn clean(url: &str, queues: &[&str]) -> Check {
 }
 
 async fn idempotent(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = unique("idempotent");
     let queue = Destination::queue(name.as_str());
     let begun = Instant::now();
@@ -81,7 +82,7 @@ async fn idempotent(url: String) -> Check {
 
 async fn mismatch(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = format!("{}.dead", unique("mismatch"));
     let arguments = [
         ("x-queue-type", argument("quorum")),
@@ -108,7 +109,7 @@ async fn mismatch(url: String) -> Check {
 
 async fn arguments(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let ours = || {
         vec![
             ("x-queue-type", argument("quorum")),
@@ -161,7 +162,7 @@ async fn arguments(url: String) -> Check {
 }
 
 async fn names(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let long = "n".repeat(241);
     for name in ["", ".", "..", "a\nb", "a\0b", "\u{7f}", &long] {
         let shown: String = name.escape_debug().to_string().chars().take(64).collect();
@@ -226,7 +227,7 @@ async fn names(url: String) -> Check {
 }
 
 async fn verify(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     for destination in [
         Destination::queue(unique("none")),
         Destination::topic(unique("none")),
@@ -250,7 +251,7 @@ async fn verify(url: String) -> Check {
 
 async fn every_difference(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = unique("differences");
     let there = [
         ("x-queue-type", argument("quorum")),
@@ -357,10 +358,7 @@ async fn every_difference(url: String) -> Check {
 /// A question that declares could create what was deleted a moment before.
 async fn verify_beside_delete(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = builder(&url)?
-        .operation_timeout(Duration::from_secs(30))
-        .connect()
-        .await?;
+    let broker = patient(&url)?.connect().await?;
     let name = format!("{}.dead", unique("meanwhile"));
     let queue = Destination::queue(name.as_str());
     let topic = Destination::topic(unique("meanwhile"));
@@ -387,7 +385,7 @@ async fn verify_beside_delete(url: String) -> Check {
 async fn in_use(url: String) -> Check {
     let name = unique("in-use");
     for settings in [QueueSettings::classic(), QueueSettings::quorum()] {
-        let broker = builder(&url)?
+        let broker = patient(&url)?
             .queue(name.as_str(), settings)
             .connect()
             .await?;
@@ -418,12 +416,12 @@ async fn in_use(url: String) -> Check {
         broker.close().await?;
     }
     // What another connection has for itself.
-    let owner = builder(&url)?
+    let owner = patient(&url)?
         .queue(name.as_str(), QueueSettings::exclusive())
         .connect()
         .await?;
     owner.declare(Destination::queue(name.as_str())).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let deleted = broker.delete(Destination::queue(name.as_str())).await;
     expect_kind(deleted, ErrorKind::InUse)?;
     owner.delete(Destination::queue(name.as_str())).await?;
@@ -442,7 +440,7 @@ async fn in_use(url: String) -> Check {
 
 async fn topics_go(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let topic = Destination::topic(unique("going"));
     let name = topic.name();
     let headers = format!("{name}.headers");
@@ -455,7 +453,7 @@ async fn topics_go(url: String) -> Check {
     broker.verify(&subscription).await?;
     // An open ephemeral subscription needs the topic too.
     broker.delete(&subscription).await?;
-    let other = Amqp::connect(&url).await?;
+    let other = patient(&url)?.connect().await?;
     let open = other
         .consumer(&Subscription::ephemeral(name.clone()), ConsumePlan::new())
         .await?;
@@ -483,7 +481,7 @@ async fn topics_go(url: String) -> Check {
 }
 
 async fn filters(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let topic = Destination::topic(unique("filtered"));
     broker.declare(&topic).await?;
     let pairs = |pairs: &[(&str, &str)]| {
@@ -559,7 +557,7 @@ async fn filters(url: String) -> Check {
 }
 
 async fn broker_gives_up(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = unique("limit");
     broker.declare(Destination::queue(name.as_str())).await?;
     broker

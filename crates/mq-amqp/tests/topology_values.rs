@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
@@ -14,11 +14,12 @@ use mq_amqp::{
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
-use support::{Bare, argument, builder, expect_kind, next, text, unique};
+use support::{Bare, argument, expect_kind, next, patient, text, unique};
 
 fn main() -> ExitCode {
     let address = broker_address("MQ_RABBITMQ_URL");
     Suite::new("topology_values", "mq-amqp", address)
+        .deadline(Duration::from_secs(240))
         .case("a_declared_topology_routes_as_it_says", routes)
         .case("a_declared_topology_verifies_and_declares_again", again)
         .case("every_difference_of_a_topology_is_named", differences)
@@ -109,7 +110,7 @@ impl Names {
 async fn routes(url: String) -> Check {
     let names = Names::new();
     let topology = names.topology();
-    let broker = builder(&url)?.topology(&topology).connect().await?;
+    let broker = patient(&url)?.topology(&topology).connect().await?;
     broker.declare_topology(&topology).await?;
     let to = |exchange: &str, key: &str| Destination::topic(exchange).routing_key(key);
     for (destination, message) in [
@@ -141,7 +142,7 @@ async fn routes(url: String) -> Check {
 async fn again(url: String) -> Check {
     let names = Names::new();
     let topology = names.topology();
-    let broker = builder(&url)?.topology(&topology).connect().await?;
+    let broker = patient(&url)?.topology(&topology).connect().await?;
     expect_kind(broker.verify_topology(&topology).await, ErrorKind::NotFound)?;
     broker.declare_topology(&topology).await?;
     broker.verify_topology(&topology).await?;
@@ -164,7 +165,7 @@ async fn again(url: String) -> Check {
 
 async fn differences(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let (exchange, queue, missing) = (unique("other"), unique("other"), unique("missing"));
     bare.exchange(&exchange, "fanout").await?;
     let there = [
@@ -217,7 +218,7 @@ async fn differences(url: String) -> Check {
 
 async fn contradiction(url: String) -> Check {
     let (topic, queue) = (unique("against"), unique("against"));
-    let broker = builder(&url)?
+    let broker = patient(&url)?
         .queue(&queue, QueueSettings::classic())
         .exchange(&topic, ExchangeKind::Fanout)
         .connect()
@@ -241,7 +242,7 @@ async fn contradiction(url: String) -> Check {
 async fn deletes(url: String) -> Check {
     let names = Names::new();
     let topology = names.topology();
-    let broker = builder(&url)?.topology(&topology).connect().await?;
+    let broker = patient(&url)?.topology(&topology).connect().await?;
     broker.delete_topology(&topology).await?;
     broker.declare_topology(&topology).await?;
     let full = Destination::queue(names.queues[4].as_str());
@@ -257,7 +258,7 @@ async fn deletes(url: String) -> Check {
     broker.delete(Deletion::of(&full).with_messages()).await?;
     // Something of others on one of its exchanges: that one stays.
     let stranger = Subscription::ephemeral(names.topic.as_str());
-    let other = Amqp::connect(&url).await?;
+    let other = patient(&url)?.connect().await?;
     let reading = other.consumer(&stranger, ConsumePlan::new()).await?;
     let error = expect_kind(broker.delete_topology(&topology).await, ErrorKind::InUse)?;
     assert_eq!(

@@ -2,8 +2,8 @@
 //!
 //! A passive declaration compares nothing, and a plain one would create what was deleted a moment
 //! before. So the question has one argument more: one that the broker refuses in whatever it would
-//! have to create, and does not look at in what is there. The broker names one difference in each
-//! answer, so the question is asked again with what is there, until nothing differs.
+//! have to create, and does not look at in what is there; where it does look, a queue of the other type
+//! is there. The broker names one difference in each answer, so the question is asked again with what is there, until nothing differs.
 
 use std::collections::BTreeMap;
 
@@ -44,6 +44,7 @@ pub(super) async fn differences(
             internal: false,
             kind: String::new(),
             arguments: map(&settings.arguments(letters.as_ref())),
+            assumed: None,
         },
         Part::Exchange { kind, .. } => Question {
             durable: true,
@@ -52,6 +53,7 @@ pub(super) async fn differences(
             internal: false,
             kind: kind.to_string(),
             arguments: BTreeMap::new(),
+            assumed: None,
         },
         Part::Hang { .. } | Part::Bind { .. } => return Ok(Vec::new()),
     };
@@ -73,6 +75,14 @@ pub(super) async fn differences(
             found.push(part.name(error));
             break;
         };
+        // It is compared after all: what is there is of the other type.
+        if argument == question.foreign() && !question.arguments.contains_key(argument) {
+            if question.assumed.is_some() {
+                break;
+            }
+            question.assume_the_other();
+            continue;
+        }
         // Of an exchange this argument is compared, and as the last one.
         if argument == ALTERNATE && there == NONE {
             break;
@@ -83,11 +93,24 @@ pub(super) async fn differences(
         {
             break;
         }
+        if argument == QUEUE_TYPE {
+            question.assumed = None;
+        }
         let adopted = question.adopt(argument, there);
         found.push(part.name(error));
         if !adopted {
             break;
         }
+    }
+    if let Some(asked) = question.assumed {
+        let text = "a queue of another type is there";
+        let there = if asked == CLASSIC { QUORUM } else { CLASSIC };
+        let error = Error::new(ErrorKind::Mismatch, operation, text)
+            .with("argument", QUEUE_TYPE)
+            .with("asked", format!("'{asked}'"))
+            .with("there", format!("'{there}'"));
+        let help = "name what is there in `AmqpBuilder::queue`, or delete it and declare it again";
+        found.insert(0, part.name(error).help(help));
     }
     Ok(found)
 }
@@ -101,6 +124,8 @@ struct Question {
     /// Of an exchange.
     kind: String,
     arguments: BTreeMap<ShortString, AMQPValue>,
+    /// The type that was asked for, once another one has to be there.
+    assumed: Option<&'static str>,
 }
 
 impl Question {
@@ -144,12 +169,28 @@ impl Question {
 
     /// An argument that the type of this queue cannot have.
     fn foreign(&self) -> &'static str {
-        match self.arguments.get("x-queue-type") {
-            Some(AMQPValue::LongString(kind)) if kind.as_bytes() == b"classic" => {
-                "x-delivery-limit"
-            }
-            _ => "x-max-priority",
+        match self.is_classic() {
+            true => "x-delivery-limit",
+            false => "x-max-priority",
         }
+    }
+
+    fn is_classic(&self) -> bool {
+        matches!(
+            self.arguments.get(QUEUE_TYPE),
+            Some(AMQPValue::LongString(kind)) if kind.as_bytes() == CLASSIC.as_bytes()
+        )
+    }
+
+    /// Asks for the other type of queue: only that one looks at the argument that was compared.
+    fn assume_the_other(&mut self) {
+        let (asked, there) = match self.is_classic() {
+            true => (CLASSIC, QUORUM),
+            false => (QUORUM, CLASSIC),
+        };
+        self.assumed = Some(asked);
+        let there = AMQPValue::LongString(there.into());
+        self.arguments.insert(QUEUE_TYPE.into(), there);
     }
 
     /// Asks for what is there from now on; false if its text cannot be read.
@@ -161,7 +202,7 @@ impl Question {
         };
         let yes = value == Some("true");
         match argument {
-            TYPE => self.kind = value.unwrap_or_default().to_owned(),
+            TYPE => value.unwrap_or_default().clone_into(&mut self.kind),
             "durable" => self.durable = yes,
             "auto_delete" => self.auto_delete = yes,
             "internal" => self.internal = yes,
@@ -205,6 +246,9 @@ fn map(table: &FieldTable) -> BTreeMap<ShortString, AMQPValue> {
     table.inner().clone()
 }
 
+const QUEUE_TYPE: &str = "x-queue-type";
+const CLASSIC: &str = "classic";
+const QUORUM: &str = "quorum";
 /// No queue has more settings than that.
 const MOST: usize = 32;
 /// Takes a name; a number is none, so no exchange is created with it.

@@ -138,8 +138,8 @@ impl QueueSettings {
     /// One consumer at a time gets messages, the others stand by; the next takes over when it closes
     /// or dies. Default off. A consume plan that asks for it needs a queue with this setting.
     ///
-    /// Order holds over the change with a prefetch of 1 alone: what the old one had and did not
-    /// settle comes back behind what the new one has got by then.
+    /// With a prefetch of 1 order holds when the active one dies. A close hands over first and gives
+    /// back then: what was on its way to the old one comes behind what the new one has got by then.
     pub fn single_active_consumer(mut self) -> Self {
         self.single_active_consumer = true;
         self

@@ -45,6 +45,13 @@ pub fn builder(url: &str) -> Check<mq_amqp::AmqpBuilder> {
     Ok(Amqp::builder().url(url)?)
 }
 
+/// The same with long deadlines: a broker under load is slow, and that is no failure.
+pub fn patient(url: &str) -> Check<mq_amqp::AmqpBuilder> {
+    let slow = Duration::from_secs(60);
+    let builder = builder(url)?.connect_timeout(slow);
+    Ok(builder.operation_timeout(slow).publish_timeout(slow))
+}
+
 /// Ends a wait that should not be one.
 pub async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> Check<T> {
     match tokio::time::timeout(Duration::from_secs(20), wait).await {

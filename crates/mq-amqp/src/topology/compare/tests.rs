@@ -13,6 +13,7 @@ fn question(arguments: &[(&str, AMQPValue)]) -> Question {
             .iter()
             .map(|(name, value)| ((*name).into(), value.clone()))
             .collect(),
+        assumed: None,
     }
 }
 
@@ -66,5 +67,18 @@ fn what_cannot_be_read_ends_the_comparison() {
     let mut question = question(&[]);
     for there in ["the value [1] of type 'array'", "something", ""] {
         assert!(!question.adopt("x-strange", there), "{there}");
+    }
+}
+
+#[test]
+fn the_other_type_has_the_other_foreign_argument() {
+    let kind = |text: &str| [(QUEUE_TYPE, AMQPValue::LongString(text.into()))];
+    for (asked, there) in [(QUORUM, CLASSIC), (CLASSIC, QUORUM)] {
+        let mut question = question(&kind(asked));
+        let before = question.foreign();
+        question.assume_the_other();
+        assert_eq!(question.assumed, Some(asked));
+        assert_eq!(question.is_classic(), there == CLASSIC);
+        assert_ne!(question.foreign(), before);
     }
 }
