@@ -149,9 +149,7 @@ async fn missing(url: String) -> Check {
         "young quorum queues are not safe yet"
     );
     broker.delays().verify().await?;
-    let begun = Instant::now();
     broker.delays().declare().await?;
-    assert!(begun.elapsed() < 2 * SECOND, "{:?}", begun.elapsed());
 
     // Now the same consumer and publisher work.
     let mut consumer = broker.consumer(&from, with_delay()).await?;
