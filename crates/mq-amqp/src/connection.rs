@@ -1,6 +1,8 @@
 //! The broker as a whole: two connections, one for publishing and one for consuming.
 
 mod gate;
+mod login;
+mod transport;
 
 use std::{
     fmt,
@@ -11,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use async_rs::{Runtime, traits::RuntimeKit};
+use async_rs::{Tokio, traits::Reactor};
 use futures::{FutureExt, Stream, StreamExt, future::join_all};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{
@@ -21,7 +23,10 @@ use mq_core::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
-pub(crate) use self::gate::{CHUNK, Gate};
+pub(crate) use self::{
+    gate::{CHUNK, Gate},
+    login::PLACEHOLDER,
+};
 use crate::{
     AmqpBuilder, AmqpConsumer, AmqpNoAckConsumer, AmqpPublisher, AmqpUnconfirmed, capabilities,
     config::Settings,
@@ -256,30 +261,26 @@ impl fmt::Debug for Amqp {
 
 impl Link {
     async fn open(settings: &Settings, role: &str) -> Result<Self> {
-        let runtime = lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
-        Self::connect(settings, role, runtime, None).await
+        // Whether there is one.
+        lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
+        Self::connect(settings, role, Tokio::current(), None).await
     }
 
     /// A connection whose reading a gate holds back.
     pub(crate) async fn gated(settings: &Settings, role: &str, gate: &Gate) -> Result<Self> {
-        Self::connect(settings, role, gate.runtime(), Some(gate.clone())).await
+        Self::connect(settings, role, gate.reactor(), Some(gate.clone())).await
     }
 
-    async fn connect<K: RuntimeKit + Clone + Send + Sync + 'static>(
+    async fn connect<R: Reactor + Clone + fmt::Debug + Send + Sync + 'static>(
         settings: &Settings,
         role: &str,
-        runtime: Runtime<K>,
+        reactor: R,
         gate: Option<Gate>,
     ) -> Result<Self> {
         let name = &settings.name;
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{name} {role}").into());
-        let connecting = Connection::connect_uri_with_config(
-            settings.uri(),
-            properties,
-            settings.tls_config(),
-            runtime,
-        );
+        let connecting = transport::connect(settings, settings.connector()?, properties, reactor);
         let limit = settings.connect_timeout;
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(connected) => connected.map_err(|error| map(CONNECT, error)),
