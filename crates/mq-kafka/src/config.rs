@@ -17,9 +17,9 @@ pub use self::tls::Tls;
 use crate::{
     capabilities::WORDS,
     connection::Kafka,
+    metrics::Watch,
     spans::KafkaSpans,
     topology::{TopicSettings, WeakTopics, topic_name},
-    watch::Watch,
 };
 
 pub use consuming::GroupProtocol;

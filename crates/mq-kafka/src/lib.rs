@@ -12,7 +12,6 @@ mod publisher;
 mod settle;
 mod spans;
 mod topology;
-mod watch;
 
 pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
