@@ -203,5 +203,6 @@ impl fmt::Debug for Tls {
     }
 }
 
-#[cfg(all(test, feature = "tls"))]
+#[cfg(test)]
+#[cfg(feature = "tls")]
 mod tests;
