@@ -97,7 +97,7 @@ impl Amqp {
             Uplink::open(&settings, AmqpRole::Consume)
         )?;
         let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
-        let publisher = AmqpPublisher::start(&settings, Arc::clone(&publishing));
+        let publisher = AmqpPublisher::start(&settings, Arc::clone(&publishing)).await?;
         let unconfirmed = AmqpUnconfirmed::new(&settings, Arc::clone(&publishing));
         let inner = Inner {
             settings,

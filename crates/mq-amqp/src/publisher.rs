@@ -106,7 +106,7 @@ pub struct AmqpPending {
 }
 
 impl AmqpPublisher {
-    pub(crate) fn start(settings: &Settings, uplink: Arc<Uplink>) -> Self {
+    pub(crate) async fn start(settings: &Settings, uplink: Arc<Uplink>) -> Result<Self> {
         let window = settings.publish_window;
         let room = Arc::new(Semaphore::new(window));
         // Permits bound the publishes; the rest is for `flush`.
@@ -120,7 +120,9 @@ impl AmqpPublisher {
             limit,
             counters: Arc::clone(&settings.counters),
         };
-        tokio::spawn(writer.run(receiver));
+        let link = uplink.link("publish").await?;
+        let channel = Writer::channel(&link).await?;
+        tokio::spawn(writer.run((link, channel), receiver));
         let closed = AtomicBool::new(false);
         let shared = Shared {
             uplink,
@@ -136,10 +138,10 @@ impl AmqpPublisher {
             tracer: settings.tracer.clone(),
             counters: Arc::clone(&settings.counters),
         };
-        Self {
+        Ok(Self {
             shared: Arc::new(shared),
             delay: None,
-        }
+        })
     }
 
     /// A publisher of the same connection whose messages get to their queue after this delay, never

@@ -241,11 +241,14 @@ async fn frozen(url: String) -> Check {
         .connect()
         .await?;
     let to = Destination::queue(unique("frozen"));
-    // The publisher has its channel then.
-    expect_kind(
-        broker.publisher().publish(&to, Message::new("x")).await,
-        ErrorKind::Unroutable,
-    )?;
+    // The publisher has its channel then, which may take longer than a publish may.
+    let ready = async {
+        let publisher = broker.publisher();
+        while let Err(error) = publisher.publish(&to, Message::new("x")).await
+            && error.kind() != ErrorKind::Unroutable
+        {}
+    };
+    soon("a channel", ready).await?;
     relay.set(Flow::Frozen);
     expect_kind(
         soon("declare", broker.declare(&to)).await?,

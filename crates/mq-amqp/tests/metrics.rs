@@ -136,7 +136,7 @@ async fn in_flight(url: String) -> Check {
     let name = unique("in-flight");
     bare.queue(&name, &[]).await?;
     let relay = Relay::start(&url).await?;
-    let broker = builder(relay.url())?.connect().await?;
+    let broker = builder(relay.url())?.resend(false).connect().await?;
     let (to, publisher) = (Destination::queue(name.as_str()), broker.publisher());
     relay.set(Flow::Frozen);
     let pending = publisher.enqueue(&to, Message::new("x")).await?;

@@ -159,7 +159,8 @@ async fn publishing(url: String, fault: Flow) -> Check {
     let mut sent_again = 0;
     for i in 0..MESSAGES {
         if i % 1000 == 500 {
-            // So that some are on their way for sure.
+            // So that there is room, and then some are on their way for sure.
+            publisher.flush().await?;
             relay.set(Flow::Frozen);
         }
         pending.push(publisher.enqueue(&to, Message::new(i.to_string())).await?);

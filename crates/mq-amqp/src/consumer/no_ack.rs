@@ -171,7 +171,8 @@ impl AmqpNoAckConsumer {
             let ended = self.inbox.lock().ended.take();
             if let Some(why) = ended {
                 self.over = true;
-                return Err(lost(&self.link, self.source.name(), why));
+                let error = lost(&self.link, self.source.name(), why);
+                return Err(error.help("open it again: it does not come back by itself"));
             }
             tokio::select! {
                 () = changed => {}

@@ -123,7 +123,8 @@ impl Job {
 }
 
 impl Writer {
-    pub(super) async fn run(self, commands: mpsc::Receiver<Command>) {
+    /// Begins with the channel of a link that is there.
+    pub(super) async fn run(self, first: (Arc<Link>, Channel), commands: mpsc::Receiver<Command>) {
         let mut desk = Desk {
             commands,
             intake: Vec::new(),
@@ -134,16 +135,17 @@ impl Writer {
             window: Window::new(1, self.limit),
             flushes: VecDeque::new(),
         };
+        let (mut link, mut channel) = first;
         let over = loop {
-            let (link, channel) = match self.ready(&mut desk).await {
-                Ok(Some(ready)) => ready,
-                Ok(None) => return,
-                Err(over) => break over,
-            };
             match self.drive(&channel, &mut desk).await {
                 End::Finished => return,
                 End::Lost(cause) => self.lose(&link, &mut desk, cause),
             }
+            (link, channel) = match self.ready(&mut desk).await {
+                Ok(Some(ready)) => ready,
+                Ok(None) => return,
+                Err(over) => break over,
+            };
         };
         // Nothing is sent any more, and whoever asks is told so at once.
         self.refuse(&mut desk, &over);
@@ -177,12 +179,7 @@ impl Writer {
     async fn open(&self) -> Result<(Arc<Link>, Channel)> {
         loop {
             let link = self.uplink.up("publish").await?;
-            let confirming = async {
-                let channel = link.channel("publish").await?;
-                let select = channel.confirm_select(ConfirmSelectOptions::default());
-                link.answer("publish", select).await.map(|()| channel)
-            };
-            match confirming.await {
+            match Self::channel(&link).await {
                 Ok(channel) => return Ok((link, channel)),
                 Err(error) => {
                     tracing::warn!(%error, "no channel for publishing yet");
@@ -190,6 +187,13 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// A channel with confirmations on this link.
+    pub(super) async fn channel(link: &Link) -> Result<Channel> {
+        let channel = link.channel("publish").await?;
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
+        link.answer("publish", select).await.map(|()| channel)
     }
 
     /// Writes and judges until the channel or the publisher ends.
@@ -294,18 +298,16 @@ impl Writer {
         .with("why", &cause)
         .help("publish it again with the same id")
         .caused_by(cause.clone());
-        // The broker answered so to something that was written here.
-        let ours = soft || cause.kind() == ErrorKind::Bug;
         let held = desk.window.held();
         let mut lost: VecDeque<Publish> = desk.window.abandon().collect();
         let mut unknown = 0;
-        if ours
+        // The broker answered so to something that was written here.
+        if soft
             && desk.alone
             && let Some(publish) = lost.pop_front()
         {
-            // It was written alone, so it is the one; a soft error means that it was not taken.
-            let outcome = if soft { cause.clone() } else { error.clone() };
-            publish.tell(&self.counters, Err(outcome));
+            // It was written alone, so it is the one, and was not taken.
+            publish.tell(&self.counters, Err(cause.clone()));
         }
         let mut again = VecDeque::with_capacity(lost.len() + desk.jobs.len());
         for publish in lost {
@@ -320,7 +322,7 @@ impl Writer {
         // Those that were answered at their deadline had their room until now.
         self.room.add_permits(held - again.len());
         let resent = again.len();
-        if ours || desk.careful > 0 {
+        if soft || desk.careful > 0 {
             desk.careful += resent;
         }
         desk.alone = false;

@@ -3,11 +3,15 @@
 //! The broker's own conditions cannot be used for queues: a quorum queue answers `if-empty` and
 //! `if-unused` with 540, which ends the whole connection. So it is looked first.
 
+use std::time::Duration;
+
 use lapin::{
     options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
 use mq_core::{Declaration, Deletion, Destination, Error, ErrorKind, Result, SubscriptionKind};
+
+use tokio::time::{Instant, sleep};
 
 use super::{ExchangeKind, Part, close, compare, own_name, queue_of, short};
 use crate::{
@@ -53,8 +57,14 @@ pub(super) struct Queue<'a> {
 impl Queue<'_> {
     /// Refuses what is read, or holds messages that shall not go.
     pub(super) async fn check(&self, link: &Link, with_messages: bool) -> Result<()> {
-        let Some((messages, consumers)) = look(link, self.name).await? else {
-            return Ok(());
+        let begun = Instant::now();
+        let (messages, consumers) = loop {
+            match look(link, self.name).await? {
+                None => return Ok(()),
+                // The broker may still count one whose close it has answered.
+                Some((_, 1..)) if begun.elapsed() < CLOSING => sleep(CLOSING / 20).await,
+                Some(counts) => break counts,
+            }
         };
         if consumers > 0 {
             return Err(in_use("a consumer reads it", "close its consumers first")
@@ -161,3 +171,5 @@ fn in_use(text: &'static str, help: &'static str) -> Error {
 }
 
 pub(super) const DELETE: &str = "delete";
+/// How long a consumer that was just closed may be counted.
+const CLOSING: Duration = Duration::from_secs(1);
