@@ -2,7 +2,8 @@
 //!
 //! A queue `q` is the topic `q` read by the group `q`; its dead letters go to the topic `q.dead`. A
 //! topic `t` is the topic `t`. A durable subscription `s` of `t` is the group `s@t`, whose start is
-//! committed when it is declared; its dead letters go to the topic `t.s.dead`.
+//! committed when it is declared; its dead letters go to the topic `t.s.dead`. What either defers
+//! waits in retry topics, see [`tiers`].
 //!
 //! A queue and a topic of one name would be one Kafka topic, and every message of the queue would
 //! go to each subscription of the topic too. So the pair is refused, and what tells them apart is
@@ -14,6 +15,7 @@ mod durability;
 mod known;
 mod offsets;
 mod settings;
+mod tiers;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
@@ -24,6 +26,7 @@ pub use durability::WeakTopics;
 pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges};
 pub use settings::{Cleanup, TopicSettings};
+pub(crate) use tiers::{Tier, Tiers, find_tiers};
 pub(crate) use topics::{Topic, describe, find, topic_name};
 
 /// Creates what is missing.
@@ -62,6 +65,10 @@ async fn declare_destination(inner: &Inner, destination: &Destination) -> Result
     if destination.dead_letter_home().is_some() && found[1].is_none() {
         topics::create(inner, &home, inner.config.settings_of_home(&home, name)).await?;
     }
+    if destination.is_queue() {
+        let queue = Subscription::queue(name.clone());
+        tiers::declare(inner, &queue, name, found[0].as_ref()).await?;
+    }
     if found[0].is_none() {
         topics::create(inner, name, settings).await?;
         let created = find(inner, DECLARE, "name", name).await?;
@@ -93,6 +100,7 @@ async fn declare_durable(
         let settings = inner.config.settings_of_home(&home, topic);
         topics::create(inner, &home, settings).await?;
     }
+    tiers::declare(inner, subscription, topic, Some(&topic_found)).await?;
     offsets::fix_start(inner, subscription.name(), topic, topic_found.partitions).await
 }
 
@@ -110,6 +118,7 @@ pub(crate) async fn verify(inner: &Inner, what: &Declaration) -> Result<()> {
                 let found = find(inner, VERIFY, "topic", topic).await?;
                 check_settings(inner, VERIFY, topic, &found).await?;
                 find(inner, VERIFY, "queue", &home).await?;
+                tiers::verify(inner, subscription).await?;
                 started(inner, VERIFY, subscription, topic).await
             }
             SubscriptionKind::Ephemeral { topic } => {
@@ -136,6 +145,7 @@ async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<
     check_kind(VERIFY, destination, &found[0], &found[1])?;
     if destination.is_queue() {
         inner.config.settings_of(name).check_queue(VERIFY, name)?;
+        tiers::verify(inner, &Subscription::queue(name.clone())).await?;
     }
     check_settings(inner, VERIFY, name, topic).await
 }

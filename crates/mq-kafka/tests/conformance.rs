@@ -26,6 +26,7 @@ impl Fixture for Servers {
         // A broker that is busy with many copies of the suite is slow, and that is no failure.
         Kafka::builder(&self.0)
             .partitions(4)
+            .delays([Duration::from_secs(1)])
             .connect_timeout(SLOW)
             .connect()
             .await

@@ -12,7 +12,7 @@ use super::{
     runner::SingleRunner,
 };
 use crate::{
-    AtLeastOnce, BoxError, Broker, ConsumePlan, DeadLetters, Error, ErrorKind, Guarantee,
+    AtLeastOnce, BoxError, Broker, ConsumePlan, DeadLetters, Deferred, Error, ErrorKind, Guarantee,
     IntoService, Outcome, Received, Result, Subscription, layer::IntoLayer,
 };
 
@@ -97,6 +97,9 @@ impl<B: Broker, G, S, L> Worker<B, G, S, L> {
     /// A failed message is then attempted again in place, at once, while later ones of its key
     /// wait and other keys go on. This orders within one process: across processes it needs
     /// partitions or a single active consumer.
+    ///
+    /// With a layer that asks for delays it asks for [`Deferred::InPlace`] too: a broker without it
+    /// is refused.
     pub fn ordered_by_key(mut self) -> Self {
         self.ordered = true;
         self
@@ -251,6 +254,10 @@ where
         }
         let mut plan = self.plan.clone();
         self.guarantee.plan(&mut plan);
+        if self.ordered && !plan.delays.is_empty() {
+            // Set aside, a message would be overtaken by the later ones of its key.
+            plan.deferred = Deferred::InPlace;
+        }
         if plan.prefetch > 0 {
             let wanted = u16::try_from(self.concurrency).unwrap_or(u16::MAX);
             plan.prefetch = plan.prefetch.max(wanted);

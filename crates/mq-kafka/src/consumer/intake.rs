@@ -26,7 +26,7 @@ use super::assignment::Assigned;
 use crate::{
     error::{self, Stage, closed, is_passing},
     headers,
-    settle::{Group, Incoming, Ledger},
+    settle::{Group, Incoming, Ledger, Wait},
     topology::edges,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Intake {
     pub(super) admin: Arc<AdminClient>,
     pub(super) source: Arc<str>,
     pub(super) filter: Filter,
+    /// How long a record waits at most, if this is a retry topic.
+    pub(super) tier: Option<Duration>,
     pub(super) topic_id: [u8; 16],
     /// The connection closes.
     pub(super) closing: CancellationToken,
@@ -174,6 +176,7 @@ impl Intake {
             partition,
             offset,
             received: None,
+            wait: None,
         };
         if headers::is_expired(&record, now) {
             return skipped;
@@ -193,7 +196,10 @@ impl Intake {
         let received = Received::new(message, Arc::clone(&self.source), key)
             .with_attempt(attempt.saturating_add(1))
             .with_position(position);
+        let due = || received.headers().text(names::DUE)?.parse().ok();
         Incoming {
+            // Without a due time of ours it is due.
+            wait: self.tier.and_then(|most| Wait::until(due()?, most)),
             received: Some(received),
             ..skipped
         }

@@ -1,40 +1,80 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+use std::time::Duration;
 
 use mq_core::{
-    Delivery, Destination, Error, ErrorKind, Position, Received, Result, Settle, Subscription,
+    Deferred, Delivery, Error, ErrorKind, Position, Received, Result, Settle, Subscription,
     SubscriptionKind, Verdict,
     flow::{Flow, FlowKind},
     stale,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    book::{COMMIT_AFTER, Partition, Ready, Reject, Snapshot, State, Tag, again},
+    book::{COMMIT_AFTER, Partition, Ready, Snapshot, State, Tag, again},
+    copier::Homes,
+    keys::Keys,
     marks::Marks,
+    moves::{Move, What},
     tracker::{Pushed, Tracker},
+    waiting::{Wait, due},
 };
 
 /// Shared by a consumer, its tasks and its deliveries. No call waits for the network.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     state: Mutex<State>,
-    /// Something can be handed out, or nothing ever will.
-    pub(crate) deliverable: Notify,
     /// There is room in the buffer again.
     pub(crate) room: Notify,
     /// A commit is due.
     pub(crate) due: Notify,
-    /// A record was rejected.
-    pub(crate) rejected: Notify,
+    /// A record is to be copied elsewhere.
+    pub(crate) moving: Notify,
     /// Something was settled, committed, lost or ended.
     pub(crate) progress: Notify,
     source: Subscription,
+    /// What is read: the source itself, or one of its retry topics.
+    log: Subscription,
     flow: Flow,
+    window: Arc<Window>,
+    deferred: Deferred,
+    pub(crate) homes: Homes,
+}
+
+/// What a consumer has handed out, of all topics that it reads.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Something can be handed out, or nothing ever will.
+    pub(crate) deliverable: Notify,
+    handed: AtomicUsize,
     prefetch: usize,
-    /// Where rejected records go.
-    home: Option<Destination>,
+}
+
+impl Window {
+    pub(crate) fn new(prefetch: usize) -> Arc<Self> {
+        Arc::new(Self {
+            deliverable: Notify::new(),
+            handed: AtomicUsize::new(0),
+            prefetch,
+        })
+    }
+
+    /// How many more may be handed out.
+    fn room(&self) -> usize {
+        self.prefetch.saturating_sub(self.handed.load(Relaxed))
+    }
+
+    fn out(&self, count: usize) {
+        self.handed.fetch_add(count, Relaxed);
+    }
+
+    fn back(&self, count: usize) {
+        self.handed.fetch_sub(count, Relaxed);
+    }
 }
 
 /// A record as it comes from the poll.
@@ -44,6 +84,8 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// `None`: not for this subscription, or expired.
     pub(crate) received: Option<Received>,
+    /// Not before then.
+    pub(crate) wait: Option<Wait>,
 }
 
 /// Verdicts that a caller waits for: partition, assignment, number.
@@ -62,22 +104,28 @@ pub(crate) enum Taken {
 
 impl Ledger {
     pub(crate) fn new(
-        source: Subscription,
-        prefetch: usize,
-        home: Option<Destination>,
+        (source, log): (Subscription, Subscription),
+        window: Arc<Window>,
+        deferred: Deferred,
+        homes: Homes,
         flow: Flow,
     ) -> Arc<Self> {
+        let keys = (deferred == Deferred::InPlace).then(Keys::default);
         Arc::new(Self {
-            state: Mutex::default(),
-            deliverable: Notify::new(),
+            state: Mutex::new(State {
+                keys,
+                ..State::default()
+            }),
             room: Notify::new(),
             due: Notify::new(),
-            rejected: Notify::new(),
+            moving: Notify::new(),
             progress: Notify::new(),
             source,
+            log,
             flow,
-            prefetch,
-            home,
+            window,
+            deferred,
+            homes,
         })
     }
 
@@ -90,13 +138,13 @@ impl Ledger {
     fn tell_partition(&self, kind: FlowKind, partition: i32, offset: i64) {
         if let (Ok(partition), Ok(offset)) = (u32::try_from(partition), u64::try_from(offset)) {
             let position = Some(Position { partition, offset });
-            self.flow.consumer(kind, &self.source, position);
+            self.flow.consumer(kind, &self.log, position);
         }
     }
 
     /// Tells a step of the consumer.
     pub(crate) fn tell_consumer(&self, kind: FlowKind) {
-        self.flow.consumer(kind, &self.source, None);
+        self.flow.consumer(kind, &self.log, None);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -115,11 +163,13 @@ impl Ledger {
             verdicts: 0,
             confirmed: 0,
             handed: 0,
+            waiting: 0,
+            waiting_bytes: 0,
             draining: false,
         };
         state.forget(&[partition]);
         if let Some(old) = state.partitions.insert(partition, entry) {
-            state.handed -= old.handed;
+            self.window.back(old.handed);
         }
         self.tell_partition(FlowKind::Assigned, partition, offset);
     }
@@ -140,19 +190,26 @@ impl Ledger {
                 partition.tracker.skip(record.offset);
                 continue;
             };
-            if let Pushed::Deliver { seq, failures } = partition.tracker.push(record.offset) {
+            if let Pushed::Deliver { seq, failures, due } = partition.tracker.push(record.offset) {
                 let tag = Tag {
                     partition: record.partition,
                     assignment: partition.assignment,
                     seq,
                 };
-                state.ready_bytes += received.message().size();
                 let received = again(received, failures);
+                // Deferred in place by an earlier owner, or a retry copy.
+                if let Some(wait) = Wait::until(due, Duration::MAX).or(record.wait) {
+                    if let Some(received) = state.enter(tag, received) {
+                        state.wait(tag, wait, received);
+                    }
+                    continue;
+                }
+                state.ready_bytes += received.message().size();
                 state.ready.push_back(Ready { tag, received });
             }
         }
-        if !state.ready.is_empty() {
-            self.deliverable.notify_one();
+        if !state.ready.is_empty() || !state.waiting.is_empty() {
+            self.window.deliverable.notify_one();
         }
     }
 
@@ -162,13 +219,14 @@ impl Ledger {
         state.ready.len() < BUFFER && state.ready_bytes < BUFFER_BYTES
     }
 
-    /// The partitions that take no more, since too many records wait for one that is not settled.
+    /// The partitions that take no more, since too many records wait for one that is not settled or
+    /// not due.
     pub(crate) fn clogged(&self) -> Vec<i32> {
         let state = self.lock();
         let clogged = state
             .partitions
             .iter()
-            .filter(|(_, p)| p.tracker.len() >= RING);
+            .filter(|(_, p)| p.is_clogged());
         clogged.map(|(partition, _)| *partition).collect()
     }
 
@@ -181,18 +239,26 @@ impl Ledger {
         if state.is_held_up() {
             return Taken::Nothing;
         }
-        let room = max.min(self.prefetch.saturating_sub(state.handed));
+        let going_on = state.let_go();
+        if going_on > 0 {
+            self.window.out(going_on);
+            self.moving.notify_one();
+        }
+        let room = max.min(self.window.room());
         let mut taken = 0;
         while taken < room {
             let Some((tag, received)) = state.next() else {
                 break;
+            };
+            let Some(received) = state.enter(tag, received) else {
+                continue;
             };
             let Some(partition) = state.partitions.get_mut(&tag.partition) else {
                 continue;
             };
             partition.tracker.hand_out(tag.seq);
             partition.handed += 1;
-            state.handed += 1;
+            self.window.out(1);
             taken += 1;
             self.tell(FlowKind::Delivered, &received);
             let sink = Arc::clone(self) as Arc<dyn Settle>;
@@ -205,6 +271,13 @@ impl Ledger {
             0 => Taken::Nothing,
             n => Taken::Some(n),
         }
+    }
+
+    /// When something is due that waits; not while nothing may be handed out.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let state = self.lock();
+        let waits = state.ended.is_none() && !state.is_held_up();
+        waits.then(|| state.next_due()).flatten()
     }
 
     /// Stops handing out what belongs to these partitions; what was only buffered is forgotten.
@@ -237,13 +310,13 @@ impl Ledger {
         state.forget(partitions);
         for partition in partitions {
             if let Some(entry) = state.partitions.remove(partition) {
-                state.handed -= entry.handed;
+                self.window.back(entry.handed);
                 state.lost |= entry.verdicts > entry.confirmed;
                 self.tell_partition(how, *partition, entry.committed.0);
             }
         }
         self.progress.notify_waiters();
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
     }
 
     /// Every partition, in ascending order.
@@ -256,7 +329,7 @@ impl Ledger {
     /// Hands out nothing more, for ever. The first end counts.
     pub(crate) fn end(&self, error: Option<Error>) {
         self.lock().ended.get_or_insert(error);
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
         self.progress.notify_waiters();
     }
 
@@ -270,55 +343,80 @@ impl Ledger {
         self.lock().ended.is_some()
     }
 
-    /// The rejected records that nobody took yet.
-    pub(crate) fn take_rejects(&self) -> Vec<Reject> {
-        std::mem::take(&mut self.lock().rejects)
+    /// The records to be copied elsewhere that nobody took yet.
+    pub(crate) fn take_moves(&self) -> Vec<Move> {
+        std::mem::take(&mut self.lock().moves)
     }
 
-    /// The copy of a rejected record is confirmed: the record is done, and that is committed at
-    /// once.
-    pub(crate) fn copied(&self, reject: &Reject) {
-        if let Some(home) = &self.home {
-            let (source, received) = (&self.source, &reject.received);
-            self.flow.dead_lettered(source, received, None, home);
-        }
-        self.close_reject(reject, FlowKind::Acked, |tracker, seq| tracker.done(seq));
+    /// The copy of a record is confirmed: the record is done, and that is committed at once.
+    pub(crate) fn copied(&self, moved: &Move) {
+        let (source, received) = (&self.source, &moved.received);
+        let told = match (&moved.what, &self.homes.dead) {
+            (What::Reject(_), Some(home)) => {
+                self.flow.dead_lettered(source, received, None, home);
+                Some(FlowKind::Acked)
+            }
+            (What::Defer { .. }, _) => {
+                self.tell(FlowKind::Deferred, received);
+                Some(FlowKind::Acked)
+            }
+            // Nobody had it.
+            (What::GoOn { .. }, _) | (What::Reject(_), None) => None,
+        };
+        self.close_move(moved, told, true);
     }
 
-    /// The copy of a rejected record was not confirmed: the record is delivered again.
-    pub(crate) fn not_copied(&self, reject: &Reject) {
-        self.close_reject(reject, FlowKind::Requeued, |tracker, seq| {
-            tracker.give_back(seq, true);
-        });
+    /// The copy of a record was not confirmed: the record is delivered again.
+    pub(crate) fn not_copied(&self, moved: &Move) {
+        let told = match moved.what {
+            What::GoOn { .. } => None,
+            _ => Some(FlowKind::Requeued),
+        };
+        self.close_move(moved, told, false);
     }
 
-    fn close_reject(
-        &self,
-        reject: &Reject,
-        kind: FlowKind,
-        verdict: impl FnOnce(&mut Tracker, u64),
-    ) {
+    fn close_move(&self, moved: &Move, told: Option<FlowKind>, done: bool) {
         let state = &mut *self.lock();
-        state.rejects_open -= 1;
-        if let Some(partition) = state.partition(reject.tag) {
-            self.tell(kind, &reject.received);
-            verdict(&mut partition.tracker, reject.tag.seq);
+        state.moves_open -= 1;
+        if let Some(partition) = state.partition(moved.tag) {
+            if let Some(kind) = told {
+                self.tell(kind, &moved.received);
+            }
             partition.handed -= 1;
             partition.verdicts += 1;
-            state.handed -= 1;
+            self.window.back(1);
+            if done {
+                partition.tracker.done(moved.tag.seq);
+                state.pass_on(moved.tag, &moved.received);
+            } else {
+                partition.tracker.give_back(moved.tag.seq, told.is_some());
+            }
             state.done += 1;
             state.flush = true;
             self.due.notify_one();
         } else {
             state.lost = true;
         }
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
         self.progress.notify_waiters();
     }
 
-    /// True while a rejected record is neither copied nor given up.
+    /// It counts as handed out until its copy is confirmed, so that the prefetch bounds the copies
+    /// under way too.
+    fn move_out(&self, state: &mut State, tag: Tag, received: &Received, what: What) {
+        let received = received.clone();
+        state.moves.push(Move {
+            received,
+            what,
+            tag,
+        });
+        state.moves_open += 1;
+        self.moving.notify_one();
+    }
+
+    /// True while a record is neither copied nor given up.
     pub(crate) fn is_copying(&self) -> bool {
-        self.lock().rejects_open > 0
+        self.lock().moves_open > 0
     }
 
     /// True if a commit should not wait for the clock.
@@ -397,7 +495,7 @@ impl Ledger {
             state.saved = done;
             state.refused = false;
             if held_up {
-                self.deliverable.notify_one();
+                self.window.deliverable.notify_one();
             }
         }
         self.progress.notify_waiters();
@@ -433,6 +531,7 @@ impl Settle for Ledger {
                 // Under the lock, as all of them here: before the commit that it leads to.
                 self.tell(FlowKind::Acked, received);
                 entry.tracker.done(tag.seq);
+                state.pass_on(tag, received);
             }
             Verdict::Requeue | Verdict::Release => {
                 let failed = matches!(verdict, Verdict::Requeue);
@@ -447,19 +546,29 @@ impl Settle for Ledger {
                     state.again.insert((tag.partition, tag.seq), received);
                 }
             }
-            Verdict::Defer(_) => {
-                return Err(unsupported("this backend cannot delay a message"));
+            Verdict::Defer(delay) if self.deferred == Deferred::InPlace => {
+                self.tell(FlowKind::Deferred, received);
+                let due = due(delay);
+                entry.tracker.defer(tag.seq, due);
+                if let (false, Some(wait)) = (entry.draining, Wait::until(due, Duration::MAX)) {
+                    state.wait(tag, wait, again(received.clone(), 1));
+                }
             }
-            Verdict::Reject(_) if self.home.is_none() => {
+            Verdict::Defer(delay) => {
+                if self.homes.tiers.is_empty() {
+                    return Err(unsupported("this subscription has no retry topics").help(
+                        "give its delays to KafkaBuilder::delays and declare it, then open it anew",
+                    ));
+                }
+                let (due, attempts) = (due(delay), received.attempt());
+                self.move_out(state, tag, received, What::Defer { due, attempts });
+                return Ok(());
+            }
+            Verdict::Reject(_) if self.homes.dead.is_none() => {
                 return Err(unsupported("this consumer has no dead-letter home"));
             }
             Verdict::Reject(why) => {
-                // It counts as handed out until its copy is confirmed, so that the prefetch bounds
-                // the copies under way too.
-                let received = received.clone();
-                state.rejects.push(Reject { received, why, tag });
-                state.rejects_open += 1;
-                self.rejected.notify_one();
+                self.move_out(state, tag, received, What::Reject(why));
                 return Ok(());
             }
         }
@@ -467,12 +576,12 @@ impl Settle for Ledger {
             entry.handed -= 1;
             entry.verdicts += 1;
         }
-        state.handed -= 1;
+        self.window.back(1);
         state.done += 1;
         if state.done - state.asked >= COMMIT_AFTER {
             self.due.notify_one();
         }
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
         self.progress.notify_waiters();
         Ok(())
     }
@@ -481,8 +590,6 @@ impl Settle for Ledger {
 /// Records that are buffered between the poll and `receive_many`.
 const BUFFER: usize = 4000;
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;
-/// Records of one partition between its watermark and its newest one.
-const RING: usize = 20_000;
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,8 @@ struct Slot {
     state: State,
     /// Deliveries that ended in a failure.
     failures: u32,
+    /// When it is due, in milliseconds since 1970; 0 if it is not deferred.
+    due: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(crate) enum Pushed {
         seq: u64,
         /// Failed deliveries, known from the committed metadata.
         failures: u32,
+        /// When it is due, in milliseconds since 1970; 0 if it was not deferred.
+        due: u64,
     },
     /// An earlier owner has settled it.
     Settled,
@@ -65,19 +69,21 @@ impl Tracker {
     /// Takes in the next record of the log.
     pub(crate) fn push(&mut self, offset: i64) -> Pushed {
         let seq = self.first + self.slots.len() as u64;
-        let (state, failures) = match self.inherited.get(offset) {
-            Some(Mark::Done) => (State::Done, 0),
-            Some(Mark::Failed(failures)) => (State::Waiting, failures),
-            None => (State::Waiting, 0),
+        let (state, failures, due) = match self.inherited.get(offset) {
+            Some(Mark::Done) => (State::Done, 0, 0),
+            Some(Mark::Failed(failures)) => (State::Waiting, failures, 0),
+            Some(Mark::Deferred(failures, due)) => (State::Waiting, failures, due),
+            None => (State::Waiting, 0, 0),
         };
         self.append(Slot {
             offset,
             state,
             failures,
+            due,
         });
         match state {
             State::Done => Pushed::Settled,
-            _ => Pushed::Deliver { seq, failures },
+            _ => Pushed::Deliver { seq, failures, due },
         }
     }
 
@@ -87,6 +93,7 @@ impl Tracker {
             offset,
             state: State::Done,
             failures: 0,
+            due: 0,
         });
     }
 
@@ -100,6 +107,7 @@ impl Tracker {
     pub(crate) fn hand_out(&mut self, seq: u64) {
         if let Some(slot) = self.slot(seq) {
             slot.state = State::Out;
+            slot.due = 0;
         }
     }
 
@@ -117,6 +125,14 @@ impl Tracker {
         slot.state = State::Waiting;
         slot.failures = slot.failures.saturating_add(u32::from(failed));
         slot.failures
+    }
+
+    /// Takes a record back after a failure, not to be delivered before this time.
+    pub(crate) fn defer(&mut self, seq: u64, due: u64) {
+        self.give_back(seq, true);
+        if let Some(slot) = self.slot(seq) {
+            slot.due = due;
+        }
     }
 
     /// The offset that may be committed: that of the lowest record that is not done, or the next
@@ -144,6 +160,7 @@ impl Tracker {
                 (State::Done, _) => Mark::Done,
                 (State::Out, failures) => Mark::Failed(failures.saturating_add(1)),
                 (State::Waiting, 0) => return None,
+                (State::Waiting, failures) if slot.due > 0 => Mark::Deferred(failures, slot.due),
                 (State::Waiting, failures) => Mark::Failed(failures),
             };
             Some((slot.offset, mark))
@@ -177,7 +194,7 @@ mod tests {
 
     fn delivered(tracker: &mut Tracker, offset: i64) -> (u64, u32) {
         match tracker.push(offset) {
-            Pushed::Deliver { seq, failures } => (seq, failures),
+            Pushed::Deliver { seq, failures, .. } => (seq, failures),
             Pushed::Settled => panic!("{offset} is settled"),
         }
     }
@@ -191,6 +208,24 @@ mod tests {
         assert_eq!(tracker.low_water(), 10);
         tracker.done(a);
         assert_eq!((tracker.low_water(), tracker.len()), (12, 0));
+    }
+
+    #[test]
+    fn a_new_owner_knows_until_when_a_record_waits() {
+        let mut tracker = Tracker::new(0, Marks::default());
+        let (seq, _) = delivered(&mut tracker, 0);
+        tracker.hand_out(seq);
+        tracker.defer(seq, 77);
+        let mut again = Tracker::new(0, tracker.marks());
+        let expected = Pushed::Deliver {
+            seq: 0,
+            failures: 1,
+            due: 77,
+        };
+        assert_eq!(again.push(0), expected);
+        // In work it is a failure like any other.
+        again.hand_out(0);
+        assert_eq!(again.marks().get(0), Some(Mark::Failed(2)));
     }
 
     #[test]
