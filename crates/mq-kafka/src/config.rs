@@ -98,8 +98,8 @@ impl KafkaBuilder {
 
     /// The delays for which `declare` creates retry topics, for each queue and each durable
     /// subscription: `orders.retry.10` for the delay of 10 s of the queue `orders`,
-    /// `events.billing.retry.10` for that of the subscription `billing` of `events`. Default none:
-    /// then [`defer`](mq_core::Settlement::defer) is *unsupported*, save
+    /// `events.billing.retry.10` for that of the subscription `billing` of `events`. A dead-letter
+    /// queue has none. Default none: then [`defer`](mq_core::Settlement::defer) is *unsupported*, save
     /// [in place](mq_core::Deferred::InPlace).
     ///
     /// Each is rounded up to whole seconds, at least 1 s. A message that is deferred waits in the
@@ -214,7 +214,11 @@ impl KafkaBuilder {
         if let Err(text) = self.topics.check() {
             return config(text);
         }
-        if self.delays.iter().any(|delay| delay.is_zero() || *delay > LONGEST) {
+        if self
+            .delays
+            .iter()
+            .any(|delay| delay.is_zero() || *delay > LONGEST)
+        {
             return config("a delay is over 0 and at most 10 years");
         }
         self.delays.sort_unstable();
@@ -251,7 +255,12 @@ impl KafkaBuilder {
     }
 
     /// What was set for a retry topic, and what it takes from its source.
-    pub(crate) fn settings_of_tier(&self, tier: &str, source: &str, delay: Duration) -> TopicSettings {
+    pub(crate) fn settings_of_tier(
+        &self,
+        tier: &str,
+        source: &str,
+        delay: Duration,
+    ) -> TopicSettings {
         let source = self.settings_of(source).for_tier(delay);
         match self.named.get(tier) {
             Some(own) => own.or(source),

@@ -6,9 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{
-    ConsumePlan, Error, ErrorKind, Filter, Result, Subscription, flow::FlowKind, stale,
-};
+use mq_core::{ConsumePlan, Error, ErrorKind, Filter, Result, Subscription, flow::FlowKind, stale};
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,

@@ -5,7 +5,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use mq_core::{Error, Received};
 use tokio::time::Instant;
 
-use super::{keys::Keys, moves::Move, tracker::Tracker, waiting::{WAITING, WAITING_BYTES, Waiting}};
+use super::{
+    keys::Keys,
+    moves::Move,
+    tracker::Tracker,
+    waiting::{WAITING, WAITING_BYTES, Waiting},
+};
 
 /// The deliveries of all partitions.
 #[derive(Debug, Default)]
@@ -151,9 +156,7 @@ impl State {
 impl Partition {
     /// True if it is to take no more for now.
     pub(super) fn is_clogged(&self) -> bool {
-        self.tracker.len() >= RING
-            || self.waiting >= WAITING
-            || self.waiting_bytes >= WAITING_BYTES
+        self.tracker.len() >= RING || self.waiting >= WAITING || self.waiting_bytes >= WAITING_BYTES
     }
 
     pub(super) fn place(&self, partition: i32) -> Place {

@@ -115,7 +115,10 @@ pub(crate) fn retry_copy(received: &Received, origin: &Origin, due: u64, attempt
         copied.insert(headers::RETRY_FIRST, now);
         copied.remove(headers::RETRY_ORIGIN);
         if let Some(position) = received.position() {
-            copied.insert(headers::RETRY_ORIGIN, format!("{}:{position}", origin.topic));
+            copied.insert(
+                headers::RETRY_ORIGIN,
+                format!("{}:{position}", origin.topic),
+            );
         }
     }
     received.message().clone().edit().headers(copied).build()
@@ -148,7 +151,10 @@ mod tests {
             assert_eq!(text("kept"), Some("yes"));
             assert_eq!(text(headers::RETRY_ORIGIN), Some("orders:3:17"));
             assert_eq!(text(headers::RETRY_FIRST), first.as_deref());
-            assert_eq!(text(headers::ATTEMPT), Some((hop - 1).to_string()).as_deref());
+            assert_eq!(
+                text(headers::ATTEMPT),
+                Some((hop - 1).to_string()).as_deref()
+            );
             let received = Received::new(copy.clone(), "orders".into(), None);
             let received = received.with_position(Position {
                 partition: 0,

@@ -223,10 +223,7 @@ impl Ledger {
     /// not due.
     pub(crate) fn clogged(&self) -> Vec<i32> {
         let state = self.lock();
-        let clogged = state
-            .partitions
-            .iter()
-            .filter(|(_, p)| p.is_clogged());
+        let clogged = state.partitions.iter().filter(|(_, p)| p.is_clogged());
         clogged.map(|(partition, _)| *partition).collect()
     }
 

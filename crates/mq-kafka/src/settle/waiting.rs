@@ -125,7 +125,10 @@ impl State {
     /// The record is done: where keys are kept in order, the next one of its key is to be handed
     /// out.
     pub(super) fn pass_on(&mut self, tag: Tag, received: &Received) {
-        let next = self.keys.as_mut().and_then(|keys| keys.leave(tag, received));
+        let next = self
+            .keys
+            .as_mut()
+            .and_then(|keys| keys.leave(tag, received));
         if let Some(next) = next {
             if let Some(owner) = self.partitions.get_mut(&tag.partition) {
                 owner.waiting -= 1;
@@ -139,7 +142,9 @@ impl State {
 
 /// True if the message expired while it waited.
 fn is_expired(received: &Received, now: SystemTime) -> bool {
-    let at = received.expires_in().and_then(|after| received.time().checked_add(after));
+    let at = received
+        .expires_in()
+        .and_then(|after| received.time().checked_add(after));
     at.is_some_and(|at| at <= now)
 }
 

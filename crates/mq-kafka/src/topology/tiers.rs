@@ -49,9 +49,11 @@ impl Tiers {
     }
 }
 
-/// What stands before `.retry.` and `.dead` in the names of what belongs to a subscription; `None`
-/// for an ephemeral one, to which nothing does.
+/// What stands before `.retry.` in the names of the retry topics of a subscription; `None` for those
+/// that have none, as they have no dead-letter home: an ephemeral one, and a queue that is such a
+/// home itself.
 fn stem(subscription: &Subscription) -> Option<String> {
+    subscription.dead_letter_home()?;
     match subscription.kind() {
         SubscriptionKind::Queue { queue } => Some(queue.to_string()),
         SubscriptionKind::Durable { topic, name } => Some(format!("{topic}.{name}")),
@@ -131,7 +133,9 @@ async fn asked(
     let (names, delays): (Vec<String>, Vec<Duration>) = named.into_iter().unzip();
     let found = look(inner, operation, &names).await?;
     let all = names.into_iter().zip(delays).zip(found);
-    Ok(all.map(|((name, delay), found)| (name, delay, found)).collect())
+    Ok(all
+        .map(|((name, delay), found)| (name, delay, found))
+        .collect())
 }
 
 /// Finds the retry topics of a subscription, also those that another connection declared: what
@@ -147,7 +151,7 @@ pub(crate) async fn find_tiers(
             (Deferred::Aside, Some(_)) => Err(Error::new(
                 ErrorKind::Unsupported,
                 CONSUME,
-                "an ephemeral subscription has no retry topics: nobody would read them after it",
+                "an ephemeral subscription has no retry topics, and neither has a dead-letter queue",
             )
             .with("subscription", subscription)),
             _ => Ok(Tiers::default()),
@@ -203,7 +207,11 @@ async fn look(
     let all: Vec<&str> = names.iter().chain(&markers).map(String::as_str).collect();
     let mut found = describe(inner, operation, &all).await?;
     let marked = found.split_off(names.len());
-    match names.iter().zip(marked).find(|(_, marker)| marker.is_some()) {
+    match names
+        .iter()
+        .zip(marked)
+        .find(|(_, marker)| marker.is_some())
+    {
         None => Ok(found),
         Some((name, _)) => Err(Error::new(
             ErrorKind::Mismatch,
@@ -216,12 +224,7 @@ async fn look(
 }
 
 /// Fails for a topic that removes messages before they are due.
-async fn check(
-    inner: &Inner,
-    operation: &'static str,
-    name: &str,
-    delay: Duration,
-) -> Result<()> {
+async fn check(inner: &Inner, operation: &'static str, name: &str, delay: Duration) -> Result<()> {
     let configs = match configs::read(inner, operation, name).await {
         Err(error) if error.kind() == ErrorKind::Permission => return Ok(()),
         read => read?,
@@ -283,6 +286,15 @@ mod tests {
         assert_eq!(topic(60_000), "q.retry.60");
         assert_eq!(topic(3_600_000), "q.retry.60");
         assert!(Tiers::default().fitting(Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn what_has_no_dead_letter_home_has_no_retry_topics() {
+        assert_eq!(stem(&Subscription::queue("q")).as_deref(), Some("q"));
+        let durable = Subscription::durable("t", "s");
+        assert_eq!(stem(&durable).as_deref(), Some("t.s"));
+        assert_eq!(stem(&Subscription::queue("q.dead")), None);
+        assert_eq!(stem(&Subscription::ephemeral("t")), None);
     }
 
     #[test]

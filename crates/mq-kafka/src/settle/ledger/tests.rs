@@ -142,7 +142,13 @@ async fn what_is_due_later_goes_on_with_the_attempts_it_had() {
     assert!(ledger.is_copying());
     let moves = ledger.take_moves();
     assert!(
-        matches!(moves[0].what, What::GoOn { due: 77, attempts: 2 }),
+        matches!(
+            moves[0].what,
+            What::GoOn {
+                due: 77,
+                attempts: 2
+            }
+        ),
         "{moves:?}"
     );
     ledger.copied(&moves[0]);
