@@ -14,8 +14,8 @@ use std::{
 use mq_kafka::{
     Kafka, KafkaConsumer, TopicSettings,
     core::{
-        Broker, ConsumePlan, Consumer, Deferred, Delivery, Destination, ErrorKind, Filter, Message,
-        Publisher, Subscription,
+        Broker, ConsumePlan, Consumer, Deferred, Delivery, Destination, Error, ErrorKind, Filter,
+        Message, Publisher, Subscription,
         flow::{FlowEvent, FlowKind, FlowSink},
         headers, time,
     },
@@ -586,17 +586,25 @@ async fn short_lived(servers: String) -> Check {
     let bare = Bare::connect(&servers).await?;
     for (setting, value) in [("retention.ms", "60000"), ("cleanup.policy", "compact")] {
         bare.set(&tier, setting, value).await?;
+        // A broker hears of it a moment later.
+        let refused = within(60, refusal(&kafka, &queue)).await?;
+        check(
+            refused.context(setting).is_some(),
+            format!("{setting}: {refused}"),
+        )?;
+        same(refused.kind(), ErrorKind::Config, setting)?;
         let refused = open(&kafka, &queue, all()).await.expect_err("refused");
         let refused = refused.to_string();
         check(refused.contains(setting), format!("{setting}: {refused}"))?;
-        same(
-            kafka.verify(&queue).await.expect_err("refused").kind(),
-            ErrorKind::Config,
-            setting,
-        )?;
         bare.set(&tier, "retention.ms", "600000").await?;
     }
     bare.set(&tier, "cleanup.policy", "delete").await?;
+    let kept = async {
+        while kafka.verify(&queue).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    within(60, kept).await?;
     open(&kafka, &queue, all()).await?.close().await?;
 
     let name = unique("brief-own");
@@ -606,6 +614,15 @@ async fn short_lived(servers: String) -> Check {
     // What the queue keeps for 5 s is kept longer where it waits for 10.
     kafka.declare(Destination::queue(name.as_str())).await?;
     Ok(kafka.verify(Destination::queue(name.as_str())).await?)
+}
+
+async fn refusal(kafka: &Kafka, queue: &Destination) -> Error {
+    loop {
+        match kafka.verify(queue).await {
+            Err(error) => return error,
+            Ok(()) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 async fn looks_like_one(servers: String) -> Check {
