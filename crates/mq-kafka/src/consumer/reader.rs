@@ -68,7 +68,7 @@ impl Log {
             topic_id: tier.id,
             group: Some(Arc::clone(&tier.topic)),
             filter: Filter::All,
-            tier: Some(tier.delay),
+            tier: Some(tier.longest()),
         }
     }
 }

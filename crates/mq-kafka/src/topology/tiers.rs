@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Tier {
     pub(crate) topic: Arc<str>,
-    /// The longest that a message waits in it.
+    /// How long a message waits in it, to the millisecond above.
     pub(crate) delay: Duration,
     pub(crate) id: [u8; 16],
 }
@@ -32,11 +32,19 @@ pub(crate) struct Tier {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tiers(Vec<Tier>);
 
+impl Tier {
+    /// A due time is rounded up to a millisecond, so a message of just this delay may be due so much
+    /// later. It must not end in a longer one, where it could be held up.
+    pub(crate) fn longest(&self) -> Duration {
+        self.delay.saturating_add(Duration::from_millis(1))
+    }
+}
+
 impl Tiers {
     /// Where a message goes that is due after this time: the shortest delay that is long enough,
     /// or, since it goes on from there, the longest one.
     pub(crate) fn fitting(&self, rest: Duration) -> Option<&Tier> {
-        let fits = self.0.iter().find(|tier| tier.delay >= rest);
+        let fits = self.0.iter().find(|tier| tier.longest() >= rest);
         fits.or(self.0.last())
     }
 
@@ -282,7 +290,8 @@ mod tests {
         };
         assert_eq!(topic(0), "q.retry.1");
         assert_eq!(topic(1_000), "q.retry.1");
-        assert_eq!(topic(1_001), "q.retry.10");
+        assert_eq!(topic(1_001), "q.retry.1", "rounded up");
+        assert_eq!(topic(1_002), "q.retry.10");
         assert_eq!(topic(60_000), "q.retry.60");
         assert_eq!(topic(3_600_000), "q.retry.60");
         assert!(Tiers::default().fitting(Duration::ZERO).is_none());
