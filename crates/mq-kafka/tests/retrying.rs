@@ -243,7 +243,8 @@ async fn beyond_the_longest(servers: String) -> Check {
         .iter()
         .sum();
     check(
-        copies >= 4,
+        // Four on a broker that is quick: a message waits from when it is read.
+        copies >= 2,
         format!("{copies} copies for 7 s in steps of 2 s"),
     )
 }
