@@ -254,7 +254,9 @@ impl Settlement {
 
     /// Delivers the message again to this subscription after a delay, never earlier.
     ///
-    /// The copy carries one attempt more; the original is settled once the copy is confirmed.
+    /// The copy carries one attempt more; the original is settled once the copy is confirmed. With
+    /// [`Deferred::InPlace`](crate::Deferred::InPlace) there is no copy, and the message holds the
+    /// later ones of its key.
     ///
     /// # Errors
     /// [`Stale`](ErrorKind::Stale); [`Unsupported`](ErrorKind::Unsupported) where the broker's

@@ -56,8 +56,8 @@ pub(crate) struct Inner {
     product: String,
     /// Where consumers tell what happens to them.
     pub(crate) events: Events,
-    /// The consumers that are open, as far as they were not dropped.
-    ledgers: Mutex<Vec<Weak<Ledger>>>,
+    /// The consumers that are open, as far as they were not dropped, each with what it reads.
+    ledgers: Mutex<Vec<Vec<Weak<Ledger>>>>,
     /// Set by the publisher's `close`: clones refuse further messages.
     pub(crate) publishing_closed: AtomicBool,
     /// Cancelled by the connection's `close`: consumers end.
@@ -107,10 +107,15 @@ impl Kafka {
     pub fn progress(&self) -> Vec<ConsumerProgress> {
         let ledgers = self.inner.ledgers.lock();
         let ledgers = ledgers.unwrap_or_else(PoisonError::into_inner);
-        let open = ledgers.iter().filter_map(Weak::upgrade);
-        open.filter(|ledger| !ledger.has_ended())
-            .map(|ledger| progress_of(&ledger))
-            .collect()
+        let open = ledgers.iter().filter_map(|consumer| {
+            let logs: Option<Vec<Arc<Ledger>>> = consumer.iter().map(Weak::upgrade).collect();
+            let logs = logs?;
+            let (source, _) = logs.split_first()?;
+            let ended = logs.iter().any(|ledger| ledger.has_ended());
+            let logs = logs.iter().map(|ledger| &**ledger);
+            (!ended).then(|| progress_of(source.source_name(), logs))
+        });
+        open.collect()
     }
 
     /// Declares a queue or a durable subscription, as [`declare`](Broker::declare) does, that starts
@@ -208,10 +213,10 @@ impl Inner {
     }
 
     /// Counts a consumer among those whose progress can be asked for.
-    pub(crate) fn watch_over(&self, ledger: &Arc<Ledger>) {
+    pub(crate) fn watch_over<'a>(&self, logs: impl Iterator<Item = &'a Arc<Ledger>>) {
         let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
-        ledgers.retain(|other| other.strong_count() > 0);
-        ledgers.push(Arc::downgrade(ledger));
+        ledgers.retain(|consumer| consumer.iter().all(|log| log.strong_count() > 0));
+        ledgers.push(logs.map(Arc::downgrade).collect());
     }
 
     /// The producer that asks for the leader's answer alone.

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::{self, Stage, closed, is_fenced, is_passing},
     headers,
-    settle::{Group, Incoming, Ledger},
+    settle::{Group, Incoming, Ledger, Wait},
     topology::{edges, readable_ends},
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Intake {
     pub(super) admin: Arc<AdminClient>,
     pub(super) source: Arc<str>,
     pub(super) filter: Filter,
+    /// How long a record waits at most, if this is a retry topic.
+    pub(super) tier: Option<Duration>,
     pub(super) topic_id: [u8; 16],
     /// How many the topic had when the consumer was opened.
     pub(super) partitions: usize,
@@ -201,6 +203,7 @@ impl Intake {
             offset,
             received: None,
             time: record.timestamp,
+            wait: None,
         };
         if headers::is_expired(&record, now) {
             return skipped;
@@ -220,7 +223,10 @@ impl Intake {
         let received = Received::new(message, Arc::clone(&self.source), key)
             .with_attempt(attempt.saturating_add(1))
             .with_position(position);
+        let due = || received.headers().text(names::DUE)?.parse().ok();
         Incoming {
+            // Without a due time of ours it is due.
+            wait: self.tier.and_then(|most| Wait::until(due()?, most)),
             received: Some(received),
             ..skipped
         }
