@@ -215,6 +215,12 @@ impl Settlement {
         &self.received
     }
 
+    /// The tag that the backend gave the delivery, as it was given to [`Delivery::new`]. For a
+    /// guarantee that is made for this backend, and has more to hand over than a verdict.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
     /// The message is done: it will not be delivered again to this subscription.
     ///
     /// # Errors

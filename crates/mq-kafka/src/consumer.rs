@@ -50,6 +50,7 @@ pub struct KafkaConsumer {
     stop: CancellationToken,
     /// The intake's last word.
     stopped: Option<oneshot::Receiver<Result<()>>>,
+    transactions: Transactions,
 }
 
 impl KafkaConsumer {
@@ -118,6 +119,7 @@ impl KafkaConsumer {
         let guard = stop.clone().drop_guard();
         let (done, stopped) = oneshot::channel();
         let intake = Intake {
+            listener,
             group: Arc::clone(&group),
             ledger: Arc::clone(&ledger),
             assigned: Arc::clone(&assigned),
@@ -133,24 +135,34 @@ impl KafkaConsumer {
         };
         ledger.tell_consumer(FlowKind::Opened);
         intake.start(grouped).await?;
-        // These two end after the intake, which needs them to the last.
+        // These two end after the intake, which needs them to the last, or when transactions take their place.
         let tasks = CancellationToken::new();
+        let plain = tasks.child_token();
         let committer = Committer {
-            group,
+            group: Arc::clone(&group),
             ledger: Arc::clone(&ledger),
-            stop: tasks.clone(),
+            stop: plain.clone(),
             unreachable_after: config.unreachable_after,
         };
         tokio::spawn(committer.run());
+        let dead_letters = home.clone();
         if let Some(home) = home {
             let publisher = KafkaPublisher::new(Arc::clone(&inner));
             tokio::spawn(copy_rejected(
                 Arc::clone(&ledger),
                 publisher,
                 home,
-                tasks.clone(),
+                plain.clone(),
             ));
         }
+        let transactions = Transactions {
+            group,
+            home: dead_letters,
+            grouped,
+            plain,
+            tasks: tasks.clone(),
+            ended: None,
+        };
         tokio::spawn(async move {
             let _tasks = tasks.drop_guard();
             // The consumer may be gone; then nobody asks.
@@ -166,8 +178,58 @@ impl KafkaConsumer {
             deadline: config.publish_timeout + config.request_timeout(),
             stop: guard.disarm(),
             stopped: Some(stopped),
+            transactions,
         })
     }
+
+    /// From now on verdicts reach the broker in transactions that the caller makes.
+    ///
+    /// # Errors
+    /// `Unsupported` without a group; `Bug` once deliveries were asked for.
+    pub(crate) fn begin_transactions(&mut self) -> Result<Seat> {
+        let refused = |kind, text| Err(Error::new(kind, CONSUME, text).with("source", &self.source));
+        if !self.transactions.grouped {
+            let text = "a consumer without a group has no place that a transaction could commit";
+            return refused(ErrorKind::Unsupported, text);
+        }
+        if self.transactions.ended.is_some() || !self.ledger.begin_transactions() {
+            return refused(ErrorKind::Bug, "transactions begin before the first delivery, once");
+        }
+        self.transactions.plain.cancel();
+        let (over, ended) = oneshot::channel();
+        self.transactions.ended = Some(ended);
+        Ok(Seat {
+            ledger: Arc::clone(&self.ledger),
+            group: Arc::clone(&self.transactions.group),
+            home: self.transactions.home.clone(),
+            stop: self.transactions.tasks.clone(),
+            over,
+        })
+    }
+}
+
+/// What a guarantee needs to commit a consumer's verdicts in transactions.
+pub(crate) struct Seat {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) group: Arc<Group>,
+    /// Where rejected records go.
+    pub(crate) home: Option<Destination>,
+    /// The consumer needs no more transactions.
+    pub(crate) stop: CancellationToken,
+    /// Dropped when the last transaction has ended: the consumer's `close` waits for it.
+    pub(crate) over: oneshot::Sender<()>,
+}
+
+/// What a consumer keeps for transactions.
+struct Transactions {
+    group: Arc<Group>,
+    home: Option<Destination>,
+    grouped: bool,
+    /// Ends the tasks that commit and copy outside of transactions.
+    plain: CancellationToken,
+    /// Ends all tasks that serve the intake.
+    tasks: CancellationToken,
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 /// The topic behind a subscription; fails if that, a start or the dead-letter home is missing.
@@ -298,11 +360,16 @@ impl Consumer for KafkaConsumer {
 
     async fn close(mut self) -> Result<()> {
         self.stop.cancel();
-        match self.stopped.take() {
+        let stopped = match self.stopped.take() {
             // The intake bounds each of its steps.
             Some(stopped) => stopped.await.unwrap_or_else(|_| Err(closed("close"))),
             None => Ok(()),
+        };
+        if let Some(ended) = self.transactions.ended.take() {
+            // An error: nothing was ever sent, it ends by being dropped.
+            let _ = timeout(self.deadline, ended).await;
         }
+        stopped
     }
 }
 

@@ -10,6 +10,7 @@ mod headers;
 mod publisher;
 mod settle;
 mod topology;
+mod transaction;
 
 pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
@@ -17,3 +18,4 @@ pub use consumer::{Assignment, KafkaConsumer};
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
 pub use topology::{Cleanup, TopicSettings, WeakTopics};
+pub use transaction::{ExactlyOnce, ExactlyOnceSession, TransactionLevel, Transactions};

@@ -5,15 +5,18 @@
 //! * [`tracker`] is the watermark of one partition: only what lies below the lowest record that is
 //!   not done is committed.
 //! * [`marks`] is what is committed beside the watermark.
-//! * [`committer`] commits by count and time, [`copier`] moves rejected records.
+//! * [`committer`] commits by count and time, [`copier`] moves rejected records. In a transaction
+//!   neither has anything to do: verdicts wait in [`staging`] with what is published for them.
 
 mod book;
 mod committer;
 mod copier;
 mod ledger;
 mod marks;
+mod staging;
 mod tracker;
 
 pub(crate) use committer::{Committer, Group};
 pub(crate) use copier::copy_rejected;
-pub(crate) use ledger::{Incoming, Ledger, Taken};
+pub(crate) use ledger::{Incoming, Ledger, Moved, Taken};
+pub(crate) use staging::{Condemned, Output, Slice};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mq_core::{Error, Received, Rejection};
 
-use super::tracker::Tracker;
+use super::{staging::Staging, tracker::Tracker};
 
 /// The deliveries of all partitions.
 #[derive(Debug, Default)]
@@ -29,6 +29,10 @@ pub(super) struct State {
     /// A verdict was given that can no longer reach the broker.
     pub(super) lost: bool,
     pub(super) ended: Option<Option<Error>>,
+    /// Somebody has asked for deliveries; before that nothing is committed.
+    pub(super) asked_for: bool,
+    /// Where verdicts wait for a transaction, if that is how they reach the broker.
+    pub(super) staging: Option<Staging>,
 }
 
 /// The deliveries of one assignment of a partition.
@@ -37,6 +41,8 @@ pub(super) struct Partition {
     pub(super) assignment: u64,
     pub(super) tracker: Tracker,
     pub(super) committed: (i64, String),
+    /// Up to where transactions have taken it.
+    pub(super) taken: i64,
     /// Verdicts that were given, and up to which of them the broker has them.
     pub(super) verdicts: u64,
     pub(super) confirmed: u64,
@@ -97,7 +103,16 @@ impl State {
 
     /// True while what is handed out could not be committed soon: if this process dies, it comes again.
     pub(super) fn is_held_up(&self) -> bool {
-        self.refused || self.done - self.saved >= UNCOMMITTED
+        match &self.staging {
+            Some(staging) => staging.is_full(),
+            None => self.refused || self.done - self.saved >= UNCOMMITTED,
+        }
+    }
+
+    /// What was given back comes also while the rest is held up, where that waits for it: in a transaction nothing passes a
+    /// record that is not done.
+    pub(super) fn hands_out(&self) -> bool {
+        !self.is_held_up() || (self.staging.is_some() && !self.again.is_empty())
     }
 
     pub(super) fn next(&mut self) -> Option<(Tag, Received)> {
@@ -109,6 +124,9 @@ impl State {
                 seq,
             };
             return Some((tag, received));
+        }
+        if self.is_held_up() {
+            return None;
         }
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.received.message().size();
@@ -167,6 +185,6 @@ pub(super) fn again(received: Received, failures: u32) -> Received {
 /// Verdicts after which a commit is due, whatever the clock says.
 pub(super) const COMMIT_AFTER: u64 = 5000;
 /// Verdicts without a commit after which nothing more is handed out: twice, so that work goes on while a commit is under way.
-const UNCOMMITTED: u64 = 2 * COMMIT_AFTER;
+pub(super) const UNCOMMITTED: u64 = 2 * COMMIT_AFTER;
 const SEQ_BITS: u32 = 40;
 const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;

@@ -1,5 +1,7 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
+mod transacted;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mq_core::{
@@ -10,9 +12,12 @@ use mq_core::{
 };
 use tokio::sync::Notify;
 
+pub(crate) use transacted::Moved;
+
 use super::{
     book::{COMMIT_AFTER, Partition, Ready, Reject, Snapshot, State, Tag, again},
     marks::Marks,
+    staging::Staged,
     tracker::{Pushed, Tracker},
 };
 
@@ -108,10 +113,18 @@ impl Ledger {
     pub(crate) fn assign(&self, partition: i32, offset: i64, metadata: &str) {
         let state = &mut *self.lock();
         state.assignments += 1;
+        let staging = state.staging.as_mut();
+        let rewound = staging.and_then(|staging| staging.placed(partition));
+        let again = rewound.is_some();
+        let marks = match metadata {
+            "" => rewound.unwrap_or_default(),
+            metadata => Marks::parse(metadata, offset),
+        };
         let entry = Partition {
             assignment: state.assignments,
-            tracker: Tracker::new(offset, Marks::parse(metadata, offset)),
+            tracker: Tracker::new(offset, marks),
             committed: (offset, metadata.to_owned()),
+            taken: offset,
             verdicts: 0,
             confirmed: 0,
             handed: 0,
@@ -121,7 +134,9 @@ impl Ledger {
         if let Some(old) = state.partitions.insert(partition, entry) {
             state.handed -= old.handed;
         }
-        self.tell_partition(FlowKind::Assigned, partition, offset);
+        if !again {
+            self.tell_partition(FlowKind::Assigned, partition, offset);
+        }
     }
 
     /// True if the partition is ours.
@@ -148,6 +163,18 @@ impl Ledger {
                 };
                 state.ready_bytes += received.message().size();
                 let received = again(received, failures);
+                if let Some(staging) = &mut state.staging
+                    && let Some(why) = staging.condemned(record.partition, record.offset)
+                {
+                    partition.tracker.done(seq);
+                    partition.verdicts += 1;
+                    state.done += 1;
+                    state.ready_bytes -= received.message().size();
+                    let staged = Staged::rejected(record.offset, received, why);
+                    staging.stage(record.partition, seq, staged);
+                    self.due.notify_one();
+                    continue;
+                }
                 state.ready.push_back(Ready { tag, received });
             }
         }
@@ -178,7 +205,8 @@ impl Ledger {
         if let Some(end) = &state.ended {
             return Taken::Ended(end.clone());
         }
-        if state.is_held_up() {
+        state.asked_for = true;
+        if !state.hands_out() {
             return Taken::Nothing;
         }
         let room = max.min(self.prefetch.saturating_sub(state.handed));
@@ -235,6 +263,11 @@ impl Ledger {
     pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) {
         let state = &mut *self.lock();
         state.forget(partitions);
+        if let Some(staging) = &mut state.staging {
+            staging.remove(partitions);
+            // A transaction that has something of theirs must end now.
+            self.due.notify_one();
+        }
         for partition in partitions {
             if let Some(entry) = state.partitions.remove(partition) {
                 state.handed -= entry.handed;
@@ -420,6 +453,7 @@ impl Settle for Ledger {
             Error::new(ErrorKind::Unsupported, "settle", text).with("source", self.source.name())
         };
         let state = &mut *self.lock();
+        let transacts = state.staging.is_some();
         // After the end nothing is sure to be committed any more.
         let entry = match state.ended {
             None => state.partition(tag),
@@ -433,6 +467,10 @@ impl Settle for Ledger {
                 // Under the lock, as all of them here: before the commit that it leads to.
                 self.tell(FlowKind::Acked, received);
                 entry.tracker.done(tag.seq);
+                if let Some(staging) = &mut state.staging {
+                    staging.acked(tag, received);
+                    self.due.notify_one();
+                }
             }
             Verdict::Requeue | Verdict::Release => {
                 let failed = matches!(verdict, Verdict::Requeue);
@@ -452,6 +490,13 @@ impl Settle for Ledger {
             }
             Verdict::Reject(_) if self.home.is_none() => {
                 return Err(unsupported("this consumer has no dead-letter home"));
+            }
+            Verdict::Reject(why) if transacts => {
+                entry.tracker.done(tag.seq);
+                if let Some(staging) = &mut state.staging {
+                    staging.rejected(tag, received, why);
+                    self.due.notify_one();
+                }
             }
             Verdict::Reject(why) => {
                 // It counts as handed out until its copy is confirmed, so that the prefetch bounds
