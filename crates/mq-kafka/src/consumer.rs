@@ -187,13 +187,17 @@ impl KafkaConsumer {
     /// # Errors
     /// `Unsupported` without a group; `Bug` once deliveries were asked for.
     pub(crate) fn begin_transactions(&mut self) -> Result<Seat> {
-        let refused = |kind, text| Err(Error::new(kind, CONSUME, text).with("source", &self.source));
+        let refused =
+            |kind, text| Err(Error::new(kind, CONSUME, text).with("source", &self.source));
         if !self.transactions.grouped {
             let text = "a consumer without a group has no place that a transaction could commit";
             return refused(ErrorKind::Unsupported, text);
         }
         if self.transactions.ended.is_some() || !self.ledger.begin_transactions() {
-            return refused(ErrorKind::Bug, "transactions begin before the first delivery, once");
+            return refused(
+                ErrorKind::Bug,
+                "transactions begin before the first delivery, once",
+            );
         }
         self.transactions.plain.cancel();
         let (over, ended) = oneshot::channel();

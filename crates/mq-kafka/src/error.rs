@@ -58,6 +58,18 @@ pub(crate) fn is_passing(error: &KrafkaError) -> bool {
     }
 }
 
+/// True if an open transaction may still change the offsets that were asked for.
+pub(crate) fn is_unstable(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<KrafkaError>());
+    matches!(
+        cause,
+        Some(KrafkaError::Broker {
+            code: ErrorCode::UnstableOffsetCommit,
+            ..
+        })
+    )
+}
+
 fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
     use ErrorKind as K;
     let handed = stage == Stage::Handed;

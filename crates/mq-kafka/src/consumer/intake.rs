@@ -253,7 +253,9 @@ impl Intake {
             }
             // Its place is asked for before the next poll.
             KrafkaError::NoOffset { partitions }
-                if partitions.iter().all(|(_, p)| self.ledger.unplaced().contains(p)) =>
+                if partitions
+                    .iter()
+                    .all(|(_, p)| self.ledger.unplaced().contains(p)) =>
             {
                 sleep(BACKOFF).await;
             }

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::assignment::Assigned;
 use crate::{
-    error::{self, Stage, is_passing},
+    error::{self, Stage, is_passing, is_unstable},
     settle::{Group, Ledger},
     topology::{committed, edges},
 };
@@ -150,7 +150,7 @@ impl ConsumerRebalanceListener for Listener {
             let mut result = self.start(&group, &partitions).await;
             for _ in 0..START_TRIES {
                 match &result {
-                    Err(error) if error.is_retryable() => {
+                    Err(error) if error.is_retryable() && !is_unstable(error) => {
                         sleep(START_BACKOFF).await;
                         result = self.start(&group, &partitions).await;
                     }
@@ -160,7 +160,7 @@ impl ConsumerRebalanceListener for Listener {
             if let Err(error) = result {
                 // A transaction may hold the place until its time-out: longer than the others can be
                 // held up here.
-                if error.is_retryable() && self.ledger.is_transactional() {
+                if is_unstable(&error) {
                     debug!(group = %self.group_id, %error, "no place to read from yet");
                     self.ledger.hold_back(&partitions);
                 } else {

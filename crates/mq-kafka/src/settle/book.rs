@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mq_core::{Error, Received, Rejection};
 
-use super::{staging::Staging, tracker::Tracker};
+use super::{marks::Marks, staging::Staging, tracker::Tracker};
 
 /// The deliveries of all partitions.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) ended: Option<Option<Error>>,
     /// Somebody has asked for deliveries; before that nothing is committed.
     pub(super) asked_for: bool,
+    /// Partitions that are ours and have no place to read from; of one that had a place, the failures of its records.
+    pub(super) unplaced: BTreeMap<i32, Option<Marks>>,
     /// Where verdicts wait for a transaction, if that is how they reach the broker.
     pub(super) staging: Option<Staging>,
 }

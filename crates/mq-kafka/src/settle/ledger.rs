@@ -113,8 +113,7 @@ impl Ledger {
     pub(crate) fn assign(&self, partition: i32, offset: i64, metadata: &str) {
         let state = &mut *self.lock();
         state.assignments += 1;
-        let staging = state.staging.as_mut();
-        let rewound = staging.and_then(|staging| staging.placed(partition));
+        let rewound = state.unplaced.remove(&partition).flatten();
         let again = rewound.is_some();
         let marks = match metadata {
             "" => rewound.unwrap_or_default(),
@@ -269,6 +268,7 @@ impl Ledger {
             self.due.notify_one();
         }
         for partition in partitions {
+            state.unplaced.remove(partition);
             if let Some(entry) = state.partitions.remove(partition) {
                 state.handed -= entry.handed;
                 state.lost |= entry.verdicts > entry.confirmed;

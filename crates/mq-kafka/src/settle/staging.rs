@@ -8,10 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use krafka::Record;
 use mq_core::{Received, Rejection, flow::PublishFlow};
 
-use super::{
-    book::{Tag, UNCOMMITTED},
-    marks::Marks,
-};
+use super::book::{Tag, UNCOMMITTED};
 
 /// The verdicts of one consumer that no transaction has taken yet.
 #[derive(Debug, Default)]
@@ -24,8 +21,6 @@ pub(crate) struct Staging {
     bytes: usize,
     /// Partitions of which a transaction has something that is not committed yet.
     in_transaction: HashSet<i32>,
-    /// Partitions that are ours and have no place to read from; of one that had a place, the failures of its records.
-    unplaced: BTreeMap<i32, Option<Marks>>,
     /// Records whose outputs the broker refused for good.
     condemned: HashMap<(i32, i64), Box<Rejection>>,
 }
@@ -63,11 +58,7 @@ pub(crate) struct Slice {
 }
 
 impl Staged {
-    fn new(
-        offset: i64,
-        outputs: Vec<Output>,
-        dead: Option<(Received, Box<Rejection>)>,
-    ) -> Self {
+    fn new(offset: i64, outputs: Vec<Output>, dead: Option<(Received, Box<Rejection>)>) -> Self {
         let outputs_bytes: usize = outputs.iter().map(|o| o.record.estimated_size()).sum();
         let dead_bytes = dead.as_ref().map_or(0, |(r, _)| r.message().size());
         Self {
@@ -108,12 +99,7 @@ impl Staging {
         self.settled(tag, received, Some((received.clone(), why)));
     }
 
-    fn settled(
-        &mut self,
-        tag: Tag,
-        received: &Received,
-        dead: Option<(Received, Box<Rejection>)>,
-    ) {
+    fn settled(&mut self, tag: Tag, received: &Received, dead: Option<(Received, Box<Rejection>)>) {
         let outputs = self.announced.remove(&(tag.partition, tag.pack()));
         let offset = received.position().map_or(0, |p| p.offset);
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
@@ -160,13 +146,11 @@ impl Staging {
         partitions.iter().any(|p| self.in_transaction.contains(p))
     }
 
-    /// Everything comes again: these partitions wait for their place.
-    pub(super) fn rewind(&mut self, partitions: impl Iterator<Item = (i32, Marks)>) {
+    /// Everything comes again.
+    pub(super) fn rewind(&mut self) {
         self.staged.clear();
         (self.count, self.bytes) = (0, 0);
         self.in_transaction.clear();
-        let unplaced = partitions.map(|(partition, failures)| (partition, Some(failures)));
-        self.unplaced.extend(unplaced);
     }
 
     pub(super) fn condemn(&mut self, condemned: Vec<Condemned>) {
@@ -183,22 +167,6 @@ impl Staging {
         }
     }
 
-    /// A new partition whose place can't be told yet.
-    pub(super) fn hold_back(&mut self, partitions: &[i32]) {
-        for partition in partitions {
-            self.unplaced.entry(*partition).or_default();
-        }
-    }
-
-    pub(super) fn unplaced(&self) -> Vec<i32> {
-        self.unplaced.keys().copied().collect()
-    }
-
-    /// A partition has its place. Returns what is known of its records if it had one before.
-    pub(super) fn placed(&mut self, partition: i32) -> Option<Marks> {
-        self.unplaced.remove(&partition).flatten()
-    }
-
     /// These are no longer ours.
     pub(super) fn remove(&mut self, partitions: &[i32]) {
         let gone: BTreeSet<i32> = partitions.iter().copied().collect();
@@ -206,7 +174,6 @@ impl Staging {
             let staged = self.staged.remove(partition).unwrap_or_default();
             self.count -= staged.len();
             self.bytes -= staged.values().map(|staged| staged.bytes).sum::<usize>();
-            self.unplaced.remove(partition);
         }
         self.condemned.retain(|(p, _), _| !gone.contains(p));
     }

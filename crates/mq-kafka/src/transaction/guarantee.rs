@@ -107,7 +107,9 @@ impl ExactlyOnce {
             return config("the transaction time-out is 10 to 60 s");
         }
         if self.every.is_zero() || self.every > self.timeout / 3 {
-            return config("commit_every is over 0 and at most a third of the transaction time-out");
+            return config(
+                "commit_every is over 0 and at most a third of the transaction time-out",
+            );
         }
         if self.after == 0 {
             return config("commit_after is at least 1");

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use futures::FutureExt;
-use krafka::{
-    producer::{DeliveryHandle, TopicPartitionOffset},
-};
+use krafka::producer::{DeliveryHandle, TopicPartitionOffset};
 use mq_core::{
     Error, ErrorKind, Reason, Receipt, Received, Rejection, Result, Stored, flow::PublishFlow,
 };

@@ -138,13 +138,15 @@ impl Ledger {
             return;
         };
         staging.condemn(condemned);
-        let draining = |(at, entry): (i32, super::Partition)| {
+        let kept = |(at, entry): (i32, super::Partition)| {
             state.lost |= entry.verdicts > entry.confirmed;
             // About to be given up: it does not come again here.
-            (!entry.draining).then(|| (at, entry.tracker.failures()))
+            (!entry.draining).then(|| (at, Some(entry.tracker.failures())))
         };
+        staging.rewind();
         let partitions = std::mem::take(&mut state.partitions);
-        staging.rewind(partitions.into_iter().filter_map(draining));
+        let kept = partitions.into_iter().filter_map(kept);
+        state.unplaced.extend(kept);
         state.handed = 0;
         state.ready.clear();
         state.ready_bytes = 0;
@@ -156,16 +158,15 @@ impl Ledger {
 
     /// These partitions are ours, and where to read on in them can't be told yet.
     pub(crate) fn hold_back(&self, partitions: &[i32]) {
-        if let Some(staging) = &mut self.lock().staging {
-            staging.hold_back(partitions);
+        let state = &mut *self.lock();
+        for partition in partitions {
+            state.unplaced.entry(*partition).or_default();
         }
     }
 
     /// The partitions that wait for their place.
     pub(crate) fn unplaced(&self) -> Vec<i32> {
-        let state = self.lock();
-        let staging = state.staging.as_ref();
-        staging.map_or_else(Vec::new, Staging::unplaced)
+        self.lock().unplaced.keys().copied().collect()
     }
 
     /// True if no transaction has something of these partitions, and none could take more now.
