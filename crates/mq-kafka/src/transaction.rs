@@ -2,12 +2,14 @@
 //!
 //! * [`guarantee`] is what a worker is given; [`level`] is what the cluster can do for it.
 //! * [`session`] takes what handlers decide. It waits in `settle::staging`.
-//! * [`transactor`] makes the transactions, on a clock of its own; [`open`] is the one that is open.
+//! * [`transactor`] makes the transactions, on a clock of its own; [`open`] is the one that is open,
+//!   [`search`] finds what no transaction can hold.
 //! * [`status`] is what can be seen of it.
 
 mod guarantee;
 mod level;
 mod open;
+mod search;
 mod session;
 mod status;
 mod transactor;

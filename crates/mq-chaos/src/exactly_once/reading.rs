@@ -39,7 +39,8 @@ impl Seen {
     /// Records whose two copies are not both there.
     pub(super) fn torn(&self) -> usize {
         let [a, b] = &self.parts;
-        let only = |x: &HashMap<_, _>, y: &HashMap<_, _>| x.keys().filter(|k| !y.contains_key(*k)).count();
+        let only =
+            |x: &HashMap<_, _>, y: &HashMap<_, _>| x.keys().filter(|k| !y.contains_key(*k)).count();
         only(a, b) + only(b, a)
     }
 
@@ -146,7 +147,10 @@ pub(super) async fn aborted(
     let mut last = Instant::now();
     while last.elapsed() < QUIET {
         for record in reader.poll(Duration::from_millis(300)).await? {
-            let (partition, offset) = (record.partition.cast_unsigned(), record.offset.cast_unsigned());
+            let (partition, offset) = (
+                record.partition.cast_unsigned(),
+                record.offset.cast_unsigned(),
+            );
             all.entry(partition).or_default().insert(offset);
             last = Instant::now();
         }
@@ -154,7 +158,10 @@ pub(super) async fn aborted(
     let (mut batches, mut copies) = (0, 0);
     for (partition, offsets) in all {
         let mut before = None;
-        for offset in offsets.iter().filter(|o| !committed.contains(&(partition, **o))) {
+        for offset in offsets
+            .iter()
+            .filter(|o| !committed.contains(&(partition, **o)))
+        {
             copies += 1;
             // What lies between two of them is a marker, or a committed one.
             if before.is_none_or(|before: u64| before + 1 != *offset) {

@@ -65,7 +65,10 @@ impl fmt::Display for Report {
             self.batches,
             self.copies
         )?;
-        writeln!(f, "| reader | copies (two of each) | doubled | torn | out of order | unreadable |\n|---|---|---|---|---|---|")?;
+        writeln!(
+            f,
+            "| reader | copies (two of each) | doubled | torn | out of order | unreadable |\n|---|---|---|---|---|---|"
+        )?;
         for (name, reader) in ["at the time", "afterwards"].iter().zip(&self.readers) {
             let seen = reader.seen();
             writeln!(

@@ -72,7 +72,11 @@ async fn conduct(plan: Plan) -> Result<Report> {
     let name = format!("kafka-exactly-once-{}-{}", plan.seed, since.as_secs());
     let folder = std::path::absolute(plan.into.join(&name))?;
     let history = folder.join("history");
-    println!("{}\nhistory and report: {}", plan.command(), folder.display());
+    println!(
+        "{}\nhistory and report: {}",
+        plan.command(),
+        folder.display()
+    );
     let container = Container::start(Kind::Kafka).await?;
     let address = Kind::Kafka.address();
     let kafka = patiently(|| connect(&address, "mq-chaos")).await?;
@@ -102,7 +106,11 @@ async fn conduct(plan: Plan) -> Result<Report> {
         let publishing = publish(&kafka, Arc::clone(&producer), Arc::clone(&tags), chunk);
         let publishing = tokio::spawn(publishing);
         if let Some(fault) = faults.get(step) {
-            println!("{:>4} s  {}/{steps} {fault:?}", start.elapsed().as_secs(), step + 1);
+            println!(
+                "{:>4} s  {}/{steps} {fault:?}",
+                start.elapsed().as_secs(),
+                step + 1
+            );
             scene.make(*fault, &address).await?;
         }
         while !publishing.is_finished() {
@@ -267,7 +275,9 @@ impl Scene {
     /// The seat of a copier that has just committed; by turns, as far as both do.
     async fn at_work(&mut self) -> Result<usize> {
         let first = self.dice.below(COPIERS as u64) as usize;
-        let before: Vec<u64> = (0..COPIERS).map(|seat| self.seats.copier(seat).committed()).collect();
+        let before: Vec<u64> = (0..COPIERS)
+            .map(|seat| self.seats.copier(seat).committed())
+            .collect();
         let start = Instant::now();
         while start.elapsed() < PATIENCE {
             for seat in (0..COPIERS).map(|n| (first + n) % COPIERS) {
@@ -277,7 +287,8 @@ impl Scene {
             }
             self.tend().await?;
         }
-        self.problems.push("no copier was at work before a fault".into());
+        self.problems
+            .push("no copier was at work before a fault".into());
         Ok(first)
     }
 

@@ -106,8 +106,11 @@ impl Seats {
             };
             if !self.seats[seat].copier.killed {
                 let copier = &self.seats[seat].copier;
-                self.exits
-                    .push(format!("{}: {}", self.seats[seat].id, copier.words(&status)));
+                self.exits.push(format!(
+                    "{}: {}",
+                    self.seats[seat].id,
+                    copier.words(&status)
+                ));
             }
             let id = self.seats[seat].id.clone();
             self.seats[seat].copier = self.spawn(&id)?;
@@ -155,7 +158,10 @@ impl Copier {
     /// Sends a signal. There is an id as long as nobody has waited for it, so it is no stranger's.
     pub(super) fn signal(&mut self, signal: Signal) {
         self.killed |= signal == Signal::KILL;
-        let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pid = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(id.cast_signed()));
         if let Some(pid) = pid {
             let _ = kill_process(pid, signal);
         }

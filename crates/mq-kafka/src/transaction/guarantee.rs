@@ -89,8 +89,8 @@ impl ExactlyOnce {
         self.status.read()
     }
 
-    /// Aborts the transaction that is open, or the next one: its records come again. A drill, to see that one's own readers
-    /// get nothing twice. Nothing happens before a worker has started.
+    /// Aborts the transaction that is open, or the next one, when it would be committed: its records come again. A drill, to see
+    /// that one's own readers get nothing twice.
     pub fn abort(&self) {
         self.status.ask_abort();
     }
@@ -161,7 +161,6 @@ impl Guarantee<Kafka> for ExactlyOnce {
         // What was read before may have been behind a transaction that the predecessor left open. It has ended now.
         seat.ledger.rewind(Vec::new());
         seat.group.consumer.wakeup();
-        self.status.of(&seat.ledger);
         let flow = broker.flow();
         let session =
             ExactlyOnceSession::new(Arc::clone(&seat.ledger), broker.publisher(), flow.clone());

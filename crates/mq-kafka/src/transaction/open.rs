@@ -4,12 +4,10 @@ use std::collections::HashMap;
 
 use futures::FutureExt;
 use krafka::producer::{DeliveryHandle, TopicPartitionOffset};
-use mq_core::{
-    Error, ErrorKind, Reason, Receipt, Received, Rejection, Result, Stored, flow::PublishFlow,
-};
+use mq_core::{Error, Reason, Receipt, Received, Rejection, Result, Stored, flow::PublishFlow};
 
 use crate::{
-    error::{self, Stage},
+    error,
     settle::{Condemned, Moved},
 };
 
@@ -71,35 +69,43 @@ impl Open {
         }
     }
 
-    /// It is aborted: tells of every output, and finds the records whose outputs no transaction can hold.
+    /// It is aborted: tells of every output, and whether the broker refused one for good. The client does not say which one of its
+    /// batch: where the transaction covers one record alone, that is the one.
     ///
     /// # Errors
-    /// The broker refused for good what is no single message's fault, or the copy of a rejected one.
-    pub(super) fn aborted(mut self, why: &Error) -> Result<Vec<Condemned>> {
+    /// What was refused is the copy of a rejected record.
+    pub(super) fn aborted(mut self, why: &Error) -> Result<(Refusal, Vec<Condemned>)> {
         for flow in self.flows.drain(..) {
             flow.end(&Err(why.clone()));
         }
-        let mut condemned = Vec::new();
         for sent in self.sent {
             // After an abort each of them has its outcome.
             let Some(Err(error)) = sent.handle.now_or_never() else {
                 continue;
             };
-            let error = error::map("publish", Stage::Handed, error);
-            match error.kind() {
-                ErrorKind::Permission | ErrorKind::Auth => return Err(error),
-                ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::NotFound
-                    if !error.is_retryable() =>
-                {
-                    if sent.dead {
-                        return Err(error);
-                    }
-                    let why = Rejection::from_error(Reason::Permanent, &error.into());
-                    condemned.push((sent.partition, sent.offset, Box::new(why)));
-                }
-                _ => {}
+            let Some(refused) = error::refused_in_transaction(error) else {
+                continue;
+            };
+            if self.records > 1 {
+                return Ok((Refusal::OneOfThem, Vec::new()));
             }
+            if sent.dead {
+                return Err(refused);
+            }
+            let why = Rejection::from_error(Reason::Permanent, &refused.into());
+            let condemned = (sent.partition, sent.offset, Box::new(why));
+            return Ok((Refusal::This, vec![condemned]));
         }
-        Ok(condemned)
+        Ok((Refusal::None, Vec::new()))
     }
+}
+
+/// What the broker refused for good of an aborted transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    None,
+    /// The outputs of the only record.
+    This,
+    /// The outputs of one record, or of several together.
+    OneOfThem,
 }

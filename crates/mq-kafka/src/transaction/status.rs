@@ -1,7 +1,7 @@
 //! What can be seen of the transactions of one guarantee, and asked of them.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{
         AtomicBool, AtomicU64,
         Ordering::{Relaxed, SeqCst},
@@ -9,7 +9,6 @@ use std::sync::{
 };
 
 use super::level::TransactionLevel;
-use crate::settle::Ledger;
 
 /// How many transactions there were; from [`ExactlyOnce::transactions`](crate::ExactlyOnce::transactions).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +31,6 @@ pub(super) struct Status {
     aborted: AtomicU64,
     handled_meanwhile: AtomicU64,
     level: Mutex<Option<TransactionLevel>>,
-    ledger: Mutex<Option<Arc<Ledger>>>,
 }
 
 impl Status {
@@ -58,25 +56,12 @@ impl Status {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner) = Some(level);
     }
 
-    /// The transactions of this ledger are the ones that `ask_abort` is about.
-    pub(super) fn of(&self, ledger: &Arc<Ledger>) {
-        *self.seat() = Some(Arc::clone(ledger));
-    }
-
-    fn seat(&self) -> MutexGuard<'_, Option<Arc<Ledger>>> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn ask_abort(&self) {
         self.abort.store(true, SeqCst);
-        if let Some(ledger) = &*self.seat() {
-            ledger.due.notify_one();
-        }
     }
 
     pub(super) fn take_abort(&self) -> bool {
-        // A read first: it is asked between any two records.
-        self.abort.load(Relaxed) && self.abort.swap(false, SeqCst)
+        self.abort.swap(false, SeqCst)
     }
 
     pub(super) fn committed(&self, handled_meanwhile: u64) {
@@ -95,7 +80,6 @@ pub(super) struct Running(pub(super) Arc<Status>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        *self.0.seat() = None;
         self.0.running.store(false, SeqCst);
     }
 }

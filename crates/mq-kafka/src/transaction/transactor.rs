@@ -23,7 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{open::Open, status::Running};
+use super::{
+    open::{Open, Refusal},
+    search::Search,
+    status::Running,
+};
 use crate::{
     error::{self, Stage},
     publisher::KafkaPublisher,
@@ -75,8 +79,10 @@ impl Transactor {
 
     async fn work(&self) -> Result<()> {
         let mut in_a_row = 0;
+        let mut search = Search::default();
         loop {
-            let slices = self.ledger.take_staged(self.after);
+            let after = search.limit(self.after);
+            let slices = self.ledger.take_staged(after);
             if slices.is_empty() {
                 tokio::select! {
                     () = self.ledger.due.notified() => {}
@@ -85,11 +91,19 @@ impl Transactor {
                 continue;
             }
             let mut open = Open::default();
-            match self.transact(slices, &mut open).await {
-                Ok(()) => in_a_row = 0,
+            match self.transact(slices, &mut open, after).await {
+                Ok(()) => {
+                    in_a_row = 0;
+                    search.committed(open.records);
+                }
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Abort(why)) => {
-                    self.abort(open, &why).await?;
+                    let records = open.records;
+                    match self.abort(open, &why).await? {
+                        Refusal::None => {}
+                        Refusal::OneOfThem => search.narrow(records),
+                        Refusal::This => search = Search::default(),
+                    }
                     if self.stop.is_cancelled() {
                         return Ok(());
                     }
@@ -106,17 +120,18 @@ impl Transactor {
     }
 
     /// One transaction, from its first record to its commit.
-    async fn transact(&self, first: Vec<Slice>, open: &mut Open) -> Result<(), Fault> {
+    async fn transact(
+        &self,
+        first: Vec<Slice>,
+        open: &mut Open,
+        after: usize,
+    ) -> Result<(), Fault> {
         self.producer.begin().map_err(|e| self.fault(e))?;
         let until = tokio::time::Instant::now() + self.every;
         let mut slices = first;
         loop {
             self.send(slices, open).await?;
-            if self.running.0.take_abort() {
-                let asked = Error::new(ErrorKind::Rejected, TRANSACT, "an abort was asked for");
-                return Err(Fault::Abort(asked));
-            }
-            if open.records >= self.after || self.ledger.take_flush() {
+            if open.records >= after || self.ledger.take_flush() {
                 break;
             }
             tokio::select! {
@@ -125,7 +140,13 @@ impl Transactor {
                 () = self.stop.cancelled() => break,
                 () = self.ledger.due.notified() => {}
             }
-            slices = self.ledger.take_staged(self.after - open.records);
+            slices = self.ledger.take_staged(after - open.records);
+        }
+        if self.running.0.take_abort() {
+            // With its outputs stored, as they are when it fails at its commit. One that is not stored makes no difference.
+            let _ = self.producer.flush().await;
+            let asked = Error::new(ErrorKind::Rejected, TRANSACT, "an abort was asked for");
+            return Err(Fault::Abort(asked));
         }
         self.commit(open).await
     }
@@ -229,7 +250,7 @@ impl Transactor {
         }
     }
 
-    async fn abort(&self, open: Open, why: &Error) -> Result<()> {
+    async fn abort(&self, open: Open, why: &Error) -> Result<Refusal> {
         let id = self.producer.transactional_id();
         warn!(id, records = open.records, error = %why, "the transaction is aborted; its records come again");
         let since = Instant::now();
@@ -246,11 +267,11 @@ impl Transactor {
             sleep(BACKOFF).await;
         }
         self.running.0.aborted();
-        let condemned = open.aborted(why)?;
+        let (refusal, condemned) = open.aborted(why)?;
         self.ledger.rewind(condemned);
         // Only the task that polls may move the position back, and it may be in the middle of a wait.
         self.group.consumer.wakeup();
-        Ok(())
+        Ok(refusal)
     }
 
     /// What an error of the client means for the transaction.

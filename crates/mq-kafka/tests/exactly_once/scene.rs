@@ -109,7 +109,11 @@ impl Scene {
     }
 
     /// What a reader of committed data sees: for each partition of the target, where its copies come from, in order.
-    pub(crate) async fn copies(&self, reader: &str, count: usize) -> Check<BTreeMap<u32, Vec<Place>>> {
+    pub(crate) async fn copies(
+        &self,
+        reader: &str,
+        count: usize,
+    ) -> Check<BTreeMap<u32, Vec<Place>>> {
         let from = Subscription::durable(self.target.name().clone(), reader);
         let plan = ConsumePlan::new()
             .prefetch(u16::MAX)
@@ -223,6 +227,10 @@ impl Copier {
     pub(crate) async fn stop(mut self) -> Check<Result<()>> {
         drop(self.stop.take());
         Ok(within(60, self.ended).await??)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_finished()
     }
 
     /// Waits until it ends by itself.
