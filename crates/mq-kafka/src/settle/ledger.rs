@@ -1,5 +1,6 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
+mod flush;
 mod transacted;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,9 +51,6 @@ pub(crate) struct Incoming {
     /// `None`: not for this subscription, or expired.
     pub(crate) received: Option<Received>,
 }
-
-/// Verdicts that a caller waits for: partition, assignment, number.
-pub(crate) type Awaited = Vec<(i32, u64, u64)>;
 
 /// What [`Ledger::take`] found.
 #[derive(Debug)]
@@ -354,44 +352,11 @@ impl Ledger {
         self.lock().rejects_open > 0
     }
 
-    /// True if a commit should not wait for the clock.
-    pub(crate) fn wants_flush(&self) -> bool {
-        let state = self.lock();
-        state.flush || state.done - state.asked >= COMMIT_AFTER
-    }
-
     /// Where each partition that is not about to be given up goes on: the offset after the last record that came in.
     pub(crate) fn ends(&self) -> Vec<(i32, i64)> {
         let state = self.lock();
         let kept = state.partitions.iter().filter(|(_, p)| !p.draining);
         kept.map(|(at, p)| (*at, p.tracker.next())).collect()
-    }
-
-    /// Asks for a commit; returns the verdicts to wait for.
-    pub(crate) fn request_flush(&self) -> Awaited {
-        let state = &mut *self.lock();
-        state.flush = true;
-        self.due.notify_one();
-        let open = state
-            .partitions
-            .iter()
-            .filter(|(_, p)| p.verdicts > p.confirmed);
-        open.map(|(at, p)| (*at, p.assignment, p.verdicts))
-            .collect()
-    }
-
-    /// True if the broker has these verdicts, or never will.
-    pub(crate) fn is_confirmed(&self, awaited: &Awaited) -> bool {
-        let state = self.lock();
-        awaited.iter().all(|(partition, assignment, verdicts)| {
-            let entry = state.partitions.get(partition);
-            entry.is_none_or(|p| p.assignment != *assignment || p.confirmed >= *verdicts)
-        })
-    }
-
-    /// True once if a verdict could not reach the broker.
-    pub(crate) fn take_lost(&self) -> bool {
-        std::mem::take(&mut self.lock().lost)
     }
 
     /// What may be committed now, of all partitions or of these.
