@@ -19,7 +19,7 @@ pub(super) struct Open {
     /// How many source records it covers.
     pub(super) records: usize,
     sent: Vec<Sent>,
-    flows: Vec<Box<PublishFlow>>,
+    flows: Vec<PublishFlow>,
     pub(super) dead: Vec<Received>,
 }
 
@@ -53,7 +53,7 @@ impl Open {
     pub(super) fn flow(&mut self, flow: Option<Box<PublishFlow>>) {
         if let Some(flow) = flow {
             flow.begin();
-            self.flows.push(flow);
+            self.flows.push(*flow);
         }
     }
 
