@@ -81,8 +81,9 @@ impl Reader {
             match tokio::time::timeout(wait, received).await {
                 Err(_) if until.is_some() => return Ok(()),
                 Err(_) => continue,
-                Ok(received) if received? == 0 => return Err("a reader's consumer ended".into()),
-                Ok(_) => {}
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) => return Err("a reader's consumer ended".into()),
+                Ok(Err(error)) => return Err(error.into()),
             }
             for delivery in batch.drain(..) {
                 self.take(delivery.received())?;
