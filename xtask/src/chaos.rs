@@ -23,16 +23,6 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
         "{cargo} build --quiet --release --package {PROGRAM}"
     )
     .run()?;
-    if flags.scenario.as_deref() == Some(EXACTLY_ONCE) {
-        if flags.broker != Kind::Kafka.service() || flags.minutes.or(flags.rate).is_some() {
-            return Err(format!("{EXACTLY_ONCE} is a scenario of kafka, without minutes and rate").into());
-        }
-        let mut command = exactly_once(workspace, "release");
-        if let Some(seed) = flags.seed {
-            command.args(["--seed", &seed.to_string()]);
-        }
-        return verdict(command);
-    }
     let mut command = program(workspace, "release");
     command.args(["--broker", &flags.broker]);
     let numbers = [
@@ -51,7 +41,7 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
     verdict(command)
 }
 
-/// The runs of `test` and `ci`: two minutes on each broker and a few faults under exactly once, one after the other, with the program that the tests were built with.
+/// The runs of `test` and `ci`: two minutes on each broker, one after the other, with the program that the tests were built with.
 ///
 /// # Errors
 /// If a run does not pass. Without containers it says that it is skipped, and fails where brokers are required.
@@ -75,11 +65,6 @@ pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
             failed.push(format!("{}: {error}", kind.name()));
         }
     }
-    let mut command = exactly_once(workspace, "debug");
-    command.args(["--seed", SEED]).args(SHORT);
-    if let Err(error) = verdict(command) {
-        failed.push(format!("exactly once: {error}"));
-    }
     match failed.is_empty() {
         true => Ok(()),
         false => Err(failed.join("; ").into()),
@@ -95,15 +80,6 @@ fn program(workspace: &Workspace, profile: &str) -> Command {
     command
 }
 
-fn exactly_once(workspace: &Workspace, profile: &str) -> Command {
-    let mut command = Command::new(workspace.target.join(profile).join(PROGRAM));
-    command
-        .current_dir(&workspace.root)
-        .args([Path::new(EXACTLY_ONCE), Path::new("--into")])
-        .arg(workspace.target.join("chaos"));
-    command
-}
-
 fn verdict(mut command: Command) -> Result {
     let status = command.status()?;
     match status.success() {
@@ -114,18 +90,3 @@ fn verdict(mut command: Command) -> Result {
 
 /// Always the same schedule: a red run is one of the code. Other seeds are for `cargo xtask chaos`.
 const SEED: &str = "5";
-/// The scenario with a conductor of its own.
-const EXACTLY_ONCE: &str = "exactly-once";
-/// What of it the runs of `test` and `ci` make.
-const SHORT: [&str; 10] = [
-    "--records",
-    "5000",
-    "--copier-kills",
-    "2",
-    "--broker-kills",
-    "1",
-    "--zombies",
-    "1",
-    "--aborts",
-    "2",
-];

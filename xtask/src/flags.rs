@@ -59,7 +59,7 @@ xflags::xflags! {
         cmd chaos {
             /// rabbitmq or kafka.
             required --broker name: String
-            /// crash, pause, restart, network or mixed; on kafka also exactly-once, which is as long as its faults take. Default mixed.
+            /// crash, pause, restart, network or mixed. Default mixed.
             optional --scenario name: String
             /// How long there is load. Default 2.
             optional --minutes minutes: u64
