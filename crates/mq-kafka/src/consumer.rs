@@ -8,6 +8,7 @@ mod listener;
 mod log;
 mod progress;
 mod reader;
+mod seat;
 
 use std::{fmt, iter, sync::Arc, time::Duration};
 
@@ -271,7 +272,9 @@ impl Consumer for KafkaConsumer {
 
     async fn close(mut self) -> Result<()> {
         self.stop.cancel();
-        let closed = join_all(self.readers.iter_mut().map(LogReader::stopped)).await;
+        let within = self.deadline;
+        let closing = self.readers.iter_mut().map(|reader| reader.stopped(within));
+        let closed = join_all(closing).await;
         closed.into_iter().collect()
     }
 }

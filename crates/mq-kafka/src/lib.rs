@@ -12,6 +12,7 @@ mod publisher;
 mod settle;
 mod spans;
 mod topology;
+mod transaction;
 mod watch;
 
 pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
@@ -27,3 +28,4 @@ pub use topology::{
     At, Cleanup, GroupDescription, GroupListing, GroupMember, GroupPlace, Groups, TopicSettings,
     WeakTopics,
 };
+pub use transaction::{ExactlyOnce, ExactlyOnceSession, TransactionLevel, Transactions};

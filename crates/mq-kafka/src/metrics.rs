@@ -155,6 +155,12 @@ impl Counters {
 
     /// A record is settled.
     pub(crate) fn settled(&self, kind: FlowKind) {
+        self.ended(kind);
+        self.given_up(1);
+    }
+
+    /// A record is settled that is not held any more.
+    pub(crate) fn ended(&self, kind: FlowKind) {
         let consuming = &self.consuming;
         add(
             match kind {
@@ -164,7 +170,6 @@ impl Counters {
             },
             1,
         );
-        self.given_up(1);
     }
 
     /// So many records are not held any more: settled, or with their partition somebody else's.

@@ -1,6 +1,7 @@
 //! Deferred messages: retry topics, and held in place. On a running Kafka, named by
 //! `MQ_KAFKA_SERVERS`.
 #![allow(clippy::expect_used, reason = "a test panics where it fails")]
+#![allow(clippy::print_stderr, reason = "the figures of a run")]
 
 mod support;
 
@@ -598,14 +599,14 @@ async fn short_lived(servers: String) -> Check {
         let refused = refused.to_string();
         check(refused.contains(setting), format!("{setting}: {refused}"))?;
         bare.set(&tier, "retention.ms", "600000").await?;
+        bare.set(&tier, "cleanup.policy", "delete").await?;
+        let kept = async {
+            while kafka.verify(&queue).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        within(60, kept).await?;
     }
-    bare.set(&tier, "cleanup.policy", "delete").await?;
-    let kept = async {
-        while kafka.verify(&queue).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    within(60, kept).await?;
     open(&kafka, &queue, all()).await?.close().await?;
 
     let name = unique("brief-own");

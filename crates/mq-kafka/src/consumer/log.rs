@@ -56,6 +56,13 @@ pub(super) struct Common<'a> {
 pub(super) struct LogReader {
     pub(super) ledger: Arc<Ledger>,
     pub(super) assigned: Arc<Assigned>,
+    pub(super) group: Arc<Group>,
+    /// Ends the tasks that commit and copy outside of transactions.
+    pub(super) plain: CancellationToken,
+    /// Ends all tasks that serve the intake.
+    pub(super) tasks: CancellationToken,
+    /// Dropped when the last transaction has ended, if there are any.
+    pub(super) transacted: Option<oneshot::Receiver<()>>,
     source: Arc<str>,
     joined: watch::Receiver<Joined>,
     /// The intake's last word.
@@ -150,12 +157,14 @@ impl LogReader {
         };
         ledger.tell_consumer(FlowKind::Opened);
         intake.start(grouped).await?;
-        // These end after the intake, which needs them to the last.
+        // These end after the intake, which needs them to the last, or when transactions take their
+        // place.
         let tasks = CancellationToken::new();
+        let plain = tasks.child_token();
         let committer = Committer {
-            group,
+            group: Arc::clone(&group),
             ledger: Arc::clone(&ledger),
-            stop: tasks.clone(),
+            stop: plain.clone(),
             events: inner.events.clone(),
             every: config.commit_every,
             unreachable_after: config.unreachable_after,
@@ -167,17 +176,22 @@ impl LogReader {
                 is_copy: log.tier.is_some(),
             };
             let publisher = KafkaPublisher::new(Arc::clone(inner));
-            let copying = copy_moved(Arc::clone(&ledger), publisher, origin, tasks.clone());
+            let copying = copy_moved(Arc::clone(&ledger), publisher, origin, plain.clone());
             tokio::spawn(copying);
         }
+        let serving = tasks.clone().drop_guard();
         tokio::spawn(async move {
-            let _tasks = tasks.drop_guard();
+            let _tasks = serving;
             // The consumer may be gone; then nobody asks.
             let _ = done.send(intake.run().await);
         });
         Ok(Self {
             ledger,
             assigned,
+            group,
+            plain,
+            tasks,
+            transacted: None,
             source,
             joined,
             stopped: Some(stopped),
@@ -186,25 +200,33 @@ impl LogReader {
 
     /// Waits until the member has partitions, or it is plain that there are none for it.
     pub(super) async fn join(&mut self, session: Duration) -> Result<()> {
+        let source = Arc::clone(&self.source);
         let late = |_| {
             Error::new(
                 ErrorKind::Timeout,
                 CONSUME,
                 "the group did not take this member in time",
             )
-            .with("subscription", &self.source)
+            .with("subscription", source)
         };
-        let ledger = &self.ledger;
         // A member that was killed holds up the group until its session ends.
-        let member = self.joined.wait_for(|joined| *joined > Joined::No);
-        let member = timeout(session * 2 + Duration::from_secs(30), member);
-        let over = |_| ledger.failure().unwrap_or_else(|| closed(CONSUME));
-        member.await.map_err(late)?.map_err(over)?;
+        let long = session * 2 + Duration::from_secs(30);
+        let member = self.reached(Joined::Empty);
+        timeout(long, member).await.map_err(late)??;
         // With fewer partitions than members it stands by.
-        let assigned = self.joined.wait_for(|joined| *joined == Joined::Assigned);
-        match timeout(STAND_BY, assigned).await {
-            Ok(Err(gone)) => Err(over(gone)),
-            Ok(Ok(_)) | Err(_) => ledger.failure().map_or(Ok(()), Err),
+        match timeout(STAND_BY, self.reached(Joined::Assigned)).await {
+            Ok(reached) => reached,
+            Err(_) => self.ledger.failure().map_or(Ok(()), Err),
+        }
+    }
+
+    /// Waits until the member got so far, or is at its end.
+    async fn reached(&mut self, step: Joined) -> Result<()> {
+        let ledger = &self.ledger;
+        let over = || ledger.failure().unwrap_or_else(|| closed(CONSUME));
+        tokio::select! {
+            joined = self.joined.wait_for(|joined| *joined >= step) => joined.map(drop).map_err(|_| over()),
+            () = ledger.until(Ledger::has_ended) => Err(over()),
         }
     }
 
@@ -236,13 +258,19 @@ impl LogReader {
         }
     }
 
-    /// Waits until it has closed down, once it was told to stop.
-    pub(super) async fn stopped(&mut self) -> Result<()> {
-        match self.stopped.take() {
+    /// Waits until it has closed down, once it was told to stop, and for its last transaction no
+    /// longer than this.
+    pub(super) async fn stopped(&mut self, within: Duration) -> Result<()> {
+        let stopped = match self.stopped.take() {
             // The intake bounds each of its steps.
             Some(stopped) => stopped.await.unwrap_or_else(|_| Err(closed("close"))),
             None => Ok(()),
+        };
+        if let Some(transacted) = self.transacted.take() {
+            // An error: nothing was ever sent, it ends by being dropped.
+            let _ = timeout(within, transacted).await;
         }
+        stopped
     }
 }
 

@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::{
     keys::Keys,
+    marks::Marks,
     moves::Move,
+    staging::Staging,
     tracker::Tracker,
     waiting::{WAITING, WAITING_BYTES, Waiting},
 };
@@ -38,6 +40,12 @@ pub(super) struct State {
     /// A verdict was given that can no longer reach the broker.
     pub(super) lost: bool,
     pub(super) ended: Option<Option<Error>>,
+    /// Somebody has asked for deliveries; before that nothing is committed.
+    pub(super) asked_for: bool,
+    /// Partitions that are ours and have no place to read from; of one that had a place, the failures of its records.
+    pub(super) unplaced: BTreeMap<i32, Option<Marks>>,
+    /// Where verdicts wait for a transaction, if that is how they reach the broker.
+    pub(super) staging: Option<Staging>,
 }
 
 /// The deliveries of one assignment of a partition.
@@ -46,6 +54,8 @@ pub(super) struct Partition {
     pub(super) assignment: u64,
     pub(super) tracker: Tracker,
     pub(super) committed: (i64, String),
+    /// Up to where transactions have taken it.
+    pub(super) taken: i64,
     /// Verdicts that were given, and up to which of them the broker has them.
     pub(super) verdicts: u64,
     pub(super) confirmed: u64,
@@ -108,10 +118,19 @@ impl State {
     /// That is after twice the verdicts that make a commit due, so that work goes on while one is
     /// under way.
     pub(super) fn is_held_up(&self, commit_after: u64) -> bool {
-        self.refused || self.done - self.saved >= 2 * commit_after
+        match &self.staging {
+            Some(staging) => staging.is_full(),
+            None => self.refused || self.done - self.saved >= 2 * commit_after,
+        }
     }
 
-    pub(super) fn next(&mut self) -> Option<(Tag, Received)> {
+    /// What was given back comes also while the rest is held up, where that waits for it: in a
+    /// transaction nothing passes a record that is not done.
+    pub(super) fn hands_out(&self, commit_after: u64) -> bool {
+        !self.is_held_up(commit_after) || (self.staging.is_some() && !self.again.is_empty())
+    }
+
+    pub(super) fn next(&mut self, commit_after: u64) -> Option<(Tag, Received)> {
         if let Some(((partition, seq), received)) = self.again.pop_first() {
             let assignment = self.partitions.get(&partition).map_or(0, |p| p.assignment);
             let tag = Tag {
@@ -120,6 +139,9 @@ impl State {
                 seq,
             };
             return Some((tag, received));
+        }
+        if self.is_held_up(commit_after) {
+            return None;
         }
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.received.message().size();

@@ -1,5 +1,7 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
+mod flush;
+mod transacted;
 mod watched;
 
 use std::{
@@ -18,12 +20,15 @@ use mq_core::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::Span;
 
+pub(crate) use transacted::Moved;
+
 use super::{
     book::{Partition, Ready, Snapshot, State, Tag, again},
     copier::Homes,
     keys::Keys,
     marks::Marks,
     moves::{Move, What},
+    staging::Staged,
     tracker::{Pushed, Tracker},
     waiting::{Wait, due},
 };
@@ -101,9 +106,6 @@ pub(crate) struct Incoming {
     /// The record's own time, in ms since 1970.
     pub(crate) time: i64,
 }
-
-/// Verdicts that a caller waits for: partition, assignment, number.
-pub(crate) type Awaited = Vec<(i32, u64, u64)>;
 
 /// What [`Ledger::take`] found.
 #[derive(Debug)]
@@ -204,10 +206,17 @@ impl Ledger {
     pub(crate) fn assign(&self, partition: i32, offset: i64, metadata: &str) {
         let state = &mut *self.lock();
         state.assignments += 1;
+        let rewound = state.unplaced.remove(&partition).flatten();
+        let again = rewound.is_some();
+        let marks = match metadata {
+            "" => rewound.unwrap_or_default(),
+            metadata => Marks::parse(metadata, offset),
+        };
         let entry = Partition {
             assignment: state.assignments,
-            tracker: Tracker::new(offset, Marks::parse(metadata, offset)),
+            tracker: Tracker::new(offset, marks),
             committed: (offset, metadata.to_owned()),
+            taken: offset,
             verdicts: 0,
             confirmed: 0,
             handed: 0,
@@ -222,8 +231,10 @@ impl Ledger {
             self.window.back(old.handed);
             self.watch.counters.given_up(old.handed);
         }
-        self.watch.counters.partition(FlowKind::Assigned);
-        self.tell_partition(FlowKind::Assigned, partition, offset);
+        if !again {
+            self.watch.counters.partition(FlowKind::Assigned);
+            self.tell_partition(FlowKind::Assigned, partition, offset);
+        }
     }
 
     /// True if the partition is ours.
@@ -251,6 +262,17 @@ impl Ledger {
                     seq,
                 };
                 let received = again(received, failures);
+                if let Some(staging) = &mut state.staging
+                    && let Some(why) = staging.condemned(record.partition, record.offset)
+                {
+                    partition.tracker.done(seq);
+                    partition.verdicts += 1;
+                    state.done += 1;
+                    let staged = Staged::rejected(record.offset, received, why);
+                    staging.stage(record.partition, seq, staged);
+                    self.due.notify_one();
+                    continue;
+                }
                 // Deferred in place by an earlier owner, or a retry copy.
                 if let Some(wait) = Wait::until(due, Duration::MAX).or(record.wait) {
                     partition.tracker.wait(seq, self.second(wait.until));
@@ -288,7 +310,8 @@ impl Ledger {
         if let Some(end) = &state.ended {
             return Taken::Ended(end.clone());
         }
-        if state.is_held_up(self.commit_after) {
+        state.asked_for = true;
+        if !state.hands_out(self.commit_after) {
             return Taken::Nothing;
         }
         let going_on = state.let_go();
@@ -301,7 +324,7 @@ impl Ledger {
         let room = max.min(self.window.room());
         let (mut taken, mut redelivered) = (0, 0);
         while taken < room {
-            let Some((tag, received)) = state.next() else {
+            let Some((tag, received)) = state.next(self.commit_after) else {
                 break;
             };
             let Some(received) = state.enter(tag, received) else {
@@ -365,8 +388,14 @@ impl Ledger {
     pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) -> Vec<i32> {
         let state = &mut *self.lock();
         state.forget(partitions);
+        if let Some(staging) = &mut state.staging {
+            staging.remove(partitions);
+            // A transaction that has something of theirs must end now.
+            self.due.notify_one();
+        }
         let mut removed = Vec::new();
         for partition in partitions {
+            let unplaced = state.unplaced.remove(partition);
             if let Some(entry) = state.partitions.remove(partition) {
                 removed.push(*partition);
                 self.window.back(entry.handed);
@@ -374,6 +403,11 @@ impl Ledger {
                 self.watch.counters.given_up(entry.handed);
                 self.watch.counters.partition(how);
                 self.tell_partition(how, *partition, entry.committed.0);
+            } else if let Some(rewound) = unplaced {
+                removed.push(*partition);
+                if rewound.is_some() {
+                    self.watch.counters.partition(how);
+                }
             }
         }
         self.progress.notify_waiters();
@@ -484,44 +518,11 @@ impl Ledger {
         self.lock().moves_open > 0
     }
 
-    /// True if a commit should not wait for the clock.
-    pub(crate) fn wants_flush(&self) -> bool {
-        let state = self.lock();
-        state.flush || state.done - state.asked >= self.commit_after
-    }
-
     /// Where each partition that is not about to be given up goes on: the offset after the last record that came in.
     pub(crate) fn ends(&self) -> Vec<(i32, i64)> {
         let state = self.lock();
         let kept = state.partitions.iter().filter(|(_, p)| !p.draining);
         kept.map(|(at, p)| (*at, p.tracker.next())).collect()
-    }
-
-    /// Asks for a commit; returns the verdicts to wait for.
-    pub(crate) fn request_flush(&self) -> Awaited {
-        let state = &mut *self.lock();
-        state.flush = true;
-        self.due.notify_one();
-        let open = state
-            .partitions
-            .iter()
-            .filter(|(_, p)| p.verdicts > p.confirmed);
-        open.map(|(at, p)| (*at, p.assignment, p.verdicts))
-            .collect()
-    }
-
-    /// True if the broker has these verdicts, or never will.
-    pub(crate) fn is_confirmed(&self, awaited: &Awaited) -> bool {
-        let state = self.lock();
-        awaited.iter().all(|(partition, assignment, verdicts)| {
-            let entry = state.partitions.get(partition);
-            entry.is_none_or(|p| p.assignment != *assignment || p.confirmed >= *verdicts)
-        })
-    }
-
-    /// True once if a verdict could not reach the broker.
-    pub(crate) fn take_lost(&self) -> bool {
-        std::mem::take(&mut self.lock().lost)
     }
 
     /// What may be committed now, of all partitions or of these.
@@ -583,6 +584,7 @@ impl Settle for Ledger {
             Error::new(ErrorKind::Unsupported, "settle", text).with("source", self.source.name())
         };
         let state = &mut *self.lock();
+        let transacts = state.staging.is_some();
         // After the end nothing is sure to be committed any more.
         let entry = match state.ended {
             None => state.partition(tag),
@@ -596,6 +598,10 @@ impl Settle for Ledger {
                 // Under the lock, as all of them here: before the commit that it leads to.
                 self.settled(FlowKind::Acked, received);
                 entry.tracker.done(tag.seq);
+                if let Some(staging) = &mut state.staging {
+                    staging.acked(tag, received);
+                    self.due.notify_one();
+                }
                 state.pass_on(tag, received);
             }
             Verdict::Requeue | Verdict::Release => {
@@ -634,6 +640,14 @@ impl Settle for Ledger {
             }
             Verdict::Reject(_) if self.homes.dead.is_none() => {
                 return Err(unsupported("this consumer has no dead-letter home"));
+            }
+            Verdict::Reject(why) if transacts => {
+                self.watch.counters.given_up(1);
+                entry.tracker.done(tag.seq);
+                if let Some(staging) = &mut state.staging {
+                    staging.rejected(tag, received, why);
+                    self.due.notify_one();
+                }
             }
             Verdict::Reject(why) => {
                 self.move_out(state, tag, received, What::Reject(why));

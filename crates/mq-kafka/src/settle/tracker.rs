@@ -168,6 +168,20 @@ impl Tracker {
         self.slots.front().map_or(self.next, |slot| slot.offset)
     }
 
+    /// The number of the lowest record that is not done: all below it are.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The failures alone, counted, of the records that are not done.
+    pub(crate) fn failures(&self) -> Marks {
+        let failed = |slot: &&Slot| slot.state != State::Done && slot.failures > 0;
+        let failed = self.slots.iter().filter(failed);
+        failed
+            .map(|slot| (slot.offset, Mark::Failed(slot.failures)))
+            .collect()
+    }
+
     /// The offset after the last record that was pushed.
     pub(crate) fn next(&self) -> i64 {
         self.next

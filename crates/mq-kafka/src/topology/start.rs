@@ -71,7 +71,7 @@ impl At {
                         return Err(outside(operation, topic, "the offset is not in the log")
                             .with("partition", partition)
                             .with("offset", offset)
-                            .with("first", &*first)
+                            .with("first", *first)
                             .with("end", end));
                     }
                     *first = place;
