@@ -94,6 +94,9 @@ xflags::xflags! {
 
         /// Compiles each crate's README program in a project that has only the packaged crate.
         cmd alone {}
+
+        /// Prints the folder with the certificates of the TLS listeners in `compose/`, and makes it if need be.
+        cmd certificates {}
     }
 }
 

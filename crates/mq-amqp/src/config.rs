@@ -1,11 +1,10 @@
 //! Settings of a connection, by URL or one by one.
 
+mod tls;
+
 use std::{fmt, sync::Arc, time::Duration};
 
-use lapin::{
-    tcp::OwnedTLSConfig,
-    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
-};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use mq_core::{
     Destination, Error, ErrorKind, Result, Subscription,
     flow::{Flow, FlowSink},
@@ -13,9 +12,18 @@ use mq_core::{
 };
 use url::{Host, Url};
 
+pub(crate) use self::tls::Connector;
+pub use self::tls::Tls;
+#[cfg(feature = "tls")]
+pub(crate) use self::tls::rustls_error;
 use crate::{
-    Amqp, ExchangeKind, QueueSettings, Recovery, Topology, capabilities::WORDS, connection::Events,
-    error::CONNECT, metrics::Counters, spans::AmqpSpans, topology::Named,
+    Amqp, ExchangeKind, QueueSettings, Recovery, Topology,
+    capabilities::WORDS,
+    connection::{Events, PLACEHOLDER},
+    error::CONNECT,
+    metrics::Counters,
+    spans::AmqpSpans,
+    topology::Named,
 };
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
@@ -24,12 +32,6 @@ use crate::{
 #[derive(Clone)]
 #[must_use = "nothing is connected before `connect`"]
 pub struct AmqpBuilder(Settings);
-
-/// TLS settings: which authorities are trusted.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    ca: Option<String>,
-}
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -188,7 +190,9 @@ impl AmqpBuilder {
         self
     }
 
-    /// Turns TLS on. Needs the feature `tls`, which is on by default.
+    /// Turns TLS on, with these settings; so does `amqps` in [`url`](Self::url), with the defaults of
+    /// [`Tls`]. Needs the feature `tls`, which is on by default. There is no falling back to plain
+    /// text.
     pub fn tls(mut self, tls: Tls) -> Self {
         self.0.tls = Some(tls);
         self
@@ -330,12 +334,15 @@ impl AmqpBuilder {
     /// Connects, publishing and consuming apart.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) for a setting out of range, or for two that exclude each other,
-    /// which are both named, [`InvalidName`](ErrorKind::InvalidName) for an exchange or a queue,
+    /// [`Config`](ErrorKind::Config) for a setting out of range, for two that exclude each other,
+    /// which are both named, or for certificates that cannot be read,
+    /// [`InvalidName`](ErrorKind::InvalidName) for an exchange or a queue,
     /// [`Unsupported`](ErrorKind::Unsupported) for TLS in a build without it,
     /// [`Connect`](ErrorKind::Connect) or [`Timeout`](ErrorKind::Timeout) if the broker cannot be
-    /// reached, [`Auth`](ErrorKind::Auth), [`NotFound`](ErrorKind::NotFound) for the virtual host
-    /// and [`Permission`](ErrorKind::Permission).
+    /// reached, [`Connect`](ErrorKind::Connect) also for a certificate of the broker that does not
+    /// pass, which is not worth a retry, [`Auth`](ErrorKind::Auth) for user and password and for the
+    /// client certificate, [`NotFound`](ErrorKind::NotFound) for the virtual host and
+    /// [`Permission`](ErrorKind::Permission).
     ///
     /// # Cancel safety
     /// Dropped, nothing stays connected.
@@ -348,20 +355,6 @@ impl AmqpBuilder {
 
     fn named(&mut self) -> &mut Named {
         Arc::make_mut(&mut self.0.named)
-    }
-}
-
-impl Tls {
-    /// Trusts the Mozilla roots.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Trusts the authorities in this PEM text too, such as a company's own.
-    #[must_use]
-    pub fn ca(mut self, pem: impl Into<String>) -> Self {
-        self.ca = Some(pem.into());
-        self
     }
 }
 
@@ -402,13 +395,7 @@ impl Settings {
             range("recovery", false, bounds)?;
         }
         self.named.check()?;
-        if self.tls.is_some() && !cfg!(feature = "tls") {
-            // The client would speak plain text to the TLS port.
-            return Err(
-                Error::new(ErrorKind::Unsupported, CONNECT, "this build has no TLS")
-                    .help("turn on the feature `tls` of mq-amqp"),
-            );
-        }
+        self.connector()?;
         Ok(())
     }
 
@@ -445,7 +432,8 @@ impl Settings {
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
                     username: self.user.clone(),
-                    password: self.password.clone(),
+                    // The client library never has it.
+                    password: PLACEHOLDER.to_owned(),
                 },
                 host: address.host.clone(),
                 port: address.port,
@@ -463,12 +451,15 @@ impl Settings {
         self.tls.is_some()
     }
 
-    pub(crate) fn tls_config(&self) -> OwnedTLSConfig {
-        let cert_chain = self.tls.as_ref().and_then(|tls| tls.ca.clone());
-        OwnedTLSConfig {
-            identity: None,
-            cert_chain,
-        }
+    /// What makes TLS of a TCP connection; `None` if it stays plain.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>> {
+        self.tls.as_ref().map(Tls::connector).transpose()
+    }
+
+    /// The name to look for in the broker's certificate.
+    pub(crate) fn server_name<'a>(&'a self, address: &'a Address) -> &'a str {
+        let tls = self.tls.as_ref();
+        tls.map_or(&address.host, |tls| tls.name(&address.host))
     }
 
     pub(crate) fn virtual_host(&self) -> &str {
@@ -477,6 +468,11 @@ impl Settings {
 
     pub(crate) fn user(&self) -> &str {
         &self.user
+    }
+
+    /// User and password.
+    pub(crate) fn login(&self) -> (&str, &str) {
+        (&self.user, &self.password)
     }
 }
 
@@ -495,7 +491,7 @@ impl fmt::Debug for AmqpBuilder {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpBuilder")
-            .field("tls", &self.tls.is_some())
+            .field("tls", &self.tls)
             .field("addresses", &self.addresses())
             .field("user", &self.user)
             .field("password", &"…")

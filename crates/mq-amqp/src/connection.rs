@@ -3,7 +3,9 @@
 mod events;
 mod gate;
 mod link;
+mod login;
 mod recovery;
+mod transport;
 mod uplink;
 
 use std::{
@@ -22,6 +24,7 @@ pub(crate) use self::{
     events::Events,
     gate::{CHUNK, Gate},
     link::Link,
+    login::PLACEHOLDER,
     recovery::is_refusal,
     uplink::Uplink,
 };

@@ -132,7 +132,7 @@ async fn takes_over(url: String) -> Check {
         }
         fill(&broker, &name, 30).await?;
         let mut seen = Vec::new();
-        for turn in 0..3 {
+        for (turn, owner) in owners.iter().enumerate() {
             let mut active = consumers.remove(0);
             for _ in 0..9 {
                 let delivery = next(&mut active).await?;
@@ -150,7 +150,6 @@ async fn takes_over(url: String) -> Check {
             } else {
                 // It dies with one in hand, which the next one gets first, and in its place.
                 let held = next(&mut active).await?;
-                let owner = owners[turn].clone();
                 drop(owner.close().await);
                 drop((held, active));
             }

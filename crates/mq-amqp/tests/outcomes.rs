@@ -34,12 +34,14 @@ use support::{
 
 fn main() -> ExitCode {
     Suite::new("outcomes", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
+        // For the two that publish 200,000 messages each, on a machine that has other work.
+        .deadline(Duration::from_secs(180))
         .case(
-            "tells_each_of_20000_publishes_to_a_classic_queue_apart",
+            "tells_each_of_100000_publishes_to_a_classic_queue_apart",
             |url| apart(url, "classic"),
         )
         .case(
-            "tells_each_of_20000_publishes_to_a_quorum_queue_apart",
+            "tells_each_of_100000_publishes_to_a_quorum_queue_apart",
             |url| apart(url, "quorum"),
         )
         .case("a_queue_that_is_full_rejects", rejects)
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
         .run()
 }
 
-const COUNT: usize = 20_000;
+const COUNT: usize = 100_000;
 
 fn unroutable(i: usize) -> bool {
     i % 10 == 3

@@ -2,22 +2,24 @@
 
 mod consuming;
 mod publishing;
+mod tls;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use krafka::auth::{AuthConfig, TlsConfig};
+use krafka::auth::AuthConfig;
 use mq_core::{
     Error, ErrorKind, Result,
     flow::{Flow, FlowSink},
     trace::{Propagator, Tracer},
 };
 
+pub use self::tls::Tls;
 use crate::{
     capabilities::WORDS,
     connection::Kafka,
+    metrics::Watch,
     spans::KafkaSpans,
     topology::{TopicSettings, WeakTopics, topic_name},
-    watch::Watch,
 };
 
 pub use consuming::GroupProtocol;
@@ -248,6 +250,9 @@ impl KafkaBuilder {
         if self.window == 0 {
             return config("the window has at least 1 byte");
         }
+        if let Some(tls) = &self.tls {
+            tls.check()?;
+        }
         Ok(self)
     }
 
@@ -299,7 +304,7 @@ impl KafkaBuilder {
     }
 
     pub(crate) fn security(&self) -> Option<AuthConfig> {
-        let tls = self.tls.as_ref().map(|tls| tls.0.clone());
+        let tls = self.tls.as_ref().map(Tls::config);
         match (&self.sasl, tls) {
             (Some(sasl), Some(tls)) => Some(sasl.config().with_tls(tls)),
             (Some(sasl), None) => Some(sasl.config()),
@@ -318,35 +323,6 @@ fn is_address(server: &str) -> bool {
 
 /// The longest delay: a retry topic keeps messages longer than that.
 const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
-
-/// TLS settings. The server's certificate and name are always checked.
-#[derive(Debug, Clone)]
-pub struct Tls(TlsConfig);
-
-impl Tls {
-    /// Trusts the public certificate authorities that are compiled in (Mozilla's list).
-    pub fn new() -> Self {
-        Self(TlsConfig::new())
-    }
-
-    /// Trusts only these authorities, in PEM.
-    #[must_use]
-    pub fn authority_pem(self, pem: impl Into<Vec<u8>>) -> Self {
-        Self(self.0.with_ca_cert_pem(pem))
-    }
-
-    /// Shows this certificate chain, with its private key, both in PEM.
-    #[must_use]
-    pub fn identity_pem(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        Self(self.0.with_client_cert_pem(chain, key.into()))
-    }
-}
-
-impl Default for Tls {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// A user and password, and how they are shown to the broker (SASL).
 #[derive(Clone)]
@@ -413,7 +389,7 @@ mod tests {
     fn prints_no_secret() {
         let builder = KafkaBuilder::new("h:9092")
             .sasl(Sasl::plain("alice", "hunter2"))
-            .tls(Tls::new().identity_pem("CHAIN-SECRET", "KEY-SECRET"));
+            .tls(Tls::new().identity("CHAIN-SECRET", "KEY-SECRET"));
         let text = format!("{builder:?}");
         assert!(text.contains("alice"), "{text}");
         assert!(

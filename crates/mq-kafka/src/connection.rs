@@ -29,10 +29,10 @@ use crate::{
     consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of},
     error::{self, Stage},
     metrics::KafkaMetrics,
+    metrics::Watch,
     publisher::{KafkaPublisher, KafkaUnconfirmed},
     settle::Ledger,
     topology::{self, At, Groups, Topics},
-    watch::Watch,
 };
 
 /// A connection to a Kafka cluster. A clone shares it.

@@ -1,5 +1,7 @@
 //! What krafka says, in the terms of [`mq_core::Error`]: the one place where the two meet.
 
+mod tls;
+
 use krafka::{KrafkaError, ProtocolErrorKind, error::ErrorCode};
 use mq_core::{Error, ErrorKind, RetryAdvice};
 
@@ -14,6 +16,11 @@ pub(crate) enum Stage {
 
 /// Maps an error of krafka. The original is kept as an opaque source.
 pub(crate) fn map(operation: &'static str, stage: Stage, error: KrafkaError) -> Error {
+    if stage == Stage::Before
+        && let Some(why) = tls::cause(&error)
+    {
+        return tls::handshake(operation, why).caused_by(error);
+    }
     let (kind, text) = classify(stage, &error);
     let mapped = Error::new(kind, operation, text);
     let mapped = match help(kind) {

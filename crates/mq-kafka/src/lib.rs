@@ -13,7 +13,6 @@ mod settle;
 mod spans;
 mod topology;
 mod transaction;
-mod watch;
 
 pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;

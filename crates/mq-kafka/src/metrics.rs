@@ -1,12 +1,16 @@
 //! Counts of what a connection did, and what it holds: atomics on the paths of the messages, and a
 //! snapshot of them.
 
+mod watch;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use mq_core::{Error, ErrorKind, Receipt, Result, flow::FlowKind};
+
+pub(crate) use self::watch::Watch;
 
 /// What a [`Kafka`](crate::Kafka) has done since it connected, and what it holds now.
 ///

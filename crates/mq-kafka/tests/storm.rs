@@ -1,6 +1,11 @@
 //! A rebalance storm: members of a group come, go and die all the time, and the history of it has to
 //! hold. On a running Kafka, named by `MQ_KAFKA_SERVERS`; for 60 s, or for `MQ_STORM_SECONDS`.
-#![allow(clippy::expect_used, reason = "a test panics where it fails")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_in_result,
+    clippy::print_stdout,
+    reason = "a test may panic, and prints what it saw"
+)]
 
 mod support;
 

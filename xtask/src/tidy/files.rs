@@ -7,7 +7,7 @@ use crate::Result;
 use crate::workspace::Workspace;
 
 /// The files of a broker crate, so that whoever knows one of them knows all.
-const BACKEND_FILES: [&str; 10] = [
+const BACKEND_FILES: [&str; 12] = [
     "lib",
     "config",
     "connection",
@@ -17,6 +17,8 @@ const BACKEND_FILES: [&str; 10] = [
     "topology",
     "headers",
     "capabilities",
+    "metrics",
+    "spans",
     "error",
 ];
 const BACKENDS: [&str; 3] = ["mq-amqp", "mq-kafka", "mq-memory"];

@@ -35,7 +35,8 @@ fn takes_every_part_from_a_url() {
     );
     assert_eq!((uri.authority.port, uri.vhost.as_str()), (1234, "a/b"));
     assert_eq!(uri.authority.userinfo.username, "alice");
-    assert_eq!(uri.authority.userinfo.password, "p@ss");
+    assert_eq!(settings.login(), ("alice", "p@ss"));
+    assert_eq!(uri.authority.userinfo.password, PLACEHOLDER);
     assert_eq!(uri.query.heartbeat, Some(30));
     assert_eq!(settings.connect_timeout, Duration::from_millis(500));
     let uri = first(&parsed("amqp://127.0.0.1"));

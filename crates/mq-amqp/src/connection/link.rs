@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use async_rs::{Runtime, traits::RuntimeKit};
+use async_rs::{Tokio, traits::Reactor};
 use futures::{FutureExt, Stream, StreamExt};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use mq_core::{Error, ErrorKind, Result};
@@ -20,6 +20,7 @@ use super::{
     Gate,
     events::{AmqpEvent, AmqpRole},
     recovery::is_refusal,
+    transport,
 };
 use crate::{
     config::{Address, Settings},
@@ -97,8 +98,9 @@ impl Link {
         address: &Address,
         known: &Arc<Known>,
     ) -> Result<Self> {
-        let runtime = lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
-        Self::connect(settings, role, address, known, runtime, None).await
+        // Whether there is one.
+        lapin::runtime::default_runtime().map_err(|error| map(CONNECT, error))?;
+        Self::connect(settings, role, address, known, Tokio::current(), None).await
     }
 
     /// Tries each address once, in their order. A gate holds its reading back.
@@ -117,8 +119,8 @@ impl Link {
             let linked = match gate {
                 None => Self::open(settings, role, &address, known).await,
                 Some(gate) => {
-                    let (runtime, held) = (gate.runtime(), Some(gate.clone()));
-                    Self::connect(settings, role, &address, known, runtime, held).await
+                    let (reactor, held) = (gate.reactor(), Some(gate.clone()));
+                    Self::connect(settings, role, &address, known, reactor, held).await
                 }
             };
             match linked {
@@ -131,23 +133,19 @@ impl Link {
         Err(failed.unwrap_or_else(none))
     }
 
-    async fn connect<K: RuntimeKit + Clone + Send + Sync + 'static>(
+    async fn connect<R: Reactor + Clone + fmt::Debug + Send + Sync + 'static>(
         settings: &Settings,
         role: AmqpRole,
         address: &Address,
         known: &Arc<Known>,
-        runtime: Runtime<K>,
+        reactor: R,
         gate: Option<Gate>,
     ) -> Result<Self> {
         let name = &settings.name;
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{name} {role}").into());
-        let connecting = Connection::connect_uri_with_config(
-            settings.uri(address),
-            properties,
-            settings.tls_config(),
-            runtime,
-        );
+        let connector = settings.connector()?;
+        let connecting = transport::connect(settings, address, connector, properties, reactor);
         let limit = settings.connect_timeout;
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(connected) => connected.map_err(|error| map(CONNECT, error)),

@@ -5,6 +5,9 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod management;
+#[cfg(feature = "tls")]
+pub mod pki;
 pub mod relay;
 
 use std::{

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     error::{self, Stage},
-    watch::Watch,
+    metrics::Watch,
 };
 
 /// Shared by a consumer, its tasks and its deliveries. No call waits for the network.

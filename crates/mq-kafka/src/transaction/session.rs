@@ -8,9 +8,9 @@ use mq_core::{
 };
 
 use crate::{
+    metrics::Watch,
     publisher::KafkaPublisher,
     settle::{Ledger, Output},
-    watch::Watch,
 };
 
 /// The transactions of one consumer; the session of [`ExactlyOnce`](crate::ExactlyOnce).

@@ -29,9 +29,9 @@ use super::{
 };
 use crate::{
     error::{self, Stage},
+    metrics::Watch,
     publisher::KafkaPublisher,
     settle::{Group, Ledger, Moved, Slice},
-    watch::Watch,
 };
 
 pub(super) struct Transactor {

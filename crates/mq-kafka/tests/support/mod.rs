@@ -5,6 +5,8 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod pki;
+pub mod scram;
 pub mod wire;
 
 use std::{collections::HashMap, future::Future, time::Duration};

@@ -96,7 +96,7 @@ fn what_the_broker_would_punish_cannot_be_said() {
     ] {
         let letters = settings.letters(None);
         let arguments = settings.arguments(letters.as_ref());
-        for (name, _) in arguments.inner() {
+        for name in arguments.inner().keys() {
             assert!(known.contains(name.as_str()), "{name}");
         }
         // A quorum queue has a limit in any case, and it is never -1.

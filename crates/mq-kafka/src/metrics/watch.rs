@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mq_core::{flow::Flow, trace::Tracer};
 
-use crate::metrics::Counters;
+use super::Counters;
 
 /// Where the parts of a connection tell, trace and count what they do. A clone shares it.
 #[derive(Debug, Clone, Default)]
