@@ -124,7 +124,8 @@ pub enum FlowKind {
     Requeued,
     /// The message was handed back unattempted: told as for [`Requeued`](Self::Requeued).
     Released,
-    /// A copy of the message is stored for later; the original is *acked* next.
+    /// A copy of the message is stored for later; the original is *acked* next. Held
+    /// [in place](crate::Deferred::InPlace), it has no copy, and nothing is *acked*.
     Deferred,
     /// The copy in the dead-letter home is confirmed; the original is *acked* next.
     DeadLettered,

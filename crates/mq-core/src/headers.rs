@@ -11,7 +11,7 @@
 //! |---|---|---|---|
 //! | [`ID`] | message id | property `message-id` | header, mapped |
 //! | [`KEY`] | ordering key (bytes) | header, mapped | record key |
-//! | [`TIME`] | creation time, milliseconds since 1970 | header beside property `timestamp`, mapped | record timestamp |
+//! | [`TIME`] | creation time, milliseconds since 1970 | header beside property `timestamp`, mapped | record timestamp; on a retry copy and a dead letter, whose record has the time of the copy, header, mapped |
 //! | [`PUBLISH_NUMBER`] | number of a publish, for the life of a connection | header, mapped | – |
 //! | [`TOMBSTONE`] | `1`: the message has no payload | header, mapped | null value |
 //! | [`EXPIRES`] | expiry, milliseconds since 1970 | property `expiration`; on a message that waits, header, mapped | header, mapped |
@@ -21,7 +21,9 @@
 //! | [`CONTENT_TYPE`] | content type | property `content-type` | header, mapped |
 //! | [`ROUTING_KEY`] | routing key of a topic publish | routing key; on a copy that goes to its queue, header, mapped | header, mapped |
 //! | [`ATTEMPT`] | attempts that a retry copy has behind it | header, open | header, open |
-//! | [`DUE`] | when a delayed message is due, milliseconds since 1970 | header, open | header, open |
+//! | [`DUE`] | before when a delayed message is not delivered, milliseconds since 1970 | header, open | header, open |
+//! | [`RETRY_ORIGIN`] | `topic:partition:offset` of the original of a retry copy, where it has one | – | header, open |
+//! | [`RETRY_FIRST`] | when the original of a retry copy failed first, milliseconds since 1970 | – | header, open |
 //! | [`DEAD_ORIGIN`] | the subscription that rejected it | header, open | header, open |
 //! | [`DEAD_REASON`] | why: `permanent`, `exhausted`, `undecodable` or `rejected` | header, open | header, open |
 //! | [`DEAD_ERROR`] | the error's text, at most 2 KiB | header, open | header, open |
@@ -59,8 +61,12 @@ pub const CONTENT_TYPE: &str = "content-type";
 pub const ROUTING_KEY: &str = "mq-routing-key";
 /// Attempts that a retry copy has behind it.
 pub const ATTEMPT: &str = "mq-attempt";
-/// When a delayed message is due.
+/// Before when a delayed message is not delivered.
 pub const DUE: &str = "mq-due";
+/// Where the original of a retry copy lies.
+pub const RETRY_ORIGIN: &str = "mq-retry-origin";
+/// When the original of a retry copy failed first.
+pub const RETRY_FIRST: &str = "mq-retry-first";
 /// The subscription that rejected a dead letter.
 pub const DEAD_ORIGIN: &str = "mq-dead-origin";
 /// Why a dead letter was rejected.

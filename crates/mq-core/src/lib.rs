@@ -50,7 +50,7 @@ pub use message::{Key, Message, MessageBuilder, MessageId};
 #[cfg(feature = "json")]
 pub use outcome::Publish;
 pub use outcome::{Classify, Decision, Failure, FailureClass, IntoOutcome, Outcome};
-pub use plan::{Acknowledge, ConsumePlan, DeadLetters};
+pub use plan::{Acknowledge, ConsumePlan, DeadLetters, Deferred};
 pub use publisher::{Outcomes, PendingBatch, Position, Publisher, Receipt, Stored, Unconfirmed};
 pub use rejection::{Reason, Rejection, dead_letter_copy};
 pub use subscription::{Subscription, SubscriptionKind};

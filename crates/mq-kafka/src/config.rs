@@ -35,6 +35,7 @@ pub struct KafkaBuilder {
     topics: TopicSettings,
     named: BTreeMap<String, TopicSettings>,
     pub(crate) weak_topics: WeakTopics,
+    pub(crate) delays: Vec<Duration>,
     pub(crate) connect_timeout: Duration,
     pub(crate) publish_timeout: Duration,
     pub(crate) compression: Compression,
@@ -63,6 +64,7 @@ impl KafkaBuilder {
             topics: TopicSettings::new(),
             named: BTreeMap::new(),
             weak_topics: WeakTopics::Warn,
+            delays: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(30),
             compression: Compression::None,
@@ -120,6 +122,22 @@ impl KafkaBuilder {
     /// message. Default: [`WeakTopics::Warn`].
     pub fn weak_topics(mut self, weak: WeakTopics) -> Self {
         self.weak_topics = weak;
+        self
+    }
+
+    /// The delays for which `declare` creates retry topics, for each queue and each durable
+    /// subscription: `orders.retry.10` for the delay of 10 s of the queue `orders`,
+    /// `events.billing.retry.10` for that of the subscription `billing` of `events`. A dead-letter
+    /// queue has none. Default none: then [`defer`](mq_core::Settlement::defer) is *unsupported*, save
+    /// [in place](mq_core::Deferred::InPlace).
+    ///
+    /// Each is rounded up to whole seconds, at least 1 s. A message that is deferred waits in the
+    /// shortest delay that is long enough, and is due to the millisecond; for longer than the
+    /// longest one it goes there again. A consumer reads every retry topic of its subscription that
+    /// is there when it opens, whoever declared it; each costs it one more membership of a group
+    /// and one more connection to each broker.
+    pub fn delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
+        self.delays = delays.into_iter().collect();
         self
     }
 
@@ -211,6 +229,14 @@ impl KafkaBuilder {
         if let Err(text) = self.topics.check() {
             return config(text);
         }
+        if self
+            .delays
+            .iter()
+            .any(|delay| delay.is_zero() || *delay > LONGEST)
+        {
+            return config("a delay is over 0 and at most 10 years");
+        }
+        self.delays.sort_unstable();
         if self.publish_timeout < Duration::from_secs(1) {
             return config("publish_timeout is at least 1 s");
         }
@@ -242,6 +268,20 @@ impl KafkaBuilder {
     pub(crate) fn settings_of_home(&self, home: &str, source: &str) -> TopicSettings {
         let source = self.settings_of(source).for_home();
         match self.named.get(home) {
+            Some(own) => own.or(source),
+            None => source,
+        }
+    }
+
+    /// What was set for a retry topic, and what it takes from its source.
+    pub(crate) fn settings_of_tier(
+        &self,
+        tier: &str,
+        source: &str,
+        delay: Duration,
+    ) -> TopicSettings {
+        let source = self.settings_of(source).for_tier(delay);
+        match self.named.get(tier) {
             Some(own) => own.or(source),
             None => source,
         }
@@ -280,6 +320,9 @@ fn is_address(server: &str) -> bool {
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
+
+/// The longest delay: a retry topic keeps messages longer than that.
+const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A user and password, and how they are shown to the broker (SASL).
 #[derive(Clone)]
@@ -381,6 +424,8 @@ mod tests {
             new("h:1").publish_timeout(Duration::ZERO),
             new("h:1").connect_timeout(Duration::from_secs(60)),
             new("h:1").window(0),
+            new("h:1").delays([Duration::ZERO]),
+            new("h:1").delays([Duration::MAX]),
         ];
         for builder in bad {
             let error = builder.check().expect_err("refused");

@@ -8,12 +8,13 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use krafka::{
-    CloseOptions,
+    CloseOptions, KrafkaError,
     admin::{AdminClient, DescribeFeaturesOptions},
-    producer::{Acks, Producer},
+    producer::{Acks, Producer, TransactionalProducer},
 };
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
@@ -56,8 +57,8 @@ pub(crate) struct Inner {
     product: String,
     /// Where consumers tell what happens to them.
     pub(crate) events: Events,
-    /// The consumers that are open, as far as they were not dropped.
-    ledgers: Mutex<Vec<Weak<Ledger>>>,
+    /// The consumers that are open, as far as they were not dropped, each with what it reads.
+    ledgers: Mutex<Vec<Vec<Weak<Ledger>>>>,
     /// Set by the publisher's `close`: clones refuse further messages.
     pub(crate) publishing_closed: AtomicBool,
     /// Cancelled by the connection's `close`: consumers end.
@@ -107,10 +108,15 @@ impl Kafka {
     pub fn progress(&self) -> Vec<ConsumerProgress> {
         let ledgers = self.inner.ledgers.lock();
         let ledgers = ledgers.unwrap_or_else(PoisonError::into_inner);
-        let open = ledgers.iter().filter_map(Weak::upgrade);
-        open.filter(|ledger| !ledger.has_ended())
-            .map(|ledger| progress_of(&ledger))
-            .collect()
+        let open = ledgers.iter().filter_map(|consumer| {
+            let logs: Option<Vec<Arc<Ledger>>> = consumer.iter().map(Weak::upgrade).collect();
+            let logs = logs?;
+            let (source, _) = logs.split_first()?;
+            let ended = logs.iter().any(|ledger| ledger.has_ended());
+            let logs = logs.iter().map(|ledger| &**ledger);
+            (!ended).then(|| progress_of(source.source_name(), logs))
+        });
+        open.collect()
     }
 
     /// Declares a queue or a durable subscription, as [`declare`](Broker::declare) does, that starts
@@ -164,6 +170,10 @@ impl Kafka {
         Groups::new(Arc::clone(&self.inner))
     }
 
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {
         let config = config.check()?;
         // Each step is bounded by krafka; the whole is bounded here.
@@ -208,10 +218,10 @@ impl Inner {
     }
 
     /// Counts a consumer among those whose progress can be asked for.
-    pub(crate) fn watch_over(&self, ledger: &Arc<Ledger>) {
+    pub(crate) fn watch_over<'a>(&self, logs: impl Iterator<Item = &'a Arc<Ledger>>) {
         let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
-        ledgers.retain(|other| other.strong_count() > 0);
-        ledgers.push(Arc::downgrade(ledger));
+        ledgers.retain(|consumer| consumer.iter().all(|log| log.strong_count() > 0));
+        ledgers.push(logs.map(Arc::downgrade).collect());
     }
 
     /// The producer that asks for the leader's answer alone.
@@ -276,6 +286,11 @@ async fn build(
 /// A connected krafka handle: a pool of its own, so that a long poll of one consumer never stands
 /// before another consumer's or a publisher's requests.
 pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
+    let connected = handle_of(config).await;
+    connected.map_err(|e| error::map("connect", Stage::Before, e))
+}
+
+async fn handle_of(config: &KafkaBuilder) -> Result<krafka::Kafka, KrafkaError> {
     let mut builder = krafka::Kafka::builder(&config.servers)
         .client_id(&config.name)
         .connect_timeout(config.connect_timeout)
@@ -284,10 +299,7 @@ pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
     if let Some(security) = config.security() {
         builder = builder.security(security);
     }
-    builder
-        .connect()
-        .await
-        .map_err(|e| error::map("connect", Stage::Before, e))
+    builder.connect().await
 }
 
 /// What is known of the product. Kafka tells no version, only the levels of its features, which
@@ -393,4 +405,29 @@ impl fmt::Debug for Kafka {
             .field("product", &self.inner.product)
             .finish_non_exhaustive()
     }
+}
+
+/// A producer that writes in transactions, over a handle of its own. Its predecessor under this id is
+/// fenced, and what that left open is aborted, before this returns.
+pub(crate) async fn transactional(
+    config: &KafkaBuilder,
+    id: &str,
+    timeout: Duration,
+) -> Result<TransactionalProducer, KrafkaError> {
+    let mut config = config.clone();
+    // What is not stored by then is aborted by us, before the broker does it: that would fence us.
+    config.publish_timeout = config.publish_timeout.min(timeout * 2 / 3);
+    let kafka = handle_of(&config).await?;
+    kafka
+        .producer()
+        .batch_size(config.batch_size())
+        .linger(config.linger)
+        .compression(config.compression.setting())
+        .buffer_memory(config.window)
+        .max_block(config.publish_timeout)
+        .delivery_timeout(config.publish_timeout)
+        .transaction_timeout(timeout)
+        .metrics_push(false)
+        .build_transactional(id)
+        .await
 }

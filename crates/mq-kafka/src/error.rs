@@ -77,6 +77,38 @@ pub(crate) fn is_fenced(error: &KrafkaError) -> bool {
     )
 }
 
+/// The error of an output that the broker refused for good, in a transaction. There the client makes every answer an abortable
+/// error and names the code in its text alone.
+pub(crate) fn refused_in_transaction(error: KrafkaError) -> Option<Error> {
+    use ErrorCode as C;
+    let KrafkaError::TransactionAbortable { message } = &error else {
+        return None;
+    };
+    let codes = [
+        C::MessageTooLarge,
+        C::RecordListTooLarge,
+        C::InvalidRecord,
+        C::InvalidTimestamp,
+        C::UnsupportedForMessageFormat,
+        C::UnsupportedCompressionType,
+    ];
+    let named = |code: &C| message.ends_with(&format!("failed with {code:?}"));
+    let (kind, text) = broker(true, codes.into_iter().find(named)?);
+    Some(Error::new(kind, "publish", text).caused_by(error))
+}
+
+/// True if an open transaction may still change the offsets that were asked for.
+pub(crate) fn is_unstable(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<KrafkaError>());
+    matches!(
+        cause,
+        Some(KrafkaError::Broker {
+            code: ErrorCode::UnstableOffsetCommit,
+            ..
+        })
+    )
+}
+
 fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
     use ErrorKind as K;
     let handed = stage == Stage::Handed;

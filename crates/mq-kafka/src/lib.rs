@@ -12,6 +12,7 @@ mod publisher;
 mod settle;
 mod spans;
 mod topology;
+mod transaction;
 
 pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
@@ -26,3 +27,4 @@ pub use topology::{
     At, Cleanup, GroupDescription, GroupListing, GroupMember, GroupPlace, Groups, TopicSettings,
     WeakTopics,
 };
+pub use transaction::{ExactlyOnce, ExactlyOnceSession, TransactionLevel, Transactions};

@@ -49,9 +49,10 @@ pub struct KafkaMetrics {
     pub released: u64,
     /// Records whose copy in the dead-letter home is confirmed.
     pub dead_lettered: u64,
-    /// Records whose copy for later is confirmed.
+    /// Records whose copy for later is confirmed, and those that wait in place.
     pub deferred: u64,
-    /// Records that are handed out and not settled now.
+    /// Records that are handed out and not settled now, and those on their way from one retry topic
+    /// to the next.
     pub unsettled: u64,
     /// Commits of offsets that the broker took.
     pub commits: u64,
@@ -151,8 +152,19 @@ impl Counters {
         add(&self.consuming.unsettled, records);
     }
 
+    /// So many records are held, to go on to another retry topic.
+    pub(crate) fn going_on(&self, records: usize) {
+        add(&self.consuming.unsettled, records);
+    }
+
     /// A record is settled.
     pub(crate) fn settled(&self, kind: FlowKind) {
+        self.ended(kind);
+        self.given_up(1);
+    }
+
+    /// A record is settled that is not held any more.
+    pub(crate) fn ended(&self, kind: FlowKind) {
         let consuming = &self.consuming;
         add(
             match kind {
@@ -162,7 +174,6 @@ impl Counters {
             },
             1,
         );
-        self.given_up(1);
     }
 
     /// So many records are not held any more: settled, or with their partition somebody else's.
@@ -175,8 +186,7 @@ impl Counters {
         add(&self.consuming.dead_lettered, 1);
     }
 
-    /// The copy of a record is confirmed, in its place for later.
-    #[allow(dead_code, reason = "this backend does not delay messages yet")]
+    /// The copy of a record is confirmed, in its place for later; or it waits where it is.
     pub(crate) fn deferred(&self) {
         add(&self.consuming.deferred, 1);
     }

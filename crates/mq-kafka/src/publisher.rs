@@ -200,6 +200,15 @@ impl KafkaPublisher {
         Ok(record)
     }
 
+    /// A message as a record that somebody else sends, with everything checked that can be checked before.
+    pub(crate) async fn record(&self, to: &Destination, message: &Message) -> Result<Record> {
+        match self.prepare(to, message).await {
+            Ok(record) => Ok(record),
+            Err(Refused::Missing) => Err(no_topic(PUBLISH, to)),
+            Err(Refused::Error(error)) => Err(error),
+        }
+    }
+
     fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {
         PublishOutcome {
             state,

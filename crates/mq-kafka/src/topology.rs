@@ -2,7 +2,8 @@
 //!
 //! A queue `q` is the topic `q` read by the group `q`; its dead letters go to the topic `q.dead`. A
 //! topic `t` is the topic `t`. A durable subscription `s` of `t` is the group `s@t`, whose start is
-//! committed when it is declared; its dead letters go to the topic `t.s.dead`.
+//! committed when it is declared; its dead letters go to the topic `t.s.dead`. What either defers
+//! waits in retry topics, see [`tiers`].
 //!
 //! A queue and a topic of one name would be one Kafka topic, and every message of the queue would
 //! go to each subscription of the topic too. So the pair is refused, and what tells them apart is
@@ -17,6 +18,7 @@ mod known;
 mod offsets;
 mod settings;
 mod start;
+mod tiers;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
@@ -30,6 +32,7 @@ pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
 pub use start::At;
+pub(crate) use tiers::{Tier, Tiers, find_tiers};
 pub(crate) use topics::{Topic, describe, find, topic_name};
 
 /// Creates what is missing.
@@ -94,6 +97,10 @@ async fn declare_destination(inner: &Inner, destination: &Destination) -> Result
     if destination.dead_letter_home().is_some() && found[1].is_none() {
         topics::create(inner, &home, inner.config.settings_of_home(&home, name)).await?;
     }
+    if destination.is_queue() {
+        let queue = Subscription::queue(name.clone());
+        tiers::declare(inner, &queue, name, found[0].as_ref()).await?;
+    }
     if found[0].is_none() {
         topics::create(inner, name, settings).await?;
         let created = find(inner, DECLARE, "name", name).await?;
@@ -127,6 +134,7 @@ async fn declare_durable(
         topics::create(inner, &home, settings).await?;
     }
     let partitions = topic_found.partitions;
+    tiers::declare(inner, subscription, topic, Some(&topic_found)).await?;
     offsets::fix_start(inner, subscription.name(), topic, partitions, start).await
 }
 
@@ -179,6 +187,10 @@ async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<
             }
         }
     }
+    if destination.is_queue() {
+        let queue = Subscription::queue(name.clone());
+        wrong.extend(tiers::verify(inner, &queue).await?);
+    }
     Error::differences(VERIFY, wrong)
 }
 
@@ -205,6 +217,7 @@ async fn verify_durable(
     if found[1].is_none() {
         wrong.push(topics::missing(VERIFY, "queue", home));
     }
+    wrong.extend(tiers::verify(inner, subscription).await?);
     Error::differences(VERIFY, wrong)
 }
 

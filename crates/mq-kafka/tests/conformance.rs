@@ -40,6 +40,7 @@ impl Fixture for Servers {
         Kafka::builder(&self.address)
             .group_protocol(self.protocol)
             .partitions(4)
+            .delays([Duration::from_secs(1)])
             .connect_timeout(SLOW)
             .connect()
             .await

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::{self, Stage, closed, is_fenced, is_passing},
     headers,
-    settle::{Group, Incoming, Ledger},
+    settle::{Group, Incoming, Ledger, Wait},
     topology::{edges, readable_ends},
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Intake {
     pub(super) admin: Arc<AdminClient>,
     pub(super) source: Arc<str>,
     pub(super) filter: Filter,
+    /// How long a record waits at most, if this is a retry topic.
+    pub(super) tier: Option<Duration>,
     pub(super) topic_id: [u8; 16],
     /// How many the topic had when the consumer was opened.
     pub(super) partitions: usize,
@@ -115,6 +117,7 @@ impl Intake {
 
     async fn poll(&self) {
         let mut paused: HashSet<i32> = HashSet::new();
+        let mut waiting: Option<Instant> = None;
         let consumer = &self.group.consumer;
         let topic = &*self.group.topic;
         while !self.stop.is_cancelled() && !self.ledger.has_ended() {
@@ -124,11 +127,13 @@ impl Intake {
             if self.static_classic && self.listener.rejoin.take() {
                 self.join_again().await;
             }
+            let unplaced = self.place(&mut waiting).await;
             let room = self.ledger.has_room();
-            let pause: HashSet<i32> = match room {
+            let mut pause: HashSet<i32> = match room {
                 true => self.ledger.clogged().into_iter().collect(),
                 false => self.ledger.partitions().into_iter().collect(),
             };
+            pause.extend(unplaced);
             let resume: Vec<i32> = paused.difference(&pause).copied().collect();
             if !resume.is_empty() {
                 consumer.resume(topic, &resume).await;
@@ -156,6 +161,29 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Gives partitions that wait for it a place to read from, here where no record is on its way. Returns those that still wait.
+    async fn place(&self, waiting: &mut Option<Instant>) -> Vec<i32> {
+        let unplaced = self.ledger.unplaced();
+        if unplaced.is_empty() {
+            *waiting = None;
+            return unplaced;
+        }
+        let since = *waiting.get_or_insert_with(Instant::now);
+        let (source, partitions) = (&self.source, &unplaced);
+        match self.listener.place(&self.group).await {
+            Ok(()) => *waiting = None,
+            Err(error) if error.is_retryable() && since.elapsed() < HELD => {
+                debug!(%source, ?partitions, %error, "no place to read from yet");
+                if since.elapsed() > LATE {
+                    warn!(%source, ?partitions, %error, "a transaction holds the offsets");
+                }
+                sleep(BACKOFF).await;
+            }
+            Err(error) => self.ledger.end(Some(error.with("source", source))),
+        }
+        self.ledger.unplaced()
     }
 
     /// krafka asks a partition that failed again only after a while, which doubles up to 30 s. A seek to where the partition
@@ -201,6 +229,7 @@ impl Intake {
             offset,
             received: None,
             time: record.timestamp,
+            wait: None,
         };
         if headers::is_expired(&record, now) {
             return skipped;
@@ -220,7 +249,10 @@ impl Intake {
         let received = Received::new(message, Arc::clone(&self.source), key)
             .with_attempt(attempt.saturating_add(1))
             .with_position(position);
+        let due = || received.headers().text(names::DUE)?.parse().ok();
         Incoming {
+            // Without a due time of ours it is due.
+            wait: self.tier.and_then(|most| Wait::until(due()?, most)),
             received: Some(received),
             ..skipped
         }
@@ -250,6 +282,14 @@ impl Intake {
                     }
                 }
                 self.assigned.tell(self.ledger.partitions());
+            }
+            // Its place is asked for before the next poll.
+            KrafkaError::NoOffset { partitions }
+                if partitions
+                    .iter()
+                    .all(|(_, p)| self.ledger.unplaced().contains(p)) =>
+            {
+                sleep(BACKOFF).await;
             }
             // The watch counts how long it goes on.
             error if is_passing(&error) => sleep(BACKOFF).await,
@@ -371,17 +411,15 @@ impl Intake {
     /// group is left.
     async fn close(&self) -> Result<()> {
         let partitions = self.ledger.partitions();
+        if self.ledger.is_transactional() {
+            // What an abort gave back in earlier days came again since.
+            self.ledger.take_lost();
+        }
         self.ledger.drain(&partitions);
-        let copied = async {
-            loop {
-                let mut progress = std::pin::pin!(self.ledger.progress.notified());
-                progress.as_mut().enable();
-                if !self.ledger.is_copying() {
-                    return;
-                }
-                progress.await;
-            }
-        };
+        if self.ledger.is_transactional() {
+            self.end_transaction(&partitions).await;
+        }
+        let copied = self.ledger.until(|ledger| !ledger.is_copying());
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
         let committed = self.group.commit(&self.ledger, None).await;
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
@@ -404,6 +442,18 @@ impl Intake {
             return Err(mq_core::stale(&self.source));
         }
         left.map_err(failed)
+    }
+}
+
+impl Intake {
+    /// Waits until what was settled is committed, or its transaction has come to another end.
+    async fn end_transaction(&self, partitions: &[i32]) {
+        self.ledger.request_flush();
+        let over = self
+            .ledger
+            .until(|ledger| ledger.failure().is_some() || ledger.is_transacted(partitions));
+        // What is not committed by then is counted as lost when the partitions go.
+        let _ = timeout(self.publish_timeout, over).await;
     }
 }
 
@@ -434,5 +484,8 @@ const BACKOFF: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
 /// How long the ends of partitions may take to be told: it is milliseconds, or not now.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long an open transaction may hold the offsets of a partition: a broker lets none be open for longer (`transaction.max.timeout.ms`),
+/// and looks every 10 s.
+const HELD: Duration = Duration::from_secs(16 * 60);
 /// An answer that took longer came from a broker, or over a link, that was away in between.
 const LATE: Duration = Duration::from_secs(1);

@@ -24,7 +24,7 @@ use super::{
     events::{self, Events},
 };
 use crate::{
-    error::{self, Stage, is_passing},
+    error::{self, Stage, is_passing, is_unstable},
     settle::{Group, Ledger},
     topology::{committed, edges},
 };
@@ -112,6 +112,14 @@ impl Listener {
         self.group.get()?.upgrade()
     }
 
+    /// Gives the partitions that wait for it a place to read from. Not inside a poll.
+    pub(super) async fn place(&self, group: &Group) -> Result<()> {
+        let unplaced = self.ledger.unplaced();
+        self.start(group, &unplaced).await?;
+        self.assigned.tell(self.ledger.partitions());
+        Ok(())
+    }
+
     /// Reads where the group stands, and starts there. A partition without a place was added after
     /// the group began, or belongs to a queue: it is read from its beginning.
     async fn start(&self, group: &Group, partitions: &[i32]) -> Result<()> {
@@ -147,6 +155,25 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// What is settled of these partitions is committed in its transaction, or that is aborted. A new owner does not begin before
+    /// (it asks for stable offsets), and what would be sent later is fenced by the group's generation.
+    async fn end_transaction(&self, partitions: &[i32]) {
+        self.ledger.request_flush();
+        let committed = self
+            .ledger
+            .until(|ledger| ledger.has_ended() || ledger.is_transacted(partitions));
+        let _ = timeout(TRANSACTION, committed).await;
+        self.ledger.remove(partitions, FlowKind::Revoked);
+        let ended = self
+            .ledger
+            .until(|ledger| ledger.has_ended() || ledger.is_transacted(partitions));
+        if timeout(TRANSACTION, ended).await.is_err() {
+            debug!(group = %self.group_id, "a transaction outlives its partitions");
+        }
+    }
+}
+
 impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_assigned(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
@@ -158,7 +185,7 @@ impl ConsumerRebalanceListener for Listener {
             let mut result = self.start(&group, &partitions).await;
             for _ in 0..START_TRIES {
                 match &result {
-                    Err(error) if error.is_retryable() => {
+                    Err(error) if error.is_retryable() && !is_unstable(error) => {
                         sleep(START_BACKOFF).await;
                         result = self.start(&group, &partitions).await;
                     }
@@ -166,7 +193,14 @@ impl ConsumerRebalanceListener for Listener {
                 }
             }
             if let Err(error) = result {
-                self.ledger.end(Some(error.with("group", &self.group_id)));
+                // A transaction may hold the place until its time-out: longer than the others can be
+                // held up here.
+                if is_unstable(&error) {
+                    debug!(group = %self.group_id, %error, "no place to read from yet");
+                    self.ledger.hold_back(&partitions);
+                } else {
+                    self.ledger.end(Some(error.with("group", &self.group_id)));
+                }
             }
             self.assigned.tell(self.ledger.partitions());
             self.events
@@ -201,6 +235,9 @@ impl ConsumerRebalanceListener for Listener {
         };
         // Past this the records come again elsewhere, which at least once allows.
         let _ = timeout(self.drain, drained).await;
+        if self.ledger.is_transactional() {
+            self.end_transaction(&partitions).await;
+        }
         if let Some(group) = self.group() {
             for _ in 0..COMMIT_TRIES {
                 match group.commit(&self.ledger, Some(&partitions)).await {
@@ -253,6 +290,8 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
 
 /// How long the ends of partitions may take to be told: it is milliseconds, or not now.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a transaction may take to end before its partitions are given up.
+const TRANSACTION: Duration = Duration::from_secs(5);
 const COMMIT_TRIES: usize = 5;
 const COMMIT_BACKOFF: Duration = Duration::from_millis(100);
 const START_TRIES: usize = 5;

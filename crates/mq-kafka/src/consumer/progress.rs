@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 pub struct ConsumerProgress {
     /// The subscription's full name, which is its group's.
     pub subscription: Arc<str>,
-    /// The partitions that the consumer has now, in ascending order.
+    /// The partitions that the consumer has now, in ascending order: those of its source first, then
+    /// those of each of its retry topics.
     pub partitions: Vec<PartitionProgress>,
 }
 
@@ -26,9 +27,11 @@ impl ConsumerProgress {
 }
 
 /// How far one partition is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionProgress {
+    /// Its topic: that of the subscription, or a retry topic.
+    pub topic: Arc<str>,
     /// The partition.
     pub partition: u32,
     /// What the broker has: where the group would go on now.

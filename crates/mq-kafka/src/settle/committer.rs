@@ -57,6 +57,9 @@ impl Group {
         only: Option<&[i32]>,
     ) -> Result<(), KrafkaError> {
         let _gate = self.gate.lock().await;
+        if !ledger.commits_by_itself() {
+            return Ok(());
+        }
         let snapshot = ledger.snapshot(only);
         let changed: Vec<_> = snapshot
             .places

@@ -25,9 +25,12 @@ struct Slot {
     state: State,
     /// Deliveries that ended in a failure.
     failures: u32,
+    /// When it is due, in milliseconds since 1970; 0 if it is not deferred.
+    due: u64,
     /// The record's own time, in ms since 1970.
     time: i64,
-    /// Since when it waits for a handler, or is with one, in the caller's seconds.
+    /// Since when it waits for a handler, or is with one, in the caller's seconds. That is later than
+    /// now if it is not due yet.
     since: u32,
 }
 
@@ -60,6 +63,8 @@ pub(crate) enum Pushed {
         seq: u64,
         /// Failed deliveries, known from the committed metadata.
         failures: u32,
+        /// When it is due, in milliseconds since 1970; 0 if it was not deferred.
+        due: u64,
     },
     /// An earlier owner has settled it.
     Settled,
@@ -79,21 +84,23 @@ impl Tracker {
     /// Takes in the next record of the log, with its own time and that of now.
     pub(crate) fn push(&mut self, offset: i64, time: i64, now: u32) -> Pushed {
         let seq = self.first + self.slots.len() as u64;
-        let (state, failures) = match self.inherited.get(offset) {
-            Some(Mark::Done) => (State::Done, 0),
-            Some(Mark::Failed(failures)) => (State::Waiting, failures),
-            None => (State::Waiting, 0),
+        let (state, failures, due) = match self.inherited.get(offset) {
+            Some(Mark::Done) => (State::Done, 0, 0),
+            Some(Mark::Failed(failures)) => (State::Waiting, failures, 0),
+            Some(Mark::Deferred(failures, due)) => (State::Waiting, failures, due),
+            None => (State::Waiting, 0, 0),
         };
         self.append(Slot {
             offset,
             state,
             failures,
+            due,
             time,
             since: now,
         });
         match state {
             State::Done => Pushed::Settled,
-            _ => Pushed::Deliver { seq, failures },
+            _ => Pushed::Deliver { seq, failures, due },
         }
     }
 
@@ -103,6 +110,7 @@ impl Tracker {
             offset,
             state: State::Done,
             failures: 0,
+            due: 0,
             time: 0,
             since: 0,
         });
@@ -118,6 +126,7 @@ impl Tracker {
     pub(crate) fn hand_out(&mut self, seq: u64, now: u32) {
         if let Some(slot) = self.slot(seq) {
             slot.state = State::Out;
+            slot.due = 0;
             slot.since = now;
         }
     }
@@ -138,10 +147,39 @@ impl Tracker {
         slot.failures
     }
 
+    /// Takes a record back after a failure, not to be delivered before this time.
+    pub(crate) fn defer(&mut self, seq: u64, due: u64) {
+        self.give_back(seq, true);
+        if let Some(slot) = self.slot(seq) {
+            slot.due = due;
+        }
+    }
+
+    /// Notes that nobody can have the record before then.
+    pub(crate) fn wait(&mut self, seq: u64, since: u32) {
+        if let Some(slot) = self.slot(seq) {
+            slot.since = since;
+        }
+    }
+
     /// The offset that may be committed: that of the lowest record that is not done, or the next
     /// one of the log.
     pub(crate) fn low_water(&self) -> i64 {
         self.slots.front().map_or(self.next, |slot| slot.offset)
+    }
+
+    /// The number of the lowest record that is not done: all below it are.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The failures alone, counted, of the records that are not done.
+    pub(crate) fn failures(&self) -> Marks {
+        let failed = |slot: &&Slot| slot.state != State::Done && slot.failures > 0;
+        let failed = self.slots.iter().filter(failed);
+        failed
+            .map(|slot| (slot.offset, Mark::Failed(slot.failures)))
+            .collect()
     }
 
     /// The offset after the last record that was pushed.
@@ -172,6 +210,7 @@ impl Tracker {
                 (State::Done, _) => Mark::Done,
                 (State::Out, failures) => Mark::Failed(failures.saturating_add(1)),
                 (State::Waiting, 0) => return None,
+                (State::Waiting, failures) if slot.due > 0 => Mark::Deferred(failures, slot.due),
                 (State::Waiting, failures) => Mark::Failed(failures),
             };
             Some((slot.offset, mark))
@@ -205,7 +244,7 @@ mod tests {
 
     fn delivered(tracker: &mut Tracker, offset: i64) -> (u64, u32) {
         match tracker.push(offset, 0, 0) {
-            Pushed::Deliver { seq, failures } => (seq, failures),
+            Pushed::Deliver { seq, failures, .. } => (seq, failures),
             Pushed::Settled => panic!("{offset} is settled"),
         }
     }
@@ -219,6 +258,24 @@ mod tests {
         assert_eq!(tracker.low_water(), 10);
         tracker.done(a);
         assert_eq!((tracker.low_water(), tracker.len()), (12, 0));
+    }
+
+    #[test]
+    fn a_new_owner_knows_until_when_a_record_waits() {
+        let mut tracker = Tracker::new(0, Marks::default());
+        let (seq, _) = delivered(&mut tracker, 0);
+        tracker.hand_out(seq, 0);
+        tracker.defer(seq, 77);
+        let mut again = Tracker::new(0, tracker.marks());
+        let expected = Pushed::Deliver {
+            seq: 0,
+            failures: 1,
+            due: 77,
+        };
+        assert_eq!(again.push(0, 0, 0), expected);
+        // In work it is a failure like any other.
+        again.hand_out(0, 0);
+        assert_eq!(again.marks().get(0), Some(Mark::Failed(2)));
     }
 
     #[test]

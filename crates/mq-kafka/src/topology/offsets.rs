@@ -1,6 +1,6 @@
 //! The places of a group in a topic.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use krafka::{
     KrafkaError,
@@ -27,7 +27,8 @@ pub(crate) struct Committed {
 }
 
 /// What the group committed, for these partitions or for all it ever did. Waits for transactions
-/// that may still change it.
+/// that may still change it; not for long where partitions are named, since a member asks then, and
+/// all of its others wait.
 pub(crate) async fn committed(
     admin: &AdminClient,
     operation: &'static str,
@@ -39,7 +40,9 @@ pub(crate) async fn committed(
     let mut options = ListConsumerGroupOffsetsOptions::default().require_stable(true);
     if let Some(partitions) = partitions {
         let name = |p: &i32| TopicPartition::new(topic, *p);
-        options = options.partitions(partitions.iter().map(name).collect());
+        options = options
+            .partitions(partitions.iter().map(name).collect())
+            .timeout(UNSTABLE);
     }
     let listed = admin
         .list_consumer_group_offsets(group, options)
@@ -58,6 +61,9 @@ pub(crate) async fn committed(
         })
         .collect()
 }
+
+/// How long a member waits for the end of a transaction that may still change where it begins.
+const UNSTABLE: Duration = Duration::from_secs(2);
 
 /// The first or the next offset of each of these partitions, once its leader answers.
 pub(crate) async fn edges(

@@ -257,6 +257,27 @@ impl Bare {
     }
 }
 
+/// The timestamps of a topic's records, as the broker has them, in milliseconds.
+pub async fn stamps(servers: &str, topic: &str) -> Check<Vec<u64>> {
+    let bare = krafka::Kafka::builder(servers).connect().await?;
+    let reader = bare.consumer_without_group().enable_auto_commit(false);
+    let reader = reader.auto_offset_reset(krafka::consumer::AutoOffsetReset::Earliest);
+    let reader = reader.build().await?;
+    reader.subscribe([topic]).await?;
+    let mut stamps = Vec::new();
+    let found = async {
+        while stamps.is_empty() {
+            for record in reader.poll(Duration::from_millis(200)).await? {
+                stamps.push(u64::try_from(record.timestamp).unwrap_or_default());
+            }
+        }
+        Ok::<_, krafka::KrafkaError>(())
+    };
+    within(60, found).await??;
+    reader.close().await?;
+    Ok(stamps)
+}
+
 pub fn check(good: bool, otherwise: impl Into<String>) -> Check {
     if good {
         Ok(())

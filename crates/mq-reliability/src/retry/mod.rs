@@ -34,7 +34,8 @@
 //!   delay is then left out. A crash between a stored copy and the settlement of its original forks
 //!   the message: each of the two has the attempts that are left.
 //! * A dead letter tells the first failure of its last round.
-//! * A message that waits is overtaken by later ones. A worker that is `ordered_by_key` refuses delays.
+//! * A message that waits is overtaken by later ones. A worker that is `ordered_by_key` holds those of
+//!   its key instead, and is refused where the broker cannot (`Capability::DeferInPlace`).
 //! * With `AtMostOnce` the message is already acknowledged: when its attempts are used up it is
 //!   gone.
 //!

@@ -474,6 +474,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
             "a_plan_without_prefetch_is_refused",
             "a_filter_on_a_queue_is_refused",
             "one_consumer_is_active_while_others_stand_by",
+            "holding_a_key_is_refused_where_there_is_none",
         ],
     ),
     (

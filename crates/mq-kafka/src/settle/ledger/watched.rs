@@ -1,6 +1,12 @@
 //! What can be seen of a ledger from outside: how far it is, and what stands still.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use mq_core::SubscriptionKind;
+use tokio::time::Instant;
 
 use super::Ledger;
 use crate::consumer::PartitionProgress;
@@ -17,12 +23,28 @@ pub(crate) struct Stalled {
 impl Ledger {
     /// Seconds since the consumer was opened: 32 bits of them last for 136 years.
     pub(super) fn now(&self) -> u32 {
-        u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX)
+        self.second(Instant::now())
+    }
+
+    /// The same of any instant.
+    pub(super) fn second(&self, at: Instant) -> u32 {
+        let since = at.saturating_duration_since(self.began);
+        u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
     }
 
     /// The name of the subscription.
-    pub(crate) fn source_name(&self) -> &std::sync::Arc<str> {
+    pub(crate) fn source_name(&self) -> &Arc<str> {
         self.source.name()
+    }
+
+    /// The topic that is read.
+    fn topic(&self) -> &Arc<str> {
+        match self.log.kind() {
+            SubscriptionKind::Queue { queue } => queue,
+            SubscriptionKind::Durable { topic, .. } | SubscriptionKind::Ephemeral { topic } => {
+                topic
+            }
+        }
     }
 
     /// Where the logs of these partitions end.
@@ -53,6 +75,7 @@ impl Ledger {
                     now.saturating_sub(Duration::from_millis(unsigned(oldest.time)))
                 });
                 PartitionProgress {
+                    topic: Arc::clone(self.topic()),
                     partition: u32::try_from(*partition).unwrap_or_default(),
                     committed: unsigned(entry.committed.0),
                     done_below: unsigned(low),
