@@ -342,7 +342,7 @@ async fn zombie(servers: String) -> Check {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     let error = first.ended().await?.expect_err("another one has its id");
-    same(error.kind(), ErrorKind::Lost, "kind")?;
+    check(error.kind() == ErrorKind::Lost, format!("kind: {error:?}"))?;
     check(!error.is_retryable(), "a fenced one must not try again")?;
     same(
         error.context("transactional id"),
