@@ -5,16 +5,14 @@ use mq_core::{
     flow::{FlowKind, Vocabulary},
 };
 
-/// The same for every broker version from 4.0 on.
+/// The same for every broker version from 4.0 on; `defer` comes with the delay cascade.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::DurableSubscriptions)
     .and(Capability::EphemeralSubscriptions)
     .and(Capability::MandatoryTopics)
-    .and(Capability::Defer)
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
-    .and(Capability::SettleEach)
-    .and(Capability::SingleActiveConsumer);
+    .and(Capability::SettleEach);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {
