@@ -81,14 +81,20 @@ impl Cluster {
             "name",
             "leader",
         ];
-        let answer = self.nodes[asked].exec(&ask).await?;
-        let queues: serde_json::Value = serde_json::from_str(&answer)?;
-        let queues = queues.as_array().map(Vec::as_slice).unwrap_or_default();
-        let leader = queues
-            .iter()
-            .find(|entry| entry["name"] == queue)
-            .and_then(|entry| entry["leader"].as_str())
-            .ok_or_else(|| Failure::new(format!("no leader of {queue}: {answer}")))?;
+        let begun = Instant::now();
+        let leader = loop {
+            let answer = self.nodes[asked].exec(&ask).await?;
+            let queues: serde_json::Value = serde_json::from_str(&answer)?;
+            let queues = queues.as_array().map(Vec::as_slice).unwrap_or_default();
+            let entry = queues.iter().find(|entry| entry["name"] == queue);
+            if let Some(leader) = entry.and_then(|entry| entry["leader"].as_str()) {
+                break leader.to_owned();
+            }
+            // A node may not have heard of a queue that another one has just declared.
+            if begun.elapsed() > Duration::from_secs(30) {
+                return Err(Failure::new(format!("no leader of {queue}: {answer}")));
+            }
+        };
         let number = leader
             .rsplit('-')
             .next()
