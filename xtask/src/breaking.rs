@@ -39,13 +39,19 @@ pub(crate) fn single(workspace: &Workspace, wish: &Wish, records: &Path) -> Resu
     for kind in Kind::ALL {
         let address = single_address(kind);
         answers(&containers, kind.service(), || kind.probe(&address))?;
-        let mut command = test(workspace, kind, "single", records);
         let name = match kind {
             Kind::RabbitMq => "MQ_KILL_RABBITMQ_URL",
             Kind::Kafka => "MQ_KILL_KAFKA_SERVERS",
         };
-        command.env(name, address).env("MQ_KILL_PROJECT", PROJECT);
-        totals += run_tests(command)?;
+        let programs: &[&str] = match kind {
+            Kind::RabbitMq => &["single", "delays"],
+            Kind::Kafka => &["single"],
+        };
+        for of in programs {
+            let mut command = test(workspace, kind, of, records);
+            command.env(name, &address).env("MQ_KILL_PROJECT", PROJECT);
+            totals += run_tests(command)?;
+        }
     }
     Ok(totals)
 }
@@ -103,7 +109,7 @@ fn test(workspace: &Workspace, kind: Kind, of: &str, records: &Path) -> Command 
     command
 }
 
-/// The program of `mq-chaos` for this broker, and for a single node or a cluster: `<broker>_<of>`.
+/// The program of `mq-chaos` for this broker and what it is about: `<broker>_<of>`.
 fn program(workspace: &Workspace, kind: Kind, of: &str) -> Command {
     let mut command = Command::new(cargo());
     command

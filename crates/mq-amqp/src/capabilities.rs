@@ -5,14 +5,16 @@ use mq_core::{
     flow::{FlowKind, Vocabulary},
 };
 
-/// The same for every broker version from 4.0 on; `defer` comes with the delay cascade.
+/// The same for every broker version from 4.0 on.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::DurableSubscriptions)
     .and(Capability::EphemeralSubscriptions)
     .and(Capability::MandatoryTopics)
+    .and(Capability::Defer)
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
-    .and(Capability::SettleEach);
+    .and(Capability::SettleEach)
+    .and(Capability::SingleActiveConsumer);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -7,7 +7,7 @@ use std::{process::ExitCode, time::Duration};
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp,
+    Amqp, QueueSettings, Recovery,
     core::{Broker, Destination, Error, ErrorKind, Message, Publisher, Result},
 };
 use mq_testkit::{
@@ -15,9 +15,12 @@ use mq_testkit::{
     proxy::{Direction, Fault, Proxy},
 };
 use support::{Bare, argument};
+use tokio::sync::OnceCell;
 
 struct Rabbit {
     url: String,
+    /// The delay cascade is there.
+    delays: OnceCell<()>,
 }
 
 impl Fixture for Rabbit {
@@ -25,12 +28,25 @@ impl Fixture for Rabbit {
 
     async fn connect(&self) -> Result<Amqp> {
         // A broker that is busy with many copies of the suite is slow, and that is no failure.
-        Amqp::builder()
+        let broker = Amqp::builder()
             .url(&self.url)?
             .connect_timeout(SLOW)
             .operation_timeout(SLOW)
             .connect()
-            .await
+            .await?;
+        let declare = || async { broker.delays().declare().await };
+        self.delays.get_or_try_init(declare).await?;
+        Ok(broker)
+    }
+
+    async fn single_active_queue(&self, name: &str) -> Result<(Amqp, Destination)> {
+        let settings = QueueSettings::quorum().single_active_consumer();
+        let builder = Amqp::builder().url(&self.url)?.queue(name, settings);
+        let builder = builder.connect_timeout(SLOW).operation_timeout(SLOW);
+        let client = builder.connect().await?;
+        let queue = Destination::queue(name);
+        client.declare(&queue).await?;
+        Ok((client, queue))
     }
 
     fn hooks(&self) -> &'static [Hook] {
@@ -52,6 +68,8 @@ impl Fixture for Rabbit {
             .connect_timeout(SLOW)
             .operation_timeout(DEADLINE)
             .publish_timeout(DEADLINE)
+            // Its link stays cut.
+            .recovery(Recovery::within(DEADLINE / 5))
             .connect()
             .await?;
         Ok((client, Box::new(ByProxy(proxy))))
@@ -101,6 +119,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     Suite::new("conformance", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
-        .conformance(|url| Rabbit { url }, include_str!("conformance.expected"))
+        .conformance(
+            |url| Rabbit {
+                url,
+                delays: OnceCell::new(),
+            },
+            include_str!("conformance.expected"),
+        )
         .run()
 }

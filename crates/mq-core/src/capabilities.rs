@@ -17,6 +17,9 @@ pub enum Capability {
     MandatoryTopics,
     /// `defer`: delivered again after a delay.
     Defer,
+    /// A deferred message can hold the later ones of its key
+    /// ([`Deferred::InPlace`](crate::Deferred::InPlace)).
+    DeferInPlace,
     /// Messages with a higher priority are delivered sooner.
     Priority,
     /// The broker says whether a message was delivered before.
@@ -40,6 +43,7 @@ impl Capability {
         Self::EphemeralSubscriptions,
         Self::MandatoryTopics,
         Self::Defer,
+        Self::DeferInPlace,
         Self::Priority,
         Self::RedeliveredFlag,
         Self::RepeatedHeaders,
@@ -58,6 +62,7 @@ impl fmt::Display for Capability {
             Self::EphemeralSubscriptions => "ephemeral-subscriptions",
             Self::MandatoryTopics => "mandatory-topics",
             Self::Defer => "defer",
+            Self::DeferInPlace => "defer-in-place",
             Self::Priority => "priority",
             Self::RedeliveredFlag => "redelivered-flag",
             Self::RepeatedHeaders => "repeated-headers",
@@ -117,6 +122,7 @@ mod tests {
             | Capability::EphemeralSubscriptions
             | Capability::MandatoryTopics
             | Capability::Defer
+            | Capability::DeferInPlace
             | Capability::Priority
             | Capability::RedeliveredFlag
             | Capability::RepeatedHeaders

@@ -50,6 +50,7 @@ where
         ordered: parts.ordered,
         subscription: parts.subscription.clone(),
         flow: parts.broker.flow(),
+        tracer: parts.broker.tracer(),
         fault: Fault::default(),
     });
     // Dropping the set aborts the runners, so dropping this future leaves no task behind.
