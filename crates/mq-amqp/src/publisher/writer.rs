@@ -149,7 +149,8 @@ impl Writer {
         };
         // Nothing is sent any more, and whoever asks is told so at once.
         self.refuse(&mut desk, &over);
-        while desk.take().await {
+        while desk.open {
+            desk.take().await;
             self.refuse(&mut desk, &over);
         }
     }
@@ -162,7 +163,7 @@ impl Writer {
             tokio::select! {
                 biased;
                 opened = opening.as_mut() => return opened.map(Some),
-                _ = desk.take() => {}
+                () = desk.take() => {}
                 () = sleep_until(due) => self.expire(desk),
             }
             desk.answer_flushes();
@@ -247,7 +248,7 @@ impl Writer {
             let open = desk.open;
             tokio::select! {
                 biased;
-                _ = desk.take(), if open => {}
+                () = desk.take(), if open => {}
                 () = flight.ready() => {}
                 () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {}
                 () = timer.as_mut() => {
@@ -439,11 +440,12 @@ impl Writer {
 }
 
 impl Desk {
-    /// Takes what was asked in the meantime; false when nobody can ask any more.
+    /// Takes what was asked in the meantime, or notes that nobody can ask any more. Waits for ever after
+    /// that.
     ///
     /// # Cancel safety
     /// Safe.
-    async fn take(&mut self) -> bool {
+    async fn take(&mut self) {
         if !self.open {
             return std::future::pending().await;
         }
@@ -458,7 +460,6 @@ impl Desk {
                 }
             }
         }
-        self.open
     }
 
     /// The next publish that may be written to this channel now.
