@@ -9,9 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
+use async_rs::{
+    Runtime, Tokio,
+    traits::Reactor,
+    util::{RuntimeParts, SocketAddrs},
+};
 use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, uri::AMQPUri};
+use tokio::net::lookup_host;
 
 use super::login::Login;
 use crate::config::{Address, Connector, Settings};
@@ -36,8 +41,10 @@ where
     let (user, password) = (user.to_owned(), password.to_owned());
     let open = async move |uri: AMQPUri, runtime: Runtime<_>| {
         let authority = uri.authority;
-        let address = runtime.to_socket_addrs((authority.host, authority.port));
-        let mut wire: Wire<R::TcpStream> = runtime.tcp_connect(address).await?;
+        // The library's own look-up panics where the runtime ends meanwhile.
+        let found = lookup_host((authority.host, authority.port)).await?;
+        let found: Vec<SocketAddr> = found.collect();
+        let mut wire: Wire<R::TcpStream> = runtime.tcp_connect(SocketAddrs(found)).await?;
         match &connector {
             None => {}
             #[cfg(feature = "tls")]
