@@ -2,6 +2,7 @@
 
 mod events;
 mod gate;
+mod greeting;
 mod link;
 mod login;
 mod recovery;
@@ -23,6 +24,7 @@ use tracing::Instrument;
 pub(crate) use self::{
     events::Events,
     gate::{CHUNK, Gate},
+    greeting::Product,
     link::Link,
     login::PLACEHOLDER,
     recovery::is_refusal,
@@ -162,12 +164,12 @@ impl Broker for Amqp {
     type Consumer = AmqpConsumer;
 
     fn capabilities(&self) -> Capabilities {
-        capabilities::CAPABILITIES
+        capabilities::of(self.inner.consuming.known().product())
     }
 
-    /// `RabbitMQ`, without a version: the client library keeps to itself what the broker told it.
+    /// Such as `RabbitMQ 4.3.6`, as the node says that it is connected to for consuming.
     fn product(&self) -> String {
-        "RabbitMQ".into()
+        self.inner.consuming.known().product().to_string()
     }
 
     fn flow(&self) -> Flow {

@@ -34,6 +34,9 @@ pub enum Capability {
     SettleEach,
     /// One consumer at a time takes a queue's messages, others stand by.
     SingleActiveConsumer,
+    /// What is given back without having been attempted
+    /// ([`release`](crate::Settlement::release), or never handed out) is not counted as an attempt.
+    UncountedRelease,
 }
 
 impl Capability {
@@ -51,6 +54,7 @@ impl Capability {
         Self::Partitions,
         Self::SettleEach,
         Self::SingleActiveConsumer,
+        Self::UncountedRelease,
     ];
 }
 
@@ -70,6 +74,7 @@ impl fmt::Display for Capability {
             Self::Partitions => "partitions",
             Self::SettleEach => "settle-each",
             Self::SingleActiveConsumer => "single-active-consumer",
+            Self::UncountedRelease => "uncounted-release",
         })
     }
 }
@@ -128,8 +133,9 @@ mod tests {
             | Capability::RepeatedHeaders
             | Capability::Positions
             | Capability::Partitions
-            | Capability::SettleEach => false,
-            Capability::SingleActiveConsumer => true,
+            | Capability::SettleEach
+            | Capability::SingleActiveConsumer => false,
+            Capability::UncountedRelease => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");

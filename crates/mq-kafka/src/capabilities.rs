@@ -17,7 +17,8 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::DeferInPlace)
     .and(Capability::RepeatedHeaders)
     .and(Capability::Positions)
-    .and(Capability::Partitions);
+    .and(Capability::Partitions)
+    .and(Capability::UncountedRelease);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

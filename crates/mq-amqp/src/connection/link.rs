@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     Gate,
     events::{AmqpEvent, AmqpRole},
+    greeting::Product,
     recovery::is_refusal,
     transport,
 };
@@ -51,12 +52,13 @@ struct Fate {
     lost: CancellationToken,
 }
 
-/// What the broker lets through, kept over the loss of a connection.
+/// What the broker is and lets through, kept over the loss of a connection.
 #[derive(Debug)]
 pub(crate) struct Known {
     /// The largest payload the broker takes, as far as it has said so.
     largest: AtomicUsize,
     frame: AtomicUsize,
+    product: Arc<Product>,
 }
 
 impl Known {
@@ -69,6 +71,11 @@ impl Known {
         {
             self.largest.fetch_min(limit, Ordering::AcqRel);
         }
+    }
+
+    /// What the broker says it is.
+    pub(crate) fn product(&self) -> &Product {
+        &self.product
     }
 
     /// Bytes that a payload may have, and that properties and headers may take in the one frame
@@ -87,6 +94,7 @@ impl Default for Known {
         Self {
             largest: AtomicUsize::new(usize::MAX),
             frame: AtomicUsize::new(0),
+            product: Arc::default(),
         }
     }
 }
@@ -145,7 +153,9 @@ impl Link {
         let properties =
             ConnectionProperties::default().with_connection_name(format!("{name} {role}").into());
         let connector = settings.connector()?;
-        let connecting = transport::connect(settings, address, connector, properties, reactor);
+        let product = Arc::clone(&known.product);
+        let connecting =
+            transport::connect(settings, address, connector, properties, reactor, product);
         let limit = settings.connect_timeout;
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(connected) => connected.map_err(|error| map(CONNECT, error)),

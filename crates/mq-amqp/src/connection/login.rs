@@ -93,7 +93,7 @@ fn put(frame: &mut [u8], place: Range<usize>, number: usize) {
 }
 
 /// Bytes of the first frame, if it is complete.
-fn frame_length(bytes: &[u8]) -> Option<usize> {
+pub(super) fn frame_length(bytes: &[u8]) -> Option<usize> {
     let size = bytes.get(SIZE)?.try_into().ok()?;
     let length = FRAME_HEADER + u32::from_be_bytes(size) as usize + FRAME_END;
     (bytes.len() >= length).then_some(length)
@@ -106,7 +106,7 @@ const FRAME_HEADER: usize = 7;
 const SIZE: Range<usize> = 3..7;
 const FRAME_END: usize = 1;
 /// Class and method of a method frame.
-const METHOD: Range<usize> = 7..11;
+pub(super) const METHOD: Range<usize> = 7..11;
 const START_OK: &[u8] = &[0, 10, 0, 11];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -18,7 +19,10 @@ use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, uri::AMQPUri};
 use tokio::net::lookup_host;
 
-use super::login::Login;
+use super::{
+    greeting::{Greeting, Product},
+    login::Login,
+};
 use crate::config::{Address, Connector, Settings};
 
 /// Opens a connection of the client library; over TLS if there is a connector. Sockets are of this
@@ -32,6 +36,7 @@ pub(super) async fn connect<R>(
     connector: Option<Connector>,
     properties: ConnectionProperties,
     reactor: R,
+    product: Arc<Product>,
 ) -> lapin::Result<Connection>
 where
     R: Reactor + Clone + std::fmt::Debug + Send + Sync + 'static,
@@ -53,6 +58,7 @@ where
             Some(never) => match *never {},
         }
         wire.login = Some(Login::new(&user, &password));
+        wire.greeting = Some(Greeting::new(Arc::clone(&product)));
         Ok(AsyncTcpStream::Plain(wire))
     };
     let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Wired(reactor)));
@@ -63,9 +69,11 @@ where
 #[derive(Debug, Clone)]
 struct Wired<R>(R);
 
-/// A socket, with or without TLS, that puts the password in.
+/// A socket, with or without TLS, that puts the password in, and hears the broker's name.
 struct Wire<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
     inner: AsyncTcpStream<S>,
+    /// Until the broker has greeted.
+    greeting: Option<Greeting>,
     /// Until the login is written.
     login: Option<Login>,
     /// What was taken from the client and not yet written.
@@ -99,8 +107,13 @@ impl<R: Reactor> Reactor for Wired<R> {
         let connecting = self.0.tcp_connect_addr(address);
         async move {
             let inner = AsyncTcpStream::Plain(connecting.await?);
-            let (login, out) = (None, Vec::new());
-            Ok(Wire { inner, login, out })
+            let (greeting, login, out) = (None, None, Vec::new());
+            Ok(Wire {
+                inner,
+                greeting,
+                login,
+                out,
+            })
         }
     }
 }
@@ -108,6 +121,15 @@ impl<R: Reactor> Reactor for Wired<R> {
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Wire<S> {
     fn inner(&mut self) -> Pin<&mut AsyncTcpStream<S>> {
         Pin::new(&mut self.inner)
+    }
+
+    /// Lets the broker's greeting be read.
+    fn greeted(&mut self, bytes: &[u8]) {
+        if let Some(greeting) = &mut self.greeting
+            && greeting.read(bytes)
+        {
+            self.greeting = None;
+        }
     }
 
     /// Writes what was taken.
@@ -132,7 +154,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.inner().poll_read(cx, buffer)
+        let read = ready!(self.inner().poll_read(cx, buffer))?;
+        self.greeted(buffer.get(..read).unwrap_or_default());
+        Poll::Ready(Ok(read))
     }
 
     fn poll_read_vectored(
@@ -140,7 +164,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buffers: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.inner().poll_read_vectored(cx, buffers)
+        if self.greeting.is_none() {
+            return self.inner().poll_read_vectored(cx, buffers);
+        }
+        let first = buffers.iter_mut().find(|buffer| !buffer.is_empty());
+        self.poll_read(cx, first.map_or(&mut [], |buffer| buffer))
     }
 }
 
