@@ -1,9 +1,13 @@
 //! What krafka says, in the terms of [`mq_core::Error`]: the one place where the two meet.
 
+mod producer;
 mod tls;
 
 use krafka::{KrafkaError, ProtocolErrorKind, error::ErrorCode};
 use mq_core::{Error, ErrorKind, RetryAdvice};
+
+use producer::is_fencing;
+pub(crate) use producer::over as producer_over;
 
 /// When the error came, as far as a message is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +198,7 @@ fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
         | C::PolicyViolation => (K::Config, "the broker refuses a setting"),
         C::UnsupportedVersion => (K::Unsupported, "this broker is too old for a request"),
         C::RequestTimedOut => (K::Timeout, "no answer in time"),
+        code if is_fencing(code) => (K::Lost, "another client took over this identity"),
         C::FencedInstanceId => (K::Lost, "another consumer took over this instance id"),
         C::UnreleasedInstanceId => (K::InUse, "another consumer has this instance id"),
         C::IllegalGeneration | C::UnknownMemberId | C::FencedMemberEpoch | C::StaleMemberEpoch => {
@@ -230,6 +235,7 @@ fn advice(error: &KrafkaError) -> Option<RetryAdvice> {
         KrafkaError::DeliveryTimeout { .. } => Some(RetryAdvice::GaveUp),
         // Another one has this identity now: the same call would fight with it.
         fenced if is_fenced(fenced) => Some(RetryAdvice::Never),
+        KrafkaError::Broker { code, .. } if is_fencing(*code) => Some(RetryAdvice::Never),
         // The record is gone; opening the consumer again meets the same hole.
         KrafkaError::NoOffset { .. } => Some(RetryAdvice::Never),
         // A broker's passing state, such as an election.

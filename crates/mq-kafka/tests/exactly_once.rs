@@ -28,7 +28,7 @@ use mq_testkit::{
     proxy::{Direction, Fault, Proxy},
 };
 use scene::{Copier, Scene, copy};
-use support::{Bare, check, same, unique, within};
+use support::{Bare, check, same, unique, wire, within};
 use tokio::sync::Notify;
 
 fn main() -> ExitCode {
@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         refused_output,
     )
     .case("a_zombie_is_fenced", zombie)
+    .case("one_whose_transaction_was_taken_from_it_is_fenced", taken)
     .case("partitions_move_between_copiers", moved)
     .case(
         "a_copier_killed_in_a_transaction_copies_each_record_once",
@@ -351,6 +352,41 @@ async fn zombie(servers: String) -> Check {
     )?;
     scene.read("now", count as usize).await?;
     second.stop().await?.map_err(Into::into)
+}
+
+/// What a twin's start begins with, and the broker's time-out does: the open transaction is aborted
+/// under the next epoch. Here nobody goes on from there, so that the commit finds it so.
+async fn taken(servers: String) -> Check {
+    let scene = Scene::new(&servers, "taken").await?;
+    let id = unique("taken");
+    let guarantee = ExactlyOnce::new(id.as_str()).commit_every(Duration::from_secs(9));
+    let copier = scene.copy(&guarantee);
+    let bare = Bare::connect(&servers).await?;
+    let mut count = 0;
+    // Between two transactions the id is just given; then it is tried again.
+    loop {
+        let before = bare.ends(scene.target.name(), 3).await?;
+        scene.fill(count..count + 10).await?;
+        count += 10;
+        let written = async {
+            while bare.ends(scene.target.name(), 3).await? == before {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Check::Ok(())
+        };
+        within(60, written).await??;
+        if wire::ask_id(&servers, &id).await? == wire::CONCURRENT_TRANSACTIONS {
+            break;
+        }
+        check(count < 100, "no transaction was open")?;
+    }
+    let error = copier.ended().await?.expect_err("its id was asked for");
+    same(error.kind(), ErrorKind::Lost, &format!("kind of {error:?}"))?;
+    check(!error.is_retryable(), "a fenced one must not try again")?;
+    // One that starts again does the rest.
+    let again = scene.copy(&ExactlyOnce::new(id));
+    scene.read("now", count as usize).await?;
+    again.stop().await?.map_err(Into::into)
 }
 
 async fn moved(servers: String) -> Check {

@@ -12,9 +12,7 @@ use krafka::{
     CloseOptions, KrafkaError,
     producer::{TransactionState, TransactionalProducer},
 };
-use mq_core::{
-    Destination, Error, ErrorKind, Received, Rejection, Result, RetryAdvice, dead_letter_copy,
-};
+use mq_core::{Destination, Error, ErrorKind, Received, Rejection, Result, dead_letter_copy};
 use tokio::{
     sync::oneshot,
     time::{sleep, sleep_until},
@@ -270,7 +268,13 @@ impl Transactor {
         let since = Instant::now();
         while let Err(error) = self.producer.abort().await {
             if self.producer.state() == TransactionState::Fatal || error.is_fatal() {
-                return Err(error::map(TRANSACT, Stage::Before, error));
+                // An end that came before the abort refuses the abort: what came first says why.
+                let first = std::error::Error::source(why).and_then(|e| e.downcast_ref());
+                let cause = match (&error, first) {
+                    (KrafkaError::IllegalState { .. }, Some(first)) => KrafkaError::clone(first),
+                    _ => error,
+                };
+                return Err(error::producer_over(TRANSACT, cause));
             }
             if since.elapsed() >= self.unreachable_after {
                 let text = "the coordinator has not taken an abort for too long";
@@ -291,14 +295,7 @@ impl Transactor {
     /// What an error of the client means for the transaction.
     fn fault(&self, error: KrafkaError) -> Fault {
         if self.producer.state() == TransactionState::Fatal || error.is_fatal() {
-            let fenced = matches!(error, KrafkaError::Fenced { .. });
-            let error = error::map(TRANSACT, Stage::Before, error);
-            return Fault::Fatal(match fenced {
-                true => error
-                    .help("another instance has this transactional id, or this one stood still for longer than its transaction time-out")
-                    .advise(RetryAdvice::Never),
-                false => error,
-            });
+            return Fault::Fatal(error::producer_over(TRANSACT, error));
         }
         Fault::Abort(error::map(TRANSACT, Stage::Before, error))
     }
