@@ -41,6 +41,10 @@ pub(super) async fn connect<R>(
 where
     R: Reactor + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, reason = "TLS alone asks for the name")
+    )]
     let name = settings.server_name(address).to_owned();
     let (user, password) = settings.login();
     let (user, password) = (user.to_owned(), password.to_owned());
