@@ -377,7 +377,8 @@ async fn under_alarm(broker: &Amqp, to: &Destination, limit: Duration) -> Check 
     }
     assert_eq!(unknown, 10, "a window of unknown outcomes");
     // One that waits for no answer is not kept in memory either.
-    let handed = broker.unconfirmed().hand_over(to, Message::new("x"));
+    let unconfirmed = broker.unconfirmed();
+    let handed = unconfirmed.hand_over(to, Message::new("x"));
     let error = handed.await.expect_err("nothing is written");
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     // The consuming connection is another one.

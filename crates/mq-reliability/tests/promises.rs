@@ -110,6 +110,16 @@ async fn connect(address: &str) -> mq_core::Result<AnyBroker> {
     })
 }
 
+/// A connection that does not come back by itself, where there is a choice.
+async fn connect_once(address: &str) -> mq_core::Result<AnyBroker> {
+    if !address.starts_with("amqp") {
+        return connect(address).await;
+    }
+    let builder = mq_amqp::Amqp::builder().url(address)?;
+    let once = builder.recovery(mq_amqp::Recovery::within(Duration::ZERO));
+    Ok(AnyBroker::new(once.connect().await?))
+}
+
 /// A queue of its own on the broker under test.
 struct Stage {
     broker: AnyBroker,
