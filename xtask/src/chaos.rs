@@ -56,7 +56,7 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
     verdict(command)
 }
 
-/// The runs of `test` and `ci`, one after the other, with the program that the tests were built with: a minute of all faults
+/// The runs of `test` and `ci`, one after the other, with the program that the tests were built with: two minutes of all faults
 /// on each broker, and short runs of drains, alarms and connections that end again and again.
 ///
 /// # Errors
@@ -112,7 +112,7 @@ const SHORT: &[(Kind, &[&str])] = &[
     (Kind::RabbitMq, LIVES),
     (Kind::Kafka, LIVES),
 ];
-const MIXED: &[&str] = &["--scenario", "mixed", "--minutes", "1", "--rate", "200"];
+const MIXED: &[&str] = &["--scenario", "mixed", "--minutes", "2", "--rate", "200"];
 const DRAINS: &[&str] = &["--scenario", "drains", "--faults", "3", "--rate", "200"];
 const LIVES: &[&str] = &["--scenario", "lives", "--minutes", "1", "--rate", "200"];
 /// Always the same schedule: a red run is one of the code. Other seeds are for `cargo xtask chaos`.
