@@ -195,7 +195,7 @@ impl KafkaPublisher {
         let (record, known) = prepare(inner, PUBLISH, to, message).await?;
         if self.level == Level::InSync {
             let check = inner.topics.check(inner, PUBLISH, to.name(), known);
-            check.await.map_err(Refused::Error)?;
+            check.await.map_err(|error| Refused::by(inner, to, error))?;
         }
         Ok(record)
     }
@@ -444,6 +444,17 @@ enum Refused {
     Error(Error),
 }
 
+impl Refused {
+    /// Whichever question tells that it is not there: between two of them it may be deleted.
+    fn by(inner: &Inner, to: &Destination, error: Error) -> Self {
+        if error.kind() == ErrorKind::NotFound {
+            inner.topics.forget(to.name());
+            return Self::Missing;
+        }
+        Self::Error(error)
+    }
+}
+
 /// Checks all that can be checked before anything is sent.
 async fn prepare(
     inner: &Inner,
@@ -467,7 +478,7 @@ async fn prepare(
     }
     let record = headers::to_record(to.name(), to, message).map_err(Refused::Error)?;
     let known = inner.topics.known(inner, operation, to.name()).await;
-    let Some(known) = known.map_err(Refused::Error)? else {
+    let Some(known) = known.map_err(|error| Refused::by(inner, to, error))? else {
         return Err(Refused::Missing);
     };
     // What is compressed may fit though it is over the limit here: only the broker can say.
@@ -497,7 +508,8 @@ async fn prepare(
 /// Asks the cluster whether the topic has this partition, and lets the client know of it.
 async fn in_range(inner: &Inner, to: &Destination, partition: u32) -> Result<(), Refused> {
     let found = describe(inner, PUBLISH, &[to.name()]).await;
-    let Some(topic) = found.map_err(Refused::Error)?.pop().flatten() else {
+    let found = found.map_err(|error| Refused::by(inner, to, error))?;
+    let Some(topic) = found.into_iter().next().flatten() else {
         inner.topics.forget(to.name());
         return Err(Refused::Missing);
     };
@@ -513,7 +525,8 @@ async fn in_range(inner: &Inner, to: &Destination, partition: u32) -> Result<(),
     // The look for the partition's leader makes the client read the topic anew.
     let new = [number(partition)];
     let known = edges(&inner.admin, PUBLISH, to.name(), &new, OffsetSpec::Latest);
-    known.await.map(drop).map_err(Refused::Error)
+    let known = known.await.map(drop);
+    known.map_err(|error| Refused::by(inner, to, error))
 }
 
 /// Kafka counts partitions in 31 bits; what is over them is out of any topic's range.

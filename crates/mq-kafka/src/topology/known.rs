@@ -43,11 +43,7 @@ impl Topics {
         }
         topic_name(operation, name)?;
         match describe(inner, operation, &[name]).await?.pop().flatten() {
-            Some(topic) => match self.look(inner, operation, name, &topic).await {
-                // It was deleted between the two questions.
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                looked => looked.map(Some),
-            },
+            Some(topic) => Ok(Some(self.look(inner, operation, name, &topic).await?)),
             None => Ok(None),
         }
     }
