@@ -43,6 +43,7 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
             .args(["test", "--all-features", "--no-fail-fast"])
             .args(PACKAGES);
         brokers.tell(&mut command);
+        tell_older_kafka(&mut command, wish, &brokers);
         totals += run_tests(command)?;
         totals.verdict()
     });
@@ -71,6 +72,22 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
     drop(brokers);
     println!("\n{}\n\nrun {}: {totals}", steps.summary(), this_run::id());
     steps.verdict()
+}
+
+/// Names the Kafka for the tests of the client that speaks to none from 4.0 on, if the run has one: with
+/// `--kafka-version 3.9.2`. Without it they are skipped, and that is printed.
+fn tell_older_kafka(command: &mut Command, wish: &Wish, brokers: &Brokers) {
+    let older = wish.kafka_version.as_deref().is_some_and(is_before_4);
+    let kafka = brokers.found.iter().find(|found| found.kind == Kind::Kafka);
+    if let (true, Some(Ok(address))) = (older, kafka.map(|found| &found.address)) {
+        command.env("MQ_KAFKA_LEGACY_SERVERS", address);
+    }
+}
+
+/// True of an image's version before 4.0.
+fn is_before_4(version: &str) -> bool {
+    let major = version.split('.').next().unwrap_or(version);
+    major.parse().is_ok_and(|major: u32| major < 4)
 }
 
 /// Runs the conformance suite of each backend ten times at once. No page is written: the copies leave records of a suite
@@ -157,6 +174,16 @@ pub(crate) fn all_took_part(records: &[Record]) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_before_4_is_an_older_kafka() {
+        for older in ["3.9.2", "2.8", "3"] {
+            assert!(is_before_4(older), "{older}");
+        }
+        for other in ["4.0.0", "4.3.1", "latest", ""] {
+            assert!(!is_before_4(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_backend_without_a_passed_case_is_named() {

@@ -14,7 +14,10 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
     .and(Capability::SettleEach)
-    .and(Capability::SingleActiveConsumer);
+    .and(Capability::SingleActiveConsumer)
+    .and(Capability::WholeMessages)
+    .and(Capability::SharedQueues)
+    .and(Capability::KeptVerdicts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

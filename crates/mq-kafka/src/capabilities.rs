@@ -17,7 +17,10 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::DeferInPlace)
     .and(Capability::RepeatedHeaders)
     .and(Capability::Positions)
-    .and(Capability::Partitions);
+    .and(Capability::Partitions)
+    .and(Capability::WholeMessages)
+    .and(Capability::SharedQueues)
+    .and(Capability::KeptVerdicts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

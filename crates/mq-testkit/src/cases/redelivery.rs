@@ -11,14 +11,14 @@ use crate::{
 };
 
 list![
-    a_requeued_message_comes_again_and_is_counted,
-    a_dropped_settlement_counts_as_a_requeue,
-    a_released_message_comes_again_uncounted,
+    a_requeued_message_comes_again_and_is_counted needs WholeMessages,
+    a_dropped_settlement_counts_as_a_requeue needs WholeMessages,
+    a_released_message_comes_again_uncounted needs WholeMessages,
     a_message_requeued_ten_times_still_comes,
     the_broker_tells_what_was_delivered_before needs RedeliveredFlag,
     no_redelivered_flag_is_made_up lacks RedeliveredFlag,
-    a_dropped_consumer_gives_back_what_it_held,
-    a_dropped_consumer_counts_only_what_was_handed_out,
+    a_dropped_consumer_gives_back_what_it_held needs KeptVerdicts,
+    a_dropped_consumer_counts_only_what_was_handed_out needs KeptVerdicts,
     a_closed_consumer_gives_back_what_it_held,
     a_lost_client_gives_back_what_it_held,
 ];

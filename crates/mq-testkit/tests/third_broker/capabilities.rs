@@ -6,5 +6,8 @@ use mq_core::{Capabilities, Capability as Can};
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Can::RedeliveredFlag)
     .and(Can::RepeatedHeaders)
-    .and(Can::SettleEach);
+    .and(Can::SettleEach)
+    .and(Can::WholeMessages)
+    .and(Can::SharedQueues)
+    .and(Can::KeptVerdicts);
 // guide: end
