@@ -14,7 +14,9 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
     .and(Capability::SettleEach)
-    .and(Capability::SingleActiveConsumer);
+    .and(Capability::SingleActiveConsumer)
+    .and(Capability::KeyOrder)
+    .and(Capability::ExactAttempts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -34,6 +34,11 @@ pub enum Capability {
     SettleEach,
     /// One consumer at a time takes a queue's messages, others stand by.
     SingleActiveConsumer,
+    /// A consumer gets the messages of a key in the order in which they were published.
+    KeyOrder,
+    /// The attempts of a message are those that failed: what a consumer had and nobody attempted is
+    /// not counted.
+    ExactAttempts,
 }
 
 impl Capability {
@@ -51,6 +56,8 @@ impl Capability {
         Self::Partitions,
         Self::SettleEach,
         Self::SingleActiveConsumer,
+        Self::KeyOrder,
+        Self::ExactAttempts,
     ];
 }
 
@@ -70,6 +77,8 @@ impl fmt::Display for Capability {
             Self::Partitions => "partitions",
             Self::SettleEach => "settle-each",
             Self::SingleActiveConsumer => "single-active-consumer",
+            Self::KeyOrder => "key-order",
+            Self::ExactAttempts => "exact-attempts",
         })
     }
 }
@@ -128,8 +137,10 @@ mod tests {
             | Capability::RepeatedHeaders
             | Capability::Positions
             | Capability::Partitions
-            | Capability::SettleEach => false,
-            Capability::SingleActiveConsumer => true,
+            | Capability::SettleEach
+            | Capability::SingleActiveConsumer
+            | Capability::KeyOrder => false,
+            Capability::ExactAttempts => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");
