@@ -5,6 +5,7 @@
 
 mod broker;
 mod conductor;
+mod container;
 mod crew;
 mod flags;
 mod gaps;
@@ -15,7 +16,6 @@ mod process;
 mod report;
 mod samples;
 mod schedule;
-mod site;
 
 use std::process::ExitCode;
 

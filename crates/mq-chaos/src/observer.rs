@@ -76,7 +76,8 @@ impl Observer {
     }
 
     async fn ready(&self, queue: &str) -> Result<u64> {
-        let connection = self.connection().await?;
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(&self.address, properties).await?;
         let channel = connection.create_channel().await?;
         let passive = QueueDeclareOptions {
             passive: true,
@@ -86,19 +87,6 @@ impl Observer {
         let ready = declared.await?.message_count();
         connection.close(200, "done".into()).await?;
         Ok(ready.into())
-    }
-
-    /// To the first of the addresses that answers.
-    async fn connection(&self) -> Result<Connection> {
-        let mut last = None;
-        for address in self.address.split(',') {
-            let properties = ConnectionProperties::default();
-            match Connection::connect(address, properties).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.map_or("there is no address".into(), Into::into))
     }
 
     async fn above(&mut self) -> Result<u64> {

@@ -3,7 +3,6 @@
 mod consumer;
 mod producer;
 mod status;
-mod telling;
 
 use std::{
     io::Read,
@@ -16,13 +15,9 @@ use mq_core::Broker;
 use mq_testkit::history::Recorder;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use consumer::DEADLINE;
 pub(crate) use status::Status;
 
-use crate::{
-    Result, broker,
-    broker::{Kind, Protocol},
-};
+use crate::{Result, broker, broker::Kind};
 use status::Counters;
 
 /// Which of the two.
@@ -43,23 +38,6 @@ pub(crate) struct Order {
     pub(crate) seed: u64,
     /// Messages a second; of a producer.
     pub(crate) rate: u32,
-    /// Of a Kafka group, if not what the cluster says.
-    pub(crate) protocol: Option<Protocol>,
-    /// A producer sends again what is unknown.
-    pub(crate) resend: bool,
-    /// Of a consumer.
-    pub(crate) pace: Pace,
-}
-
-/// How long handlers take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pace {
-    /// 5 to 30 ms.
-    Brisk,
-    /// Ten times as long, so that messages pile up.
-    Slow,
-    /// As brisk, and one of 100 outlives the deadline of a shutdown.
-    Outlive,
 }
 
 /// What both kinds of process have.
@@ -93,16 +71,14 @@ pub(crate) fn start(order: Order, role: Role) -> Result<bool> {
             recorder,
             counters,
         });
-        telling::start()?;
         let order = &stage.order;
         match order.kind {
             Kind::RabbitMq => {
                 let broker = patiently(|| broker::amqp(&order.address, &order.name)).await?;
-                telling::count(broker.events(), &stage);
                 act(broker, &stage, role).await
             }
             Kind::Kafka => {
-                let broker = patiently(|| broker::kafka(&order.address, order.protocol)).await?;
+                let broker = patiently(|| broker::kafka(&order.address)).await?;
                 act(broker, &stage, role).await
             }
         }

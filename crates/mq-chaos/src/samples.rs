@@ -55,8 +55,7 @@ impl Samples {
     }
 }
 
-/// What the system says of a process, if it is there.
-pub(crate) fn sample(pid: u32) -> Option<Sample> {
+fn sample(pid: u32) -> Option<Sample> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let rss = status
         .lines()

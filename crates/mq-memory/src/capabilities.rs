@@ -14,8 +14,7 @@ pub(crate) const QUEUES: Capabilities = Capabilities::none()
     .and(Can::Priority)
     .and(Can::RedeliveredFlag)
     .and(Can::SettleEach)
-    .and(Can::SingleActiveConsumer)
-    .and(Can::UncountedRelease);
+    .and(Can::SingleActiveConsumer);
 
 /// The shape of a log.
 pub(crate) const LOG: Capabilities = Capabilities::none()
@@ -24,8 +23,7 @@ pub(crate) const LOG: Capabilities = Capabilities::none()
     .and(Can::Defer)
     .and(Can::RepeatedHeaders)
     .and(Can::Positions)
-    .and(Can::Partitions)
-    .and(Can::UncountedRelease);
+    .and(Can::Partitions);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

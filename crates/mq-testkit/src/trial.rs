@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    borrow::Cow,
     env,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -19,7 +18,7 @@ use crate::{Address, Check, Suite, coverage::Coverage, record::Record};
 
 /// A case that waits for its address.
 pub(crate) struct Planned {
-    pub(crate) name: Cow<'static, str>,
+    pub(crate) name: &'static str,
     /// What it is about; empty outside the conformance suite.
     pub(crate) group: &'static str,
     /// The capabilities it needs, as shown; empty for none.
@@ -61,8 +60,7 @@ pub(crate) fn trials(
     let trial = |case: Planned| {
         let (address, version) = (address.clone(), Arc::clone(&version));
         let not_declared = Arc::clone(not_declared);
-        let (name, group) = (case.name.clone(), case.group);
-        let told = name.clone();
+        let (name, group) = (case.name, case.group);
         let body = move || {
             let start = Instant::now();
             let (needs, shows) = (case.needs.clone(), case.shows.clone());
@@ -84,7 +82,7 @@ pub(crate) fn trials(
                 broker,
                 version: version.get().map_or("", String::as_str),
                 group,
-                case: &told,
+                case: name,
                 capability: &needs,
                 result,
                 seconds: start.elapsed().as_secs_f64(),
@@ -211,7 +209,7 @@ mod tests {
     #[test]
     fn a_missing_broker_is_ignored_and_a_required_one_fails() {
         let case = || Planned {
-            name: "x".into(),
+            name: "x",
             group: "",
             needs: String::new(),
             shows: None,

@@ -14,13 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_rs::{Tokio, traits::Reactor};
+use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
 use futures::{AsyncRead, AsyncWrite, Stream};
 
 /// Counts the messages that wait, and stops the reading when they are too many. A clone is the same
 /// gate.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<Mutex<State>>);
+
+/// What the client library connects by, with its socket behind a gate.
+pub(crate) type Gated = RuntimeParts<Tokio, GatedReactor>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct GatedReactor {
@@ -70,12 +73,13 @@ impl Gate {
         })))
     }
 
-    /// What the client library's sockets are made by, so that they are behind this gate.
-    pub(crate) fn reactor(&self) -> GatedReactor {
-        GatedReactor {
-            tokio: Tokio::current(),
+    pub(crate) fn runtime(&self) -> Runtime<Gated> {
+        let tokio = Tokio::current();
+        let reactor = GatedReactor {
+            tokio: tokio.clone(),
             gate: self.clone(),
-        }
+        };
+        Runtime::new(RuntimeParts::new(tokio, reactor))
     }
 
     /// Lets no more than one chunk through until [`count`](Self::count).

@@ -88,11 +88,10 @@ fn every_client_error_has_its_kind_and_advice() {
     use ErrorKind as Kind;
     use RetryAdvice::{Later, Never};
     let io = || Client::from_io(io::ErrorKind::ConnectionRefused);
-    let cut = || Client::from_io(io::ErrorKind::ConnectionReset);
+    let tls = Client::from_io(io::ErrorKind::InvalidData);
     let cases = [
         (CONNECT, io(), Kind::Connect, Later),
-        (CONNECT, cut(), Kind::Connect, Later),
-        ("publish", cut(), Kind::Disconnected, Later),
+        (CONNECT, tls, Kind::Connect, Never),
         ("publish", io(), Kind::Disconnected, Later),
         (
             "publish",

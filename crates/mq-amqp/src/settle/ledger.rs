@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use super::Copy;
-use crate::metrics::Settled;
 
 /// What is known of each delivery that may still be settled.
 ///
@@ -18,8 +17,6 @@ pub(crate) struct Ledger {
     acks: usize,
     /// Something is marked that must not wait.
     urgent: bool,
-    /// What was taken and not yet counted.
-    settled: Settled,
 }
 
 /// The state of one delivery.
@@ -30,8 +27,6 @@ pub(crate) enum Mark {
     Ack,
     Requeue,
     Release,
-    /// Handed back, and nobody saw it.
-    Unseen,
     /// A copy is to be sent first.
     Copy(Box<Copy>),
     /// The copy is on its way.
@@ -60,7 +55,6 @@ impl Ledger {
             marks: VecDeque::new(),
             acks: 0,
             urgent: false,
-            settled: Settled::default(),
         }
     }
 
@@ -130,11 +124,10 @@ impl Ledger {
                 Mark::Ack => {
                     run = Some(tag);
                     self.acks -= 1;
-                    self.settled.acked += 1;
                 }
-                Mark::Requeue | Mark::Release | Mark::Unseen => {
+                Mark::Requeue | Mark::Release => {
                     frames.extend(run.take().map(Frame::AckUpTo));
-                    frames.push(negative(mark, tag, &mut self.settled));
+                    frames.push(negative(mark, tag));
                 }
             }
             self.marks.pop_front();
@@ -146,11 +139,10 @@ impl Ledger {
                 Mark::Ack if all => {
                     frames.push(Frame::Ack(tag));
                     self.acks -= 1;
-                    self.settled.acked += 1;
                     *slot = Mark::Sent;
                 }
-                Mark::Requeue | Mark::Release | Mark::Unseen => {
-                    frames.push(negative(slot, tag, &mut self.settled));
+                Mark::Requeue | Mark::Release => {
+                    frames.push(negative(slot, tag));
                     *slot = Mark::Sent;
                 }
                 Mark::Copy(_) => {
@@ -165,28 +157,16 @@ impl Ledger {
         frames
     }
 
-    /// How much was taken since this was asked last, without what nobody saw.
-    pub(crate) fn settled(&mut self) -> Settled {
-        std::mem::take(&mut self.settled)
-    }
-
     fn slot(&mut self, tag: u64) -> Option<&mut Mark> {
         self.marks
             .get_mut(usize::try_from(tag.checked_sub(self.first)?).ok()?)
     }
 }
 
-fn negative(mark: &Mark, tag: u64, settled: &mut Settled) -> Frame {
+fn negative(mark: &Mark, tag: u64) -> Frame {
     match mark {
-        Mark::Unseen => Frame::Release(tag),
-        Mark::Release => {
-            settled.released += 1;
-            Frame::Release(tag)
-        }
-        _ => {
-            settled.requeued += 1;
-            Frame::Requeue(tag)
-        }
+        Mark::Release => Frame::Release(tag),
+        _ => Frame::Requeue(tag),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The kinds of exchange.
+//! The kinds of exchange that a topic can be.
 
 use std::fmt;
 
@@ -16,9 +16,6 @@ pub enum ExchangeKind {
     /// Gives every message to every subscription, whatever its routing key. Takes
     /// [`Filter::All`](mq_core::Filter::All) and filters by headers.
     Fanout,
-    /// Routes by headers, whatever the routing key. Takes [`Filter::All`](mq_core::Filter::All) and
-    /// filters by headers.
-    Headers,
 }
 
 impl From<ExchangeKind> for lapin::ExchangeKind {
@@ -27,7 +24,6 @@ impl From<ExchangeKind> for lapin::ExchangeKind {
             ExchangeKind::Topic => Self::Topic,
             ExchangeKind::Direct => Self::Direct,
             ExchangeKind::Fanout => Self::Fanout,
-            ExchangeKind::Headers => Self::Headers,
         }
     }
 }
@@ -38,7 +34,6 @@ impl fmt::Display for ExchangeKind {
             Self::Topic => "topic",
             Self::Direct => "direct",
             Self::Fanout => "fanout",
-            Self::Headers => "headers",
         })
     }
 }

@@ -10,9 +10,8 @@ use mq_testkit::{
 use super::*;
 use crate::{
     broker::Kind,
-    process::{Role, Status},
+    process::Role,
     schedule::{Fault, Scenario, Step},
-    site::Ground,
 };
 
 /// What a made-up run does.
@@ -35,12 +34,9 @@ fn done(fault: Fault, target: Target, in_flight: usize) -> Done {
     };
     Done {
         step,
-        node: None,
         in_flight,
         from: 1_000,
         to: 5_001_000,
-        drain: None,
-        alarm: None,
     }
 }
 
@@ -63,24 +59,14 @@ fn report(name: &str, run: Run) -> Report {
     }
     recorder.record(Event::drained()).unwrap();
     let plan = Plan {
-        ground: Ground {
-            kind: Kind::RabbitMq,
-            cluster: false,
-            version: None,
-        },
+        kind: Kind::RabbitMq,
         scenario: Scenario::Crash,
-        minutes: Some(2),
-        faults: None,
-        messages: None,
+        minutes: 2,
         seed: 7,
         rate: 400,
-        protocol: None,
-        resend: false,
         into: folder.clone(),
     };
-    let checked = Checker::new(plan.ground.kind.claim())
-        .check(&history)
-        .unwrap();
+    let checked = Checker::new(plan.kind.claim()).check(&history).unwrap();
     let effects = Effects::read(&history).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     let load = Load {
@@ -92,7 +78,6 @@ fn report(name: &str, run: Run) -> Report {
         name: name.into(),
         by_error,
         words: "error: the connection was lost".into(),
-        last: Status::default(),
     };
     Report::new(
         folder,

@@ -50,7 +50,6 @@ where
         ordered: parts.ordered,
         subscription: parts.subscription.clone(),
         flow: parts.broker.flow(),
-        tracer: parts.broker.tracer(),
         fault: Fault::default(),
     });
     // Dropping the set aborts the runners, so dropping this future leaves no task behind.
@@ -103,18 +102,7 @@ where
         );
         runners.shutdown().await;
     }
-    let closed = match consumer.close().await {
-        // Messages that come again are no failure of the worker: a group that shared out its partitions anew may have cost
-        // verdicts hours ago.
-        Err(error) if error.kind() == ErrorKind::Stale => {
-            tracing::warn!(
-                subscription = %parts.subscription, %error,
-                "some settlements did not reach the broker; their messages come again"
-            );
-            Ok(())
-        }
-        closed => closed,
-    };
+    let closed = consumer.close().await;
     // The first error is the cause; those after it are what it led to.
     fed.and(shared.fault.take().map_or(Ok(()), Err)).and(closed)
 }
