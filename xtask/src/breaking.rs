@@ -23,6 +23,12 @@ const PORTS: [(&str, u16); 4] = [
     ("MQ_KAFKA_PORT", 29_792),
     ("MQ_KAFKA_LOGIN_PORT", 29_794),
 ];
+/// What moved between two levels of the delay cascade when the broker died is moved on after this many milliseconds. The
+/// broker's own pause is three minutes, and would be most of the lateness that is looked at.
+const MOVED_AGAIN: (&str, &str) = (
+    "MQ_RABBITMQ_ERL_ARGS",
+    "-rabbit dead_letter_worker_publisher_confirm_timeout 1000",
+);
 const NODES: u16 = 3;
 /// Three nodes on two cores that others use too.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -31,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) fn single(workspace: &Workspace, wish: &Wish, records: &Path) -> Result<Totals> {
     let mut variables = wish.versions();
     variables.extend(PORTS.map(|(name, port)| (name, port.to_string())));
+    variables.push((MOVED_AGAIN.0, MOVED_AGAIN.1.to_owned()));
     let mut containers = Containers::new(workspace, PROJECT, &setups(), variables, false)?;
     for kind in Kind::ALL {
         containers.start(kind.service())?;
@@ -39,13 +46,19 @@ pub(crate) fn single(workspace: &Workspace, wish: &Wish, records: &Path) -> Resu
     for kind in Kind::ALL {
         let address = single_address(kind);
         answers(&containers, kind.service(), || kind.probe(&address))?;
-        let mut command = test(workspace, kind, "single", records);
         let name = match kind {
             Kind::RabbitMq => "MQ_KILL_RABBITMQ_URL",
             Kind::Kafka => "MQ_KILL_KAFKA_SERVERS",
         };
-        command.env(name, address).env("MQ_KILL_PROJECT", PROJECT);
-        totals += run_tests(command)?;
+        let programs: &[&str] = match kind {
+            Kind::RabbitMq => &["single", "delays"],
+            Kind::Kafka => &["single"],
+        };
+        for of in programs {
+            let mut command = test(workspace, kind, of, records);
+            command.env(name, &address).env("MQ_KILL_PROJECT", PROJECT);
+            totals += run_tests(command)?;
+        }
     }
     Ok(totals)
 }
@@ -103,7 +116,7 @@ fn test(workspace: &Workspace, kind: Kind, of: &str, records: &Path) -> Command 
     command
 }
 
-/// The program of `mq-chaos` for this broker, and for a single node or a cluster: `<broker>_<of>`.
+/// The program of `mq-chaos` for this broker and what it is about: `<broker>_<of>`.
 fn program(workspace: &Workspace, kind: Kind, of: &str) -> Command {
     let mut command = Command::new(cargo());
     command

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::Result;
+use crate::certificates;
 use crate::containers::Containers;
 use crate::peers::Peers;
 use crate::probe;
@@ -115,6 +116,39 @@ fn kafka_login_address() -> String {
     format!("127.0.0.1:{port}")
 }
 
+/// Names the listeners of the Kafka of `compose/` that speak TLS, and where they are.
+fn kafka_tls_addresses() -> [(&'static str, String); 3] {
+    let of = |name, variable: &str, usual: &str| {
+        let port = std::env::var(variable).unwrap_or_else(|_| usual.into());
+        (name, format!("localhost:{port}"))
+    };
+    [
+        of("MQ_KAFKA_TLS_SERVERS", "MQ_KAFKA_TLS_PORT", "29095"),
+        of("MQ_KAFKA_MUTUAL_SERVERS", "MQ_KAFKA_MUTUAL_PORT", "29096"),
+        of(
+            "MQ_KAFKA_TLS_LOGIN_SERVERS",
+            "MQ_KAFKA_TLS_LOGIN_PORT",
+            "29097",
+        ),
+    ]
+}
+
+/// Names the management API of the RabbitMQ of `compose/`.
+const RABBITMQ_MANAGEMENT: &str = "MQ_RABBITMQ_MANAGEMENT";
+
+fn rabbitmq_management_address() -> String {
+    let port = std::env::var("MQ_RABBITMQ_MANAGEMENT_PORT").unwrap_or_else(|_| "35672".into());
+    format!("http://127.0.0.1:{port}")
+}
+
+/// Names the listener of the RabbitMQ of `compose/` that speaks TLS.
+const RABBITMQ_TLS: &str = "MQ_RABBITMQ_TLS_URL";
+
+fn rabbitmq_tls_address() -> String {
+    let port = std::env::var("MQ_RABBITMQ_TLS_PORT").unwrap_or_else(|_| "25671".into());
+    format!("amqps://guest:guest@localhost:{port}/%2f")
+}
+
 /// A broker that answers, or the reason why there is none.
 pub(crate) struct Found {
     pub(crate) kind: Kind,
@@ -126,6 +160,8 @@ pub(crate) struct Brokers {
     pub(crate) found: Vec<Found>,
     peers: Peers,
     records: PathBuf,
+    /// What the TLS listeners of containers have.
+    certificates: PathBuf,
     /// A missing one is a failure.
     pub(crate) required: bool,
     _containers: Option<Containers>,
@@ -140,6 +176,7 @@ impl Brokers {
         }
         std::fs::create_dir_all(&records)?;
 
+        let certificates = certificates::provide(workspace)?;
         let given = [wish.rabbitmq.as_ref(), wish.kafka.as_ref()];
         let given: Vec<Option<String>> = Kind::ALL
             .iter()
@@ -147,7 +184,7 @@ impl Brokers {
             .map(|(kind, flag)| kind.given(flag))
             .collect();
         let mut containers = if given.contains(&None) {
-            Containers::new(workspace, PROJECT, &setups(), wish.versions(), wish.keep)
+            containers_of(workspace, &certificates, wish.versions(), wish.keep)
                 .map_err(|error| error.to_string())
         } else {
             Err("not needed".into())
@@ -189,11 +226,12 @@ impl Brokers {
                 run::record_broker(&records, broker.kind.name(), &answer)?;
             }
         }
-        let peers = peers(workspace, &found, containers.as_ref());
+        let peers = peers(workspace, &found, containers.as_ref(), &certificates);
         Ok(Self {
             found,
             peers,
             records,
+            certificates,
             required: wish.required || in_ci(),
             _containers: containers,
         })
@@ -217,6 +255,7 @@ impl Brokers {
             found: found.collect(),
             peers: Peers::default(),
             records: workspace.target.join("test-records"),
+            certificates: PathBuf::new(),
             required: false,
             _containers: None,
         }
@@ -252,6 +291,13 @@ impl Brokers {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
+    /// True if the broker is the one of `compose/`, which has listeners that somebody's own need not have.
+    fn is_container(&self, kind: Kind) -> bool {
+        let address = kind.container_address();
+        let mut addresses = self.found.iter().map(|found| found.address.as_ref());
+        addresses.any(|found| found == Ok(&address))
+    }
+
     /// The folder where examples leave what they draw.
     pub(crate) fn flows(&self) -> PathBuf {
         self.records.join("flow")
@@ -271,13 +317,15 @@ impl Brokers {
             };
         }
         command.env(run::VARIABLE, run::id());
-        let kafka = Kind::Kafka.container_address();
-        if self
-            .found
-            .iter()
-            .any(|found| found.address.as_ref() == Ok(&kafka))
-        {
+        if self.is_container(Kind::Kafka) {
             command.env(KAFKA_LOGIN, kafka_login_address());
+            command.envs(kafka_tls_addresses());
+            command.env(certificates::VARIABLE, &self.certificates);
+        }
+        if self.is_container(Kind::RabbitMq) {
+            command.env(RABBITMQ_MANAGEMENT, rabbitmq_management_address());
+            command.env(RABBITMQ_TLS, rabbitmq_tls_address());
+            command.env(certificates::VARIABLE, &self.certificates);
         }
         if self.required || self.missing().is_none() {
             // A broker that goes away in the middle must not turn its tests into skipped ones.
@@ -290,7 +338,12 @@ impl Brokers {
 
 /// The peers of the brokers that were found. Those of a Kafka that `compose/` started are in its container, also if an
 /// earlier run left it there.
-fn peers(workspace: &Workspace, found: &[Found], containers: Option<&Containers>) -> Peers {
+fn peers(
+    workspace: &Workspace,
+    found: &[Found],
+    containers: Option<&Containers>,
+    certificates: &Path,
+) -> Peers {
     let at = |kind: Kind| {
         found
             .iter()
@@ -305,7 +358,7 @@ fn peers(workspace: &Workspace, found: &[Found], containers: Option<&Containers>
         _ if kafka.is_none_or(|address| *address != Kind::Kafka.container_address()) => None,
         Some(ours) => Some(ours),
         None => {
-            left = Containers::new(workspace, PROJECT, &setups(), Vec::new(), true).ok();
+            left = containers_of(workspace, certificates, Vec::new(), true).ok();
             left.as_ref()
         }
     };
@@ -316,6 +369,24 @@ fn peers(workspace: &Workspace, found: &[Found], containers: Option<&Containers>
         containers,
     )
 }
+
+/// The containers of this tool's project: each broker alone, with TLS listeners beside the plain ones.
+fn containers_of(
+    workspace: &Workspace,
+    certificates: &Path,
+    mut variables: Vec<(&'static str, String)>,
+    keep: bool,
+) -> Result<Containers> {
+    let folder = certificates
+        .to_str()
+        .ok_or("the path of the certificates is no UTF-8")?;
+    variables.push((certificates::VARIABLE, folder.to_owned()));
+    let setups = [&setups()[..], &TLS.map(str::to_owned)].concat();
+    Containers::new(workspace, PROJECT, &setups, variables, keep)
+}
+
+/// What is added to the set-ups of the brokers alone.
+const TLS: [&str; 2] = ["rabbitmq/tls", "kafka/tls"];
 
 /// The set-up of `compose/` for each broker alone.
 pub(crate) fn setups() -> [String; 2] {
@@ -403,6 +474,7 @@ mod tests {
             ],
             peers: Peers::default(),
             records: "r".into(),
+            certificates: "c".into(),
             required: false,
             _containers: None,
         }
@@ -447,5 +519,27 @@ mod tests {
         let ours = brokers(Ok(Kind::Kafka.container_address()));
         assert_eq!(told(&ours, KAFKA_LOGIN), Some(Some(kafka_login_address())));
         assert_eq!(told(&brokers(Ok("h:2".into())), KAFKA_LOGIN), None);
+    }
+
+    #[test]
+    fn the_tls_listeners_of_kafka_are_told_where_compose_runs_them() {
+        let ours = brokers(Ok(Kind::Kafka.container_address()));
+        for (variable, address) in kafka_tls_addresses() {
+            assert_eq!(told(&ours, variable), Some(Some(address)));
+            assert_eq!(told(&brokers(Ok("h:2".into())), variable), None);
+        }
+    }
+
+    #[test]
+    fn the_tls_listener_and_its_certificates_are_told_where_compose_runs_them() {
+        let mut brokers = brokers(Err("gone".into()));
+        assert_eq!(told(&brokers, RABBITMQ_TLS), None);
+        brokers.found[0].address = Ok(Kind::RabbitMq.container_address());
+        let address = told(&brokers, RABBITMQ_TLS).flatten();
+        assert_eq!(address, Some(rabbitmq_tls_address()));
+        assert_eq!(
+            told(&brokers, certificates::VARIABLE),
+            Some(Some("c".into()))
+        );
     }
 }

@@ -27,6 +27,8 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
     command.args(["--broker", &flags.broker]);
     let numbers = [
         ("--minutes", flags.minutes),
+        ("--faults", flags.faults),
+        ("--messages", flags.messages),
         ("--seed", flags.seed),
         ("--rate", flags.rate),
     ];
@@ -35,13 +37,27 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
             command.args([flag, &number.to_string()]);
         }
     }
-    if let Some(scenario) = &flags.scenario {
-        command.args(["--scenario", scenario]);
+    let words = [
+        ("--scenario", &flags.scenario),
+        ("--protocol", &flags.protocol),
+        ("--rabbitmq-version", &flags.rabbitmq_version),
+        ("--kafka-version", &flags.kafka_version),
+    ];
+    for (flag, word) in words {
+        if let Some(word) = word {
+            command.args([flag, word]);
+        }
+    }
+    for (flag, set) in [("--cluster", flags.cluster), ("--resend", flags.resend)] {
+        if set {
+            command.arg(flag);
+        }
     }
     verdict(command)
 }
 
-/// The runs of `test` and `ci`: two minutes on each broker, one after the other, with the program that the tests were built with.
+/// The runs of `test` and `ci`, one after the other, with the program that the tests were built with: two minutes of all faults
+/// on each broker, and short runs of drains, alarms and connections that end again and again.
 ///
 /// # Errors
 /// If a run does not pass. Without containers it says that it is skipped, and fails where brokers are required.
@@ -54,15 +70,14 @@ pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
         return Ok(());
     }
     let mut failed = Vec::new();
-    for kind in Kind::ALL {
+    for (kind, run) in SHORT {
         let mut command = program(workspace, "debug");
         command
-            .args(["--broker", kind.service()])
-            .args(["--scenario", "mixed", "--minutes", "2"])
-            .args(["--seed", SEED, "--rate", "200"]);
+            .args(["--broker", kind.service(), "--seed", SEED])
+            .args(*run);
         command.env("MQ_TEST_RECORDS", brokers.records());
         if let Err(error) = verdict(command) {
-            failed.push(format!("{}: {error}", kind.name()));
+            failed.push(format!("{}: {}: {error}", kind.name(), run.join(" ")));
         }
     }
     match failed.is_empty() {
@@ -88,5 +103,16 @@ fn verdict(mut command: Command) -> Result {
     }
 }
 
+const SHORT: &[(Kind, &[&str])] = &[
+    (Kind::RabbitMq, MIXED),
+    (Kind::Kafka, MIXED),
+    (Kind::RabbitMq, &["--scenario", "alarms", "--faults", "2"]),
+    (Kind::RabbitMq, DRAINS),
+    (Kind::RabbitMq, LIVES),
+    (Kind::Kafka, LIVES),
+];
+const MIXED: &[&str] = &["--scenario", "mixed", "--minutes", "2", "--rate", "200"];
+const DRAINS: &[&str] = &["--scenario", "drains", "--faults", "3", "--rate", "200"];
+const LIVES: &[&str] = &["--scenario", "lives", "--minutes", "1", "--rate", "200"];
 /// Always the same schedule: a red run is one of the code. Other seeds are for `cargo xtask chaos`.
 const SEED: &str = "5";

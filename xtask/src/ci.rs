@@ -21,6 +21,14 @@ pub(crate) fn run(workspace: &Workspace) -> Result {
         )
         .run()?)
     });
+    // Programs that kill brokers, which are in no run of all tests and so in no target of the above.
+    steps.run("clippy: tests that kill", || {
+        Ok(cmd!(
+            sh,
+            "{cargo} clippy --workspace --all-features --test * -- -D warnings"
+        )
+        .run()?)
+    });
     steps.run("features", || features::run(workspace));
     steps.run("docs", || docs::run(workspace));
     steps.run("alone", || alone::run(workspace));

@@ -102,7 +102,7 @@ pub(crate) fn planted(records: &[Record]) -> Result<String> {
     ))
 }
 
-/// Toxic × side of each broker; a cell says at which moment it held.
+/// Toxic × side of each broker; a cell says at which moments it held.
 ///
 /// # Errors
 /// If a case did not pass, or its name has no place in the table.
@@ -111,7 +111,7 @@ pub(crate) fn network(records: &[Record]) -> Result<String> {
     if of_suite.is_empty() {
         return Ok("No run of these tests is recorded yet.\n".to_owned());
     }
-    let mut rows: BTreeMap<&str, BTreeMap<(&str, &str), &str>> = BTreeMap::new();
+    let mut rows: BTreeMap<&str, BTreeMap<(&str, &str), BTreeSet<&str>>> = BTreeMap::new();
     for record in &of_suite {
         let (case, result) = (&record.case, &record.result);
         if result != "passed" {
@@ -125,7 +125,8 @@ pub(crate) fn network(records: &[Record]) -> Result<String> {
             .split_once(", ")
             .ok_or_else(|| format!("`{case}` is not `<side>: <toxic>, <moment>`"))?;
         let cells = rows.entry(toxic).or_default();
-        cells.insert((&record.broker, side), moment);
+        let column = (record.broker.as_str(), side);
+        cells.entry(column).or_default().insert(moment);
     }
     let columns: BTreeSet<(&str, &str)> = rows.values().flat_map(BTreeMap::keys).copied().collect();
     let mut text = format!("{}\n| fault |", made_by(records));
@@ -136,7 +137,14 @@ pub(crate) fn network(records: &[Record]) -> Result<String> {
     for (toxic, cells) in rows {
         let _ = write!(text, "| {toxic} |");
         for column in &columns {
-            let _ = write!(text, " {} |", cells.get(column).unwrap_or(&"–"));
+            let moments = cells.get(column).into_iter().flatten().copied();
+            let moments: Vec<&str> = moments.collect();
+            match moments.is_empty() {
+                true => text.push_str(" – |"),
+                false => {
+                    let _ = write!(text, " {} |", moments.join(", "));
+                }
+            }
         }
         text.push('\n');
     }
@@ -229,9 +237,16 @@ mod tests {
             "passed",
             "",
         );
-        let text = network(std::slice::from_ref(&one)).unwrap();
+        let other = record(
+            NETWORK,
+            "mq-amqp",
+            "publisher: black hole, handshake",
+            "passed",
+            "",
+        );
+        let text = network(&[one.clone(), other]).unwrap();
         assert!(text.contains("| fault | mq-amqp publisher |"), "{text}");
-        assert!(text.contains("| black hole | idle |"), "{text}");
+        assert!(text.contains("| black hole | handshake, idle |"), "{text}");
         let failed = Record {
             result: "failed".into(),
             ..one

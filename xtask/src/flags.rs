@@ -59,13 +59,27 @@ xflags::xflags! {
         cmd chaos {
             /// rabbitmq or kafka.
             required --broker name: String
-            /// crash, pause, restart, network or mixed. Default mixed.
+            /// crash, pause, restart, network, mixed, drains, alarms or lives. Default mixed.
             optional --scenario name: String
-            /// How long there is load. Default 2.
+            /// How long there is load. Default 2, unless faults or messages are given.
             optional --minutes minutes: u64
+            /// How many faults there are at least; kills that strike nothing are made again.
+            optional --faults faults: u64
+            /// How many messages are sent at least.
+            optional --messages messages: u64
+            /// Three nodes instead of one; a kill strikes the leader.
+            optional --cluster
+            /// Of a Kafka group: classic or consumer. Default: what the cluster says.
+            optional --protocol name: String
+            /// The RabbitMQ image's version, such as 4.0.
+            optional --rabbitmq-version version: String
+            /// The Kafka image's version, such as 3.9.2.
+            optional --kafka-version version: String
+            /// Producers send again, with the same id, what is unknown.
+            optional --resend
             /// The seed of the schedule; with that of an earlier report its schedule comes again.
             optional --seed seed: u64
-            /// Messages a second, of all producers together. Default 400.
+            /// Messages a second, of all producers together. Default 400, with alarms 3000.
             optional --rate rate: u64
         }
 
@@ -80,6 +94,9 @@ xflags::xflags! {
 
         /// Compiles each crate's README program in a project that has only the packaged crate.
         cmd alone {}
+
+        /// Prints the folder with the certificates of the TLS listeners in `compose/`, and makes it if need be.
+        cmd certificates {}
     }
 }
 

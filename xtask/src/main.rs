@@ -3,6 +3,7 @@
 mod alone;
 mod breaking;
 mod brokers;
+mod certificates;
 mod chaos;
 mod ci;
 mod containers;
@@ -65,5 +66,9 @@ fn run(command: XtaskCmd) -> Result {
         XtaskCmd::Features(_) => features::run(&workspace),
         XtaskCmd::Docs(_) => docs::run(&workspace),
         XtaskCmd::Alone(_) => alone::run(&workspace),
+        XtaskCmd::Certificates(_) => {
+            println!("{}", certificates::provide(&workspace)?.display());
+            Ok(())
+        }
     }
 }

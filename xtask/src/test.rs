@@ -71,7 +71,7 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
         found.verdict()
     });
 
-    steps.run("chaos: two minutes on each broker", || {
+    steps.run("chaos: short runs on each broker", || {
         chaos::short(workspace, &brokers)
     });
 

@@ -1,18 +1,29 @@
 //! What this backend can do, and what RabbitMQ calls things.
 
+use crate::connection::Product;
 use mq_core::{
     Capabilities, Capability,
     flow::{FlowKind, Vocabulary},
 };
 
-/// The same for every broker version from 4.0 on; `defer` comes with the delay cascade.
+/// That of every broker version from 4.0 on.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::DurableSubscriptions)
     .and(Capability::EphemeralSubscriptions)
     .and(Capability::MandatoryTopics)
+    .and(Capability::Defer)
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
-    .and(Capability::SettleEach);
+    .and(Capability::SettleEach)
+    .and(Capability::SingleActiveConsumer);
+
+/// With what this broker's version adds: before RabbitMQ 4.3 a quorum queue counts whatever comes back.
+pub(crate) fn of(product: &Product) -> Capabilities {
+    match product.is_rabbitmq(4, 3) {
+        true => CAPABILITIES.and(Capability::UncountedRelease),
+        false => CAPABILITIES,
+    }
+}
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -1,19 +1,29 @@
 //! Settings of a connection, by URL or one by one.
 
+mod tls;
+
 use std::{fmt, sync::Arc, time::Duration};
 
-use lapin::{
-    tcp::OwnedTLSConfig,
-    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
-};
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use mq_core::{
-    Destination, Error, ErrorKind, Result,
+    Destination, Error, ErrorKind, Result, Subscription,
     flow::{Flow, FlowSink},
+    trace::{Propagator, Tracer},
 };
 use url::{Host, Url};
 
+pub(crate) use self::tls::Connector;
+pub use self::tls::Tls;
+#[cfg(feature = "tls")]
+pub(crate) use self::tls::rustls_error;
 use crate::{
-    Amqp, ExchangeKind, QueueSettings, capabilities::WORDS, error::CONNECT, topology::Named,
+    Amqp, ExchangeKind, QueueSettings, Recovery, Topology,
+    capabilities::WORDS,
+    connection::{Events, PLACEHOLDER},
+    error::CONNECT,
+    metrics::Counters,
+    spans::AmqpSpans,
+    topology::Named,
 };
 
 /// Settings of an [`Amqp`] connection. Made by [`Amqp::builder`].
@@ -23,17 +33,13 @@ use crate::{
 #[must_use = "nothing is connected before `connect`"]
 pub struct AmqpBuilder(Settings);
 
-/// TLS settings: which authorities are trusted.
-#[derive(Debug, Clone, Default)]
-pub struct Tls {
-    ca: Option<String>,
-}
-
 #[derive(Clone)]
 pub(crate) struct Settings {
     tls: Option<Tls>,
     host: String,
     port: Option<u16>,
+    /// The other nodes, with the port of the first where they name none.
+    others: Vec<(String, Option<u16>)>,
     user: String,
     password: String,
     virtual_host: String,
@@ -44,8 +50,22 @@ pub(crate) struct Settings {
     pub(crate) publish_timeout: Duration,
     pub(crate) publish_window: usize,
     pub(crate) max_message_size: usize,
+    pub(crate) recovery: Recovery,
+    pub(crate) resend: bool,
     pub(crate) named: Arc<Named>,
     pub(crate) flow: Flow,
+    propagator: Option<Arc<dyn Propagator>>,
+    /// These three are made anew by `connect`.
+    pub(crate) tracer: Tracer,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) events: Events,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    host: String,
+    port: u16,
 }
 
 impl AmqpBuilder {
@@ -54,6 +74,7 @@ impl AmqpBuilder {
             tls: None,
             host: "localhost".into(),
             port: None,
+            others: Vec::new(),
             user: "guest".into(),
             password: "guest".into(),
             virtual_host: "/".into(),
@@ -64,8 +85,14 @@ impl AmqpBuilder {
             publish_timeout: Duration::from_secs(30),
             publish_window: 1000,
             max_message_size: 16 * 1024 * 1024,
+            recovery: Recovery::endless(),
+            resend: true,
             named: Arc::default(),
             flow: Flow::default(),
+            propagator: None,
+            tracer: Tracer::default(),
+            counters: Arc::default(),
+            events: Events::new(),
         })
     }
 
@@ -129,6 +156,22 @@ impl AmqpBuilder {
         self
     }
 
+    /// Another node of the same cluster, such as `rabbit-2` or `rabbit-2:5673`; without a port it is
+    /// that of the first. Nodes are tried in turn, when connecting and when a connection is lost.
+    pub fn another_host(mut self, host: impl Into<String>) -> Self {
+        let host = host.into();
+        // An IPv6 address has colons of its own, unless it stands in brackets.
+        let split = host.rsplit_once(':').filter(|(name, _)| {
+            !name.contains(':') || (name.starts_with('[') && name.ends_with(']'))
+        });
+        let other = split.and_then(|(name, port)| {
+            let name = name.trim_start_matches('[').trim_end_matches(']');
+            Some((name.to_owned(), Some(port.parse().ok()?)))
+        });
+        self.0.others.push(other.unwrap_or((host, None)));
+        self
+    }
+
     /// User name. Default `guest`, which RabbitMQ lets in from its own host alone.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.0.user = user.into();
@@ -147,14 +190,16 @@ impl AmqpBuilder {
         self
     }
 
-    /// Turns TLS on. Needs the feature `tls`, which is on by default.
+    /// Turns TLS on, with these settings; so does `amqps` in [`url`](Self::url), with the defaults of
+    /// [`Tls`]. Needs the feature `tls`, which is on by default. There is no falling back to plain
+    /// text.
     pub fn tls(mut self, tls: Tls) -> Self {
         self.0.tls = Some(tls);
         self
     }
 
     /// The name that the broker shows for the connections, followed by what each is for; it is the
-    /// client's name in flow events too. Default `mq-amqp`.
+    /// client's name in flow events and spans too. Default `mq-amqp`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();
         self.0.flow = self.0.flow.renamed(&self.0.name);
@@ -170,6 +215,12 @@ impl AmqpBuilder {
     /// them, and those that are lost with the connection are delivered again.
     pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
         self.0.flow = Flow::new(&self.0.name, &WORDS, sink);
+        self
+    }
+
+    /// Carries trace context through the headers of messages; see [`mq_core::trace`].
+    pub fn propagator(mut self, propagator: Arc<dyn Propagator>) -> Self {
+        self.0.propagator = Some(propagator);
         self
     }
 
@@ -213,6 +264,21 @@ impl AmqpBuilder {
         self
     }
 
+    /// What is done when a connection is lost. Default: [`Recovery::endless`].
+    pub fn recovery(mut self, recovery: Recovery) -> Self {
+        self.0.recovery = recovery;
+        self
+    }
+
+    /// Whether a publish whose answer went down with its channel is sent again, with the same id,
+    /// once there is a new one. Default true: *at least once*, and a fault makes at most one
+    /// duplicate of each publish in the window. With false it is handed back as
+    /// [`Unknown`](ErrorKind::Unknown).
+    pub fn resend(mut self, resend: bool) -> Self {
+        self.0.resend = resend;
+        self
+    }
+
     /// Says which kind of exchange the topic of this name is. Default for every topic:
     /// [`ExchangeKind::Topic`].
     ///
@@ -236,6 +302,24 @@ impl AmqpBuilder {
         self
     }
 
+    /// Says of each exchange and queue of a topology what [`exchange`](Self::exchange) and
+    /// [`queue`](Self::queue) would say of one.
+    pub fn topology(mut self, topology: &Topology) -> Self {
+        self.named().set_topology(topology);
+        self
+    }
+
+    /// Gives this client's consumers of a subscription a priority. Default 0; negative ones are less.
+    ///
+    /// Messages go to the consumers of the highest priority, and to others while those have their
+    /// prefetch full ([consumer priorities]). Of a single active consumer it decides who takes over.
+    ///
+    /// [consumer priorities]: https://www.rabbitmq.com/docs/consumer-priority
+    pub fn consumer_priority(mut self, subscription: &Subscription, priority: i32) -> Self {
+        self.named().set_priority(subscription, priority);
+        self
+    }
+
     /// Makes what this client publishes to this queue or topic transient (delivery mode 1): the
     /// broker need not write it to disk, and confirms it none the less. Default for all: persistent.
     ///
@@ -250,36 +334,27 @@ impl AmqpBuilder {
     /// Connects, publishing and consuming apart.
     ///
     /// # Errors
-    /// [`Config`](ErrorKind::Config) for a setting out of range, or for two that exclude each other,
-    /// which are both named, [`InvalidName`](ErrorKind::InvalidName) for an exchange or a queue,
+    /// [`Config`](ErrorKind::Config) for a setting out of range, for two that exclude each other,
+    /// which are both named, or for certificates that cannot be read,
+    /// [`InvalidName`](ErrorKind::InvalidName) for an exchange or a queue,
     /// [`Unsupported`](ErrorKind::Unsupported) for TLS in a build without it,
     /// [`Connect`](ErrorKind::Connect) or [`Timeout`](ErrorKind::Timeout) if the broker cannot be
-    /// reached, [`Auth`](ErrorKind::Auth), [`NotFound`](ErrorKind::NotFound) for the virtual host
-    /// and [`Permission`](ErrorKind::Permission).
+    /// reached, [`Connect`](ErrorKind::Connect) also for a certificate of the broker that does not
+    /// pass, which is not worth a retry, [`Auth`](ErrorKind::Auth) for user and password and for the
+    /// client certificate, [`NotFound`](ErrorKind::NotFound) for the virtual host and
+    /// [`Permission`](ErrorKind::Permission).
     ///
     /// # Cancel safety
     /// Dropped, nothing stays connected.
-    pub async fn connect(self) -> Result<Amqp> {
+    pub async fn connect(mut self) -> Result<Amqp> {
         self.0.check()?;
+        self.0.counters = Arc::default();
+        self.0.tracer = self.0.tracer();
         Amqp::open(self.0).await
     }
 
     fn named(&mut self) -> &mut Named {
         Arc::make_mut(&mut self.0.named)
-    }
-}
-
-impl Tls {
-    /// Trusts the Mozilla roots.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Trusts the authorities in this PEM text too, such as a company's own.
-    #[must_use]
-    pub fn ca(mut self, pem: impl Into<String>) -> Self {
-        self.ca = Some(pem.into());
-        self
     }
 }
 
@@ -316,34 +391,54 @@ impl Settings {
             self.virtual_host.len() <= 255,
             "at most 255 bytes",
         )?;
-        self.named.check()?;
-        if self.tls.is_some() && !cfg!(feature = "tls") {
-            // The client would speak plain text to the TLS port.
-            return Err(
-                Error::new(ErrorKind::Unsupported, CONNECT, "this build has no TLS")
-                    .help("turn on the feature `tls` of mq-amqp"),
-            );
+        if let Err(bounds) = self.recovery.check() {
+            range("recovery", false, bounds)?;
         }
+        self.named.check()?;
+        self.connector()?;
         Ok(())
     }
 
-    pub(crate) fn uri(&self) -> AMQPUri {
-        let scheme = if self.tls.is_some() {
+    /// Its spans name the first node: which one a link is to changes.
+    fn tracer(&self) -> Tracer {
+        let port = self.port.unwrap_or_else(|| self.scheme().default_port());
+        let spans = AmqpSpans::new(self.name.clone(), self.host.clone(), port);
+        Tracer::new(spans, self.propagator.clone())
+    }
+
+    /// Where the nodes are, in the order in which they are tried.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
+        let port = self.port.unwrap_or_else(|| self.scheme().default_port());
+        let first = (self.host.clone(), None);
+        let all = std::iter::once(&first).chain(&self.others);
+        all.map(|(host, own)| Address {
+            host: host.clone(),
+            port: own.unwrap_or(port),
+        })
+        .collect()
+    }
+
+    fn scheme(&self) -> AMQPScheme {
+        if self.tls.is_some() {
             AMQPScheme::AMQPS
         } else {
             AMQPScheme::AMQP
-        };
+        }
+    }
+
+    pub(crate) fn uri(&self, address: &Address) -> AMQPUri {
         let heartbeat = u16::try_from(self.heartbeat.as_secs()).unwrap_or(u16::MAX);
         AMQPUri {
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo {
                     username: self.user.clone(),
-                    password: self.password.clone(),
+                    // The client library never has it.
+                    password: PLACEHOLDER.to_owned(),
                 },
-                host: self.host.clone(),
-                port: self.port.unwrap_or_else(|| scheme.default_port()),
+                host: address.host.clone(),
+                port: address.port,
             },
-            scheme,
+            scheme: self.scheme(),
             vhost: self.virtual_host.clone(),
             query: AMQPQueryString {
                 heartbeat: Some(heartbeat),
@@ -356,18 +451,15 @@ impl Settings {
         self.tls.is_some()
     }
 
-    pub(crate) fn tls_config(&self) -> OwnedTLSConfig {
-        let cert_chain = self.tls.as_ref().and_then(|tls| tls.ca.clone());
-        OwnedTLSConfig {
-            identity: None,
-            cert_chain,
-        }
+    /// What makes TLS of a TCP connection; `None` if it stays plain.
+    pub(crate) fn connector(&self) -> Result<Option<Connector>> {
+        self.tls.as_ref().map(Tls::connector).transpose()
     }
 
-    /// Host and port, which may be told.
-    pub(crate) fn address(&self) -> String {
-        let authority = self.uri().authority;
-        format!("{}:{}", authority.host, authority.port)
+    /// The name to look for in the broker's certificate.
+    pub(crate) fn server_name<'a>(&'a self, address: &'a Address) -> &'a str {
+        let tls = self.tls.as_ref();
+        tls.map_or(&address.host, |tls| tls.name(&address.host))
     }
 
     pub(crate) fn virtual_host(&self) -> &str {
@@ -376,6 +468,17 @@ impl Settings {
 
     pub(crate) fn user(&self) -> &str {
         &self.user
+    }
+
+    /// User and password.
+    pub(crate) fn login(&self) -> (&str, &str) {
+        (&self.user, &self.password)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
     }
 }
 
@@ -388,8 +491,8 @@ impl fmt::Debug for AmqpBuilder {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpBuilder")
-            .field("tls", &self.tls.is_some())
-            .field("address", &self.address())
+            .field("tls", &self.tls)
+            .field("addresses", &self.addresses())
             .field("user", &self.user)
             .field("password", &"…")
             .field("virtual_host", &self.virtual_host)
@@ -399,6 +502,8 @@ impl fmt::Debug for Settings {
             .field("publish_timeout", &self.publish_timeout)
             .field("publish_window", &self.publish_window)
             .field("max_message_size", &self.max_message_size)
+            .field("recovery", &self.recovery)
+            .field("resend", &self.resend)
             .field("named", &self.named)
             .finish_non_exhaustive()
     }

@@ -1,30 +1,29 @@
 //! The consumer: deliveries in batches, settled by marks. And the one that settles nothing.
 
 mod no_ack;
+mod opener;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, mem, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
-use lapin::{
-    Channel,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{FieldTable, ShortString},
-};
+use lapin::{Channel, options::BasicCancelOptions, types::ShortString};
 use mq_core::{
-    ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Settle, Subscription,
-    SubscriptionKind, flow::FlowKind,
+    ConsumePlan, Consumer, Delivery, Error, ErrorKind, Result, Settle, Subscription, stale,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::no_ack::AmqpNoAckConsumer;
+use self::opener::Opener;
 use crate::{
     AmqpPublisher,
-    capabilities::CAPABILITIES,
-    connection::Link,
+    connection::{AmqpEvent, Link, Uplink},
     error::late,
     headers::{is_counted, received},
-    settle::{Command, Origin, Sink, Task},
-    topology,
+    settle::{Command, Sink},
 };
 
 /// A consumer of one queue, on a channel of its own.
@@ -35,12 +34,28 @@ use crate::{
 /// two a queue is, [`AmqpBuilder::queue`](crate::AmqpBuilder::queue) says; where it does not, a
 /// classic queue shows at its first redelivery, and the failure before is not counted.
 ///
-/// A stream that the broker ends, as when the queue is deleted, is an error and never just an end.
+/// When its connection or channel is lost, or the broker cancels it, it is opened again while
+/// [`receive`](Consumer::receive) waits, as [`Recovery`](crate::Recovery) has it, with
+/// [events](crate::Amqp::events); a queue that is gone is declared again if this client declared it.
+/// What was handed out before is then stale, and comes again. It ends with an error where waiting
+/// would not help: a queue that is gone and was declared elsewhere
+/// ([`NotFound`](ErrorKind::NotFound)), a permission, other settings, and a dead letter that the
+/// broker refuses.
 pub struct AmqpConsumer {
-    live: Option<Live>,
+    state: State,
+    opener: Arc<Opener>,
     source: Arc<str>,
     queue: ShortString,
-    link: Arc<Link>,
+    /// A verdict on a channel that is gone may not have reached the broker, and nobody was told.
+    unheard: bool,
+    /// Times that it was opened again in quick succession.
+    attempt: u32,
+}
+
+enum State {
+    Live(Box<Live>),
+    Reopening(AbortOnDropHandle<Result<Live>>),
+    Over,
 }
 
 /// What an open consumer holds.
@@ -53,96 +68,39 @@ struct Live {
     settlements: Arc<dyn Settle>,
     commands: mpsc::Sender<Command>,
     link: Arc<Link>,
+    queue: ShortString,
+    since: Instant,
     /// The most time for a copy to be confirmed.
     copy_limit: Duration,
 }
 
 impl AmqpConsumer {
     pub(crate) async fn open(
-        link: &Arc<Link>,
+        uplink: Arc<Uplink>,
         publisher: AmqpPublisher,
-        subscription: &Subscription,
+        subscription: Subscription,
         plan: ConsumePlan,
     ) -> Result<Self> {
-        plan.check(subscription, CAPABILITIES)?;
-        let name = named(subscription);
-        let ephemeral = matches!(subscription.kind(), SubscriptionKind::Ephemeral { .. });
-        link.named().check_subscription(OPERATION, subscription)?;
-        let limit = link.named().queue(subscription.name()).deliveries();
-        if let Some(limit) = limit.filter(|limit| plan.max_attempts > *limit && !ephemeral) {
-            let text = "the broker dead-letters a message before its last attempt";
-            return Err(name(Error::new(ErrorKind::Config, OPERATION, text))
-                .with("max_attempts", plan.max_attempts)
-                .with("delivery_limit", limit));
-        }
-        let itself = topology::queue_of(OPERATION, subscription)?;
-        let home = plan.dead_letter_home(subscription);
-        if let Some(home) = &home
-            && let Err(error) = topology::exists(link, OPERATION, home).await
-        {
-            // What is wrong with the queue itself explains more than its missing home.
-            if !ephemeral {
-                let itself = Destination::queue(itself.as_str());
-                topology::exists(link, OPERATION, &itself)
-                    .await
-                    .map_err(&name)?;
-            }
-            return Err(name(error));
-        }
-        let channel = link.channel(OPERATION).await?;
-        let qos = channel.basic_qos(plan.prefetch, BasicQosOptions::default());
-        link.answer(OPERATION, qos).await?;
-        let queue = subscribed(link, &channel, subscription).await?;
-        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
-        let opening = Opening(Some(&channel));
-        let consume = channel.basic_consume(queue.clone(), ShortString::default(), options, none);
-        let stream = link.answer(OPERATION, consume).await.map_err(&name)?;
-        opening.done();
-
         let source = Arc::clone(subscription.name());
-        let origin = Origin {
-            source: subscription.clone(),
-            flow: publisher.flow().clone(),
-            queue: Destination::queue(queue.as_str()),
-            home,
-            counted: !ephemeral && limit.is_some(),
-            prefetch: plan.prefetch,
-            limits: publisher.limits(),
-        };
-        let flow = &origin.flow;
-        flow.consumer(FlowKind::Opened, subscription, None);
-        let sink = Arc::new(Sink::new(channel.clone(), origin));
-        let (commands, receiver) = mpsc::channel(1);
-        let copy_limit = publisher.limit() * 2;
-        let task = Task {
-            sink: Arc::clone(&sink),
-            link: Arc::clone(link),
+        let opener = Arc::new(Opener {
+            uplink,
             publisher,
-            prefetch: plan.prefetch,
-        };
-        tokio::spawn(task.run(receiver));
-        let settlements = Arc::clone(&sink) as Arc<dyn Settle>;
-        let ended = None;
-        let live = Live {
-            stream,
-            ended,
-            channel,
-            sink,
-            settlements,
-            commands,
-            link: Arc::clone(link),
-            copy_limit,
-        };
+            subscription,
+            plan,
+        });
+        let live = opener.open().await?;
         Ok(Self {
-            live: Some(live),
+            queue: live.queue.clone(),
+            state: State::Live(Box::new(live)),
+            opener,
             source,
-            queue,
-            link: Arc::clone(link),
+            unheard: false,
+            attempt: 0,
         })
     }
 
     /// The queue that it reads. An ephemeral subscription's is exclusive to this connection, and the
-    /// broker made its name.
+    /// broker made its name; it has another one after a lost connection.
     pub fn queue(&self) -> &str {
         self.queue.as_str()
     }
@@ -150,9 +108,6 @@ impl AmqpConsumer {
 
 impl Consumer for AmqpConsumer {
     async fn receive_many(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<usize> {
-        let Some(live) = &mut self.live else {
-            return Ok(0);
-        };
         if max == 0 {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -160,65 +115,106 @@ impl Consumer for AmqpConsumer {
                 "max is at least 1",
             ));
         }
-        let sink = Arc::clone(&live.sink);
-        let first = tokio::select! {
-            biased;
-            error = sink.failed() => Err(error),
-            next = live.next() => Ok(next),
-        };
-        let mut next = match first {
-            Ok(next) => next,
-            Err(error) => return Err(self.over(error)),
-        };
-        let mut count = 0;
-        while let Some(mut delivery) = next.take() {
-            let tag = delivery.delivery_tag;
-            live.sink.opened(tag, is_counted(&delivery));
-            let received = received(&mut delivery, Arc::clone(&self.source));
-            live.sink.delivered(tag, &received);
-            into.push(Delivery::new(received, Arc::clone(&live.settlements), tag));
-            count += 1;
-            if count < max {
-                next = live.next().now_or_never().flatten();
+        loop {
+            match &mut self.state {
+                State::Over => return Ok(0),
+                State::Live(live) => match live.receive_many(&self.source, into, max).await {
+                    Ok(count) => return Ok(count),
+                    Err(end) => self.lost(end)?,
+                },
+                State::Reopening(opening) => {
+                    let opened = opening.await;
+                    self.reopened(opened.unwrap_or_else(|error| {
+                        let text = "opening a consumer again ended without an answer";
+                        Err(Error::new(ErrorKind::Bug, "receive", text).caused_by(error))
+                    }))?;
+                }
             }
         }
-        if count > 0 {
-            return Ok(count);
-        }
-        let why = live.ended.take().flatten();
-        let error = lost(&self.link, &self.source, why);
-        Err(self.over(error))
     }
 
     async fn settled(&mut self) -> Result<()> {
-        match &self.live {
-            Some(live) => live
-                .settled()
-                .await
-                .map_err(|e| e.with("source", &self.source)),
-            None => Ok(()),
+        if mem::take(&mut self.unheard) {
+            return Err(stale(&self.source));
         }
+        let State::Live(live) = &self.state else {
+            return Ok(());
+        };
+        let settled = live.settled().await;
+        if settled.is_err() {
+            // It is told now.
+            live.sink.hear();
+        }
+        settled.map_err(|e| e.with("source", &self.source))
     }
 
     async fn close(mut self) -> Result<()> {
-        match self.live.take() {
-            Some(live) => live
+        match mem::replace(&mut self.state, State::Over) {
+            State::Live(live) => live
                 .close()
                 .await
                 .map_err(|e| e.with("source", &self.source)),
-            None => Ok(()),
+            State::Reopening(_) | State::Over => Ok(()),
         }
     }
 }
 
+/// Why a consumer does not go on as it is.
+enum End {
+    /// The channel is gone, or the broker cancelled it.
+    Lost(Error),
+    /// A verdict could not be carried out.
+    Failed(Error),
+}
+
 impl AmqpConsumer {
-    /// After an error: whatever is still to be settled is stale, and goes back to the broker.
-    fn over(&mut self, error: Error) -> Error {
-        if let Some(live) = self.live.take() {
-            live.sink.end();
-            live.close_behind(Arc::clone(&self.source));
+    /// Begins to open it again, or ends it. Whatever is still to be settled is stale, and goes back
+    /// to the broker.
+    fn lost(&mut self, end: End) -> Result<()> {
+        let State::Live(live) = mem::replace(&mut self.state, State::Over) else {
+            return Ok(());
+        };
+        live.sink.end();
+        self.unheard |= live.sink.is_unheard();
+        if live.since.elapsed() > STEADY {
+            self.attempt = 0;
         }
-        error
+        live.close_behind(Arc::clone(&self.source));
+        let (why, again) = match end {
+            End::Lost(why) => (why, true),
+            // The copy may be stored or not: the message comes again, and is copied again.
+            End::Failed(why) => {
+                let passing = why.possibly_delivered()
+                    || matches!(why.kind(), ErrorKind::Timeout | ErrorKind::Disconnected);
+                (why, passing)
+            }
+        };
+        let opener = &self.opener;
+        if !again || !opener.may_open_again() {
+            return Err(why);
+        }
+        opener.tell(AmqpEvent::ConsumerLost {
+            subscription: opener.subscription.clone(),
+            why: why.clone(),
+        });
+        self.attempt += 1;
+        let reopening = Arc::clone(opener).reopen(why, self.attempt);
+        self.state = State::Reopening(AbortOnDropHandle::new(tokio::spawn(reopening)));
+        Ok(())
+    }
+
+    fn reopened(&mut self, opened: Result<Live>) -> Result<()> {
+        match opened {
+            Ok(live) => {
+                self.queue = live.queue.clone();
+                self.state = State::Live(Box::new(live));
+                Ok(())
+            }
+            Err(error) => {
+                self.state = State::Over;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -243,6 +239,48 @@ impl Drop for Opening<'_> {
 }
 
 impl Live {
+    /// Waits for one delivery and takes up to `max`.
+    ///
+    /// # Cancel safety
+    /// Safe: what the client yields is in `into` or kept.
+    async fn receive_many(
+        &mut self,
+        source: &Arc<str>,
+        into: &mut Vec<Delivery>,
+        max: usize,
+    ) -> Result<usize, End> {
+        let sink = Arc::clone(&self.sink);
+        let mut next = tokio::select! {
+            biased;
+            error = sink.failed() => return Err(End::Failed(error)),
+            next = self.next() => next,
+        };
+        let (before, mut count) = (into.len(), 0);
+        while let Some(mut delivery) = next.take() {
+            let tag = delivery.delivery_tag;
+            sink.opened(tag, is_counted(&delivery));
+            let received = received(&mut delivery, Arc::clone(source));
+            sink.delivered(tag, &received);
+            into.push(Delivery::new(received, Arc::clone(&self.settlements), tag));
+            count += 1;
+            if count < max {
+                next = self.next().now_or_never().flatten();
+            }
+        }
+        if count > 0 {
+            sink.handed_out(&into[before..]);
+            return Ok(count);
+        }
+        let why = self.ended.take().flatten();
+        let mut error = lost(&self.link, source, why);
+        if error.kind() == ErrorKind::Lost
+            && let Some(limit) = self.link.named().queue(source).unsettled_at_most()
+        {
+            error = error.with("consumer_timeout", format!("{limit:?}"));
+        }
+        Err(End::Lost(error))
+    }
+
     /// The next delivery; `None` if the stream has ended.
     ///
     /// # Cancel safety
@@ -261,7 +299,7 @@ impl Live {
 
     /// Closes in a task. Without a runtime the channel just closes, and the broker takes everything
     /// back.
-    fn close_behind(self, source: Arc<str>) {
+    fn close_behind(self: Box<Self>, source: Arc<str>) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if let Err(error) = self.close().await {
@@ -324,38 +362,9 @@ impl Live {
 
 impl Drop for AmqpConsumer {
     fn drop(&mut self) {
-        if let Some(live) = self.live.take() {
+        if let State::Live(live) = mem::replace(&mut self.state, State::Over) {
             live.close_behind(Arc::clone(&self.source));
         }
-    }
-}
-
-/// Says in an error which subscription it is about.
-fn named(subscription: &Subscription) -> impl Fn(Error) -> Error {
-    move |error| {
-        let missing = error.kind() == ErrorKind::NotFound;
-        let error = error.with("subscription", subscription);
-        if missing {
-            error.help("declare it first")
-        } else {
-            error
-        }
-    }
-}
-
-/// The queue of a subscription: an ephemeral one gets its queue here.
-async fn subscribed(
-    link: &Link,
-    channel: &Channel,
-    subscription: &Subscription,
-) -> Result<ShortString> {
-    match subscription.kind() {
-        SubscriptionKind::Ephemeral { topic } => {
-            topology::ephemeral(link, channel, topic, subscription.filter_by())
-                .await
-                .map_err(named(subscription))
-        }
-        _ => topology::queue_of(OPERATION, subscription),
     }
 }
 
@@ -383,9 +392,11 @@ impl fmt::Debug for AmqpConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpConsumer")
             .field("source", &self.source)
-            .field("open", &self.live.is_some())
+            .field("open", &matches!(self.state, State::Live(_)))
             .finish_non_exhaustive()
     }
 }
 
 const OPERATION: &str = "consume";
+/// A consumer that lasted so long was no failed attempt.
+const STEADY: Duration = Duration::from_secs(10);

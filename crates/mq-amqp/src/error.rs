@@ -1,9 +1,15 @@
 //! The one place where an error of the client or the broker becomes an [`Error`].
 
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::{borrow::Cow, io, time::Duration};
 
 use lapin::ErrorKind as Client;
 use mq_core::{Error, ErrorKind, Result, RetryAdvice};
+
+#[cfg(feature = "tls")]
+use crate::config::rustls_error;
 
 /// The operation whose I/O errors mean that there never was a connection.
 pub(crate) const CONNECT: &str = "connect";
@@ -13,7 +19,7 @@ pub(crate) const TYPE: &str = "type";
 /// Maps a client error. Its text holds the broker's words; the client's type stays in the source.
 pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
     let connecting = operation == CONNECT;
-    let io = if connecting {
+    let lost = if connecting {
         ErrorKind::Connect
     } else {
         ErrorKind::Disconnected
@@ -22,14 +28,21 @@ pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
         Client::ProtocolError(amqp) => {
             return answer(operation, amqp.get_id(), amqp.get_message().as_str()).caused_by(error);
         }
-        // A certificate or handshake that failed fails again with the same settings.
-        Client::IOError(cause) if connecting && cause.kind() == io::ErrorKind::InvalidData => {
-            Error::new(io, operation, format!("TLS failed: {cause}"))
-                .advise(RetryAdvice::Never)
-                .help("check the port, the host name, and the trusted authorities")
+        #[cfg(feature = "tls")]
+        Client::IOError(cause) if connecting && let Some(error) = rustls_error(cause) => {
+            tls::handshake(operation, error)
         }
         // The network or the broker's process: either may be back in a moment.
-        Client::IOError(cause) => Error::new(io, operation, format!("the network failed: {cause}")),
+        Client::IOError(cause) if connecting && hung_up(cause) => {
+            let text = format!("the broker hung up: {cause}");
+            Error::new(lost, operation, text).help(
+                "see the broker's log: it may be starting, be no listener for this (with or without \
+                 TLS), or not accept the client certificate",
+            )
+        }
+        Client::IOError(cause) => {
+            Error::new(lost, operation, format!("the network failed: {cause}"))
+        }
         Client::MissingHeartbeatError => Error::new(
             ErrorKind::Disconnected,
             operation,
@@ -70,7 +83,7 @@ pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
             "no Tokio runtime is running here",
         ),
         Client::ParsingError(_) if connecting => {
-            Error::new(io, operation, "the peer does not speak AMQP 0-9-1")
+            Error::new(lost, operation, "the peer does not speak AMQP 0-9-1")
                 .advise(RetryAdvice::Never)
                 .help("check the port: it may be the one for TLS, or another service's")
         }
@@ -85,6 +98,15 @@ pub(crate) fn map(operation: &'static str, error: lapin::Error) -> Error {
         _ => Error::new(ErrorKind::Broker, operation, error.to_string()),
     };
     mapped.caused_by(error)
+}
+
+/// True if there was a connection.
+fn hung_up(cause: &io::Error) -> bool {
+    use io::ErrorKind as Io;
+    matches!(
+        cause.kind(),
+        Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe | Io::UnexpectedEof
+    )
 }
 
 /// Maps a reply code of the broker (AMQP 0-9-1, section 1.8) with its text.
@@ -111,6 +133,8 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
         // The peer calls our frames wrong.
         501..=505 => (Kind::Bug, None),
         530 if text.contains("not found") => (Kind::NotFound, None),
+        // A virtual host that is not up yet on a node that starts.
+        530 if text.contains("is down") => (Kind::Broker, Some(RetryAdvice::Later)),
         530 => (Kind::Permission, None),
         540 => (Kind::Unsupported, None),
         _ => (Kind::Broker, None),
@@ -145,6 +169,7 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
             None => error,
         },
         (Kind::Auth, _) => error.help("check user and password"),
+        (Kind::Permission, _) => error.help("grant this to the user at the broker"),
         (Kind::NotFound, _) if code == 530 => {
             error.help("create the virtual host; in a URL the default one is `/%2f`, or no path")
         }
@@ -176,6 +201,12 @@ fn sides(text: &str) -> Option<(&str, &str, &str)> {
     let (_, rest) = rest.split_once("received ")?;
     let (asked, there) = rest.split_once(" but current is ")?;
     Some((argument, asked, there))
+}
+
+/// True if the broker refused to delete an exchange that something is bound to.
+pub(crate) fn is_used(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains("PRECONDITION_FAILED") && text.contains("' in use")
 }
 
 /// Waits for the broker's answer, but no longer than `limit`.

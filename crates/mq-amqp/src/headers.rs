@@ -13,6 +13,8 @@ use mq_core::{
     check_name, headers, time,
 };
 
+use crate::topology::cascade::{Later, is_of_cascade};
+
 /// A message in its AMQP form, but for the number that the writer gives it.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbound {
@@ -22,6 +24,49 @@ pub(crate) struct Outbound {
     pub(crate) payload: Bytes,
     properties: BasicProperties,
     table: FieldTable,
+}
+
+/// What a message in its AMQP form is made of, kept until its outcome is known: it may have to be
+/// made again for another channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    pub(crate) to: Destination,
+    pub(crate) message: Message,
+    /// It need not be written to disk.
+    pub(crate) transient: bool,
+    /// The routing key of the original, which a copy to a queue would lose.
+    pub(crate) original_key: Option<std::sync::Arc<str>>,
+    /// It waits in the delay cascade first.
+    pub(crate) later: Option<Later>,
+}
+
+impl Letter {
+    pub(crate) fn new(to: Destination, message: Message) -> Self {
+        Self {
+            to,
+            message,
+            transient: false,
+            original_key: None,
+            later: None,
+        }
+    }
+
+    /// Its AMQP form.
+    pub(crate) fn outbound(&self, limits: Limits) -> Result<Outbound> {
+        let mut outbound = match &self.later {
+            Some(later) => Outbound::later(&self.to, &self.message, later.clone(), limits)?,
+            None => Outbound::new(&self.to, &self.message, limits)?,
+        };
+        if self.transient {
+            outbound.transient();
+        }
+        if let Some(key) = &self.original_key {
+            outbound
+                .table
+                .insert(headers::ROUTING_KEY.into(), text(&**key));
+        }
+        Ok(outbound)
+    }
 }
 
 /// What one connection lets through.
@@ -34,6 +79,39 @@ pub(crate) struct Limits {
 }
 
 impl Outbound {
+    /// The AMQP form of a message that waits in the delay cascade before it gets to a queue.
+    ///
+    /// Its expiry and priority go into headers: as properties the one would let the message out of a
+    /// level early, and the other let it in front of messages whose time has come.
+    pub(crate) fn later(
+        to: &Destination,
+        message: &Message,
+        later: Later,
+        limits: Limits,
+    ) -> Result<Self> {
+        let limits = Limits {
+            headers: limits.headers.saturating_sub(DEATHS),
+            ..limits
+        };
+        let mut headers = message.headers().clone();
+        headers.insert(headers::DUE, time::to_millis(later.due));
+        let told = message.clone().edit().headers(headers).build();
+        let mut outbound = Self::new(to, &told, limits)?;
+        outbound.properties = lasting(message)?;
+        if let Some(life) = message.expires_in() {
+            let expires = time::to_millis(message.time()).saturating_add(time::millis(life));
+            outbound
+                .table
+                .insert(headers::EXPIRES.into(), text(expires.to_string()));
+        }
+        if let Some(priority) = message.priority() {
+            let name = headers::PRIORITY.into();
+            outbound.table.insert(name, text(priority.to_string()));
+        }
+        (outbound.exchange, outbound.routing_key) = (later.exchange, later.key);
+        Ok(outbound)
+    }
+
     /// The AMQP form of a message for a destination.
     pub(crate) fn new(to: &Destination, message: &Message, limits: Limits) -> Result<Self> {
         check_name("publish", to.name())?;
@@ -120,6 +198,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     let find = |name: &str| table.and_then(|t| t.get(name)).and_then(value);
     let find_number = |name: &str| -> Option<u64> { find(name)?.as_str()?.parse().ok() };
 
+    // Its exchange and routing key are those of its way through the delay cascade.
+    let waited = is_of_cascade(delivery.exchange.as_str());
     let tombstone = delivery.data.is_empty() && find(headers::TOMBSTONE).is_some();
     let mut message = if tombstone {
         Message::tombstone()
@@ -132,8 +212,10 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .flatten()
         .filter_map(|(n, v)| Some((n, self::value(v)?)))
     {
-        if !headers::is_mapped(name.as_str()) && !COUNTERS.contains(&name.as_str()) {
-            kept.append(name.as_str().to_owned(), value);
+        let name = name.as_str();
+        let of_its_way = waited && DEATH.iter().any(|death| name.starts_with(death));
+        if !headers::is_mapped(name) && !COUNTERS.contains(&name) && !of_its_way {
+            kept.append(name.to_owned(), value);
         }
     }
     message = message.headers(kept);
@@ -174,8 +256,17 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .and_then(|e| e.as_str().parse().ok())
     {
         message = message.expires_in(Duration::from_millis(expiry));
+    } else if waited
+        && let Some(at) = find_number(headers::EXPIRES)
+        && let Some(made) = find_number(headers::TIME)
+    {
+        message = message.expires_in(Duration::from_millis(at.saturating_sub(made)));
     }
-    if let Some(priority) = *properties.priority() {
+    let priority = properties.priority().or_else(|| {
+        let told = waited.then(|| find_number(headers::PRIORITY))??;
+        u8::try_from(told).ok()
+    });
+    if let Some(priority) = priority {
         message = message.priority(priority);
     }
 
@@ -183,8 +274,8 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         .into_iter()
         .flatten()
         .fold(1u64, u64::saturating_add);
-    let routing_key = if delivery.exchange.as_str().is_empty() {
-        // A copy that came back through the default exchange brings the key of its original.
+    let routing_key = if waited || delivery.exchange.as_str().is_empty() {
+        // A copy that came back to its queue brings the key of its original.
         find(headers::ROUTING_KEY).and_then(|original| original.as_str().map(Into::into))
     } else {
         Some(delivery.routing_key.as_str().into())
@@ -211,22 +302,27 @@ pub(crate) fn is_counted(delivery: &Delivery) -> bool {
 }
 
 /// The copy of a failed message that goes back to a queue that does not count, with the attempt in
-/// its headers. `key` is the routing key that the copy would lose on the way.
-pub(crate) fn retry_copy(
-    received: &Received,
-    to: &Destination,
-    limits: Limits,
-) -> Result<Outbound> {
+/// its headers.
+pub(crate) fn retry_copy(received: &Received, to: &Destination) -> Letter {
+    Letter {
+        original_key: received.routing_key().map(Into::into),
+        ..Letter::new(to.clone(), attempted(received))
+    }
+}
+
+/// The copy of a message that comes back to its queue later, with the attempt in its headers.
+pub(crate) fn deferred_copy(received: &Received, to: &Destination, later: Later) -> Letter {
+    Letter {
+        later: Some(later),
+        ..retry_copy(received, to)
+    }
+}
+
+/// A message that has its attempt behind it.
+fn attempted(received: &Received) -> Message {
     let mut copied = received.message().headers().clone();
     copied.insert(headers::ATTEMPT, u64::from(received.attempt()));
-    let copy = received.message().clone().edit().headers(copied).build();
-    let mut outbound = Outbound::new(to, &copy, limits)?;
-    if let Some(key) = received.routing_key() {
-        outbound
-            .table
-            .insert(headers::ROUTING_KEY.into(), text(key));
-    }
-    Ok(outbound)
+    received.message().clone().edit().headers(copied).build()
 }
 
 fn table(message: &Message) -> Result<FieldTable> {
@@ -266,7 +362,8 @@ fn table(message: &Message) -> Result<FieldTable> {
     Ok(table)
 }
 
-fn properties(message: &Message) -> Result<BasicProperties> {
+/// The properties that mean the same to every queue.
+fn lasting(message: &Message) -> Result<BasicProperties> {
     let field = |what, text: &str| short(what, text, ErrorKind::InvalidMessage);
     let mut buffer = [0; 36];
     let mut properties = BasicProperties::default()
@@ -282,6 +379,12 @@ fn properties(message: &Message) -> Result<BasicProperties> {
     if let Some(to) = message.reply_to() {
         properties = properties.with_reply_to(field("reply-to", to)?);
     }
+    Ok(properties)
+}
+
+/// All of them.
+fn properties(message: &Message) -> Result<BasicProperties> {
+    let mut properties = lasting(message)?;
     if let Some(expiry) = message.expires_in().map(time::millis) {
         if expiry > MAX_EXPIRY {
             return Err(invalid(
@@ -289,7 +392,8 @@ fn properties(message: &Message) -> Result<BasicProperties> {
                 "expires_in",
             ));
         }
-        properties = properties.with_expiration(field("expiry", &expiry.to_string())?);
+        let expiry = short("expiry", &expiry.to_string(), ErrorKind::InvalidMessage)?;
+        properties = properties.with_expiration(expiry);
     }
     if let Some(priority) = message.priority() {
         properties = properties.with_priority(priority);
@@ -375,6 +479,10 @@ const TRANSIENT: u8 = 1;
 /// Ten years: the broker closes the channel over anything above.
 const MAX_EXPIRY: u64 = 315_360_000_000;
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// What the broker writes into what left a queue of the cascade; `x-death` itself is an array.
+const DEATH: [&str; 2] = ["x-first-death-", "x-last-death-"];
+/// Room for `x-death`, which has an entry of less than 256 bytes for each level on the way.
+const DEATHS: usize = 28 * 256 + 1024;
 /// What a quorum queue writes into what it delivers; the first only since 4.3.
 const COUNTERS: [&str; 2] = ["x-acquired-count", DELIVERY_COUNT];
 

@@ -7,16 +7,19 @@ mod connection;
 mod consumer;
 mod error;
 mod headers;
+mod metrics;
 mod publisher;
 mod settle;
+mod spans;
 mod topology;
 
 pub use mq_core as core;
 
 pub use crate::{
     config::{AmqpBuilder, Tls},
-    connection::Amqp,
+    connection::{Amqp, AmqpEvent, AmqpEvents, AmqpRole, Recovery},
     consumer::{AmqpConsumer, AmqpNoAckConsumer},
+    metrics::AmqpMetrics,
     publisher::{AmqpPending, AmqpPublisher, AmqpUnconfirmed},
-    topology::{ExchangeKind, Overflow, QueueSettings},
+    topology::{Binding, Delays, ExchangeKind, Lint, Overflow, QueueSettings, Topology},
 };

@@ -21,6 +21,7 @@ use std::{
 use mq_core::{
     Destination, Error, ErrorKind, Message, PendingBatch, Publisher, Receipt, Result,
     flow::{Flow, PublishFlow},
+    trace::Tracer,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
@@ -31,9 +32,13 @@ pub use self::unconfirmed::AmqpUnconfirmed;
 use self::writer::{Batch, Command, Job, Reply, Writer};
 use crate::{
     config::Settings,
-    connection::Link,
-    headers::{Limits, Outbound},
-    topology,
+    connection::{Uplink, whole},
+    headers::{Letter, Limits, Outbound},
+    metrics::Counters,
+    topology::{
+        self,
+        cascade::{self, Later},
+    },
 };
 
 /// The confirmed publisher of an [`Amqp`](crate::Amqp): one channel, one window, exact outcomes.
@@ -43,31 +48,52 @@ use crate::{
 /// publish on a connection, so that a missing one is [`NotFound`](ErrorKind::NotFound) and ends no
 /// other publish.
 ///
-/// If the broker closes the channel, such as for a topic deleted in the meantime, every publish
-/// that is on its way is [`Unknown`](ErrorKind::Unknown), and the next one uses a new channel. So it
-/// is too with the first message that is over a limit of the broker below `max_message_size`; from
-/// then on such messages are [`TooLarge`](ErrorKind::TooLarge) before they are sent.
+/// If the channel or the connection is lost, every publish that is on its way is written again, with
+/// the same id, to the next one; so it may be stored twice. With
+/// [`resend`](crate::AmqpBuilder::resend) off it is [`Unknown`](ErrorKind::Unknown) instead. Where the
+/// broker closed the channel over something that was published, those on their way are written one by
+/// one, so that the one that it was over is told apart: as [`NotFound`](ErrorKind::NotFound) for a topic
+/// that was deleted meanwhile, [`TooLarge`](ErrorKind::TooLarge) for a limit of the broker below
+/// `max_message_size`, [`Permission`](ErrorKind::Permission).
+///
+/// Each publish has its deadline, also while there is no connection. What was never written by then is
+/// a [`Timeout`](ErrorKind::Timeout), and stored nowhere.
 #[derive(Clone)]
 pub struct AmqpPublisher {
     shared: Arc<Shared>,
+    /// How long every message waits before it gets to its queue.
+    delay: Option<Duration>,
 }
 
 struct Shared {
-    link: Arc<Link>,
+    uplink: Arc<Uplink>,
     commands: mpsc::Sender<Command>,
     /// One permit for each publish that may still enter the window.
     room: Arc<Semaphore>,
     window: usize,
     limit: Duration,
     max_message_size: usize,
+    resend: bool,
     closed: AtomicBool,
     topics: Arc<Topics>,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
 }
 
-/// The topics that were seen on this connection.
+/// A publish of a batch before it has room.
+type Prepared = (Letter, Outbound, Reply, Option<Box<PublishFlow>>);
+
+/// What was seen on this connection.
 #[derive(Default)]
-struct Topics(Mutex<HashSet<Arc<str>>>);
+struct Topics {
+    seen: Names,
+    /// Queues that are bound to the delay cascade.
+    bound: Names,
+}
+
+#[derive(Default)]
+struct Names(Mutex<HashSet<Arc<str>>>);
 
 /// Resolves to the outcome of one publish.
 ///
@@ -80,7 +106,7 @@ pub struct AmqpPending {
 }
 
 impl AmqpPublisher {
-    pub(crate) async fn start(settings: &Settings, link: Arc<Link>) -> Result<Self> {
+    pub(crate) async fn start(settings: &Settings, uplink: Arc<Uplink>) -> Result<Self> {
         let window = settings.publish_window;
         let room = Arc::new(Semaphore::new(window));
         // Permits bound the publishes; the rest is for `flush`.
@@ -88,45 +114,75 @@ impl AmqpPublisher {
         let topics = Arc::<Topics>::default();
         let limit = settings.publish_timeout;
         let writer = Writer {
-            link: Arc::clone(&link),
+            uplink: Arc::clone(&uplink),
             room: Arc::clone(&room),
             topics: Arc::clone(&topics),
             limit,
+            counters: Arc::clone(&settings.counters),
         };
-        let channel = writer.channel().await?;
-        tokio::spawn(writer.run(channel, receiver));
+        let link = uplink.link("publish").await?;
+        let channel = Writer::channel(&link).await?;
+        tokio::spawn(writer.run((link, channel), receiver));
         let closed = AtomicBool::new(false);
         let shared = Shared {
-            link,
+            uplink,
             commands,
             room,
             window,
             limit,
             max_message_size: settings.max_message_size,
+            resend: settings.resend,
             closed,
             topics,
             flow: settings.flow.clone(),
+            tracer: settings.tracer.clone(),
+            counters: Arc::clone(&settings.counters),
         };
         Ok(Self {
             shared: Arc::new(shared),
+            delay: None,
         })
     }
 
-    /// Enqueues a message in its AMQP form; for the copies of a consumer, which go on after `close`.
+    /// A publisher of the same connection whose messages get to their queue after this delay, never
+    /// earlier: the next whole second, at least one, at most 2^28 - 1 (eight and a half years).
+    ///
+    /// They wait in the delay cascade, which has to be there: see [`Amqp::delays`](crate::Amqp::delays).
+    /// The header [`DUE`](mq_core::headers::DUE) tells when a message was due. An expiry counts from
+    /// the message's own time, is told to its consumer, and is not watched by the broker. Window and
+    /// deadline are the connection's, and closing one publisher closes all.
+    ///
+    /// A confirmation says that the message waits. Before the first one to a queue on a connection the
+    /// queue is bound to the cascade. If it is deleted while messages wait for it, they end in the
+    /// queue `mq.delay.dead`.
+    ///
+    /// # Errors
+    /// Of a publish, and nothing is sent: [`Unsupported`](ErrorKind::Unsupported) for a longer delay,
+    /// for a topic, since a message that has waited has lost the routing key that its subscriptions
+    /// are bound by, and for a queue whose settings let it refuse at a limit;
+    /// [`NotFound`](ErrorKind::NotFound) if the cascade or the queue is missing;
+    /// [`Mismatch`](ErrorKind::Mismatch) if the cascade is another one.
+    #[must_use]
+    pub fn delayed(&self, delay: Duration) -> Self {
+        Self {
+            delay: Some(delay),
+            ..self.clone()
+        }
+    }
+
+    /// Enqueues a copy that a consumer made, which goes on after `close`.
     pub(crate) async fn send(
         &self,
-        to: Destination,
+        letter: Letter,
         outbound: Outbound,
         flow: Option<Box<PublishFlow>>,
     ) -> Result<AmqpPending> {
         let permit = self.shared.room(1).await?;
         let (reply, outcome) = oneshot::channel();
-        let job = Job {
-            outbound,
-            reply: Reply::One(reply),
-            flow,
-            enqueued: Instant::now(),
-        };
+        let to = letter.to.clone();
+        let job = self
+            .shared
+            .job(letter, outbound, Reply::One(reply), flow, Instant::now());
         self.shared.command(Command::Publish(job)).await?;
         permit.forget();
         Ok(AmqpPending { outcome, to })
@@ -137,6 +193,16 @@ impl AmqpPublisher {
         &self.shared.flow
     }
 
+    /// What the spans of its connection are made with.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.shared.tracer
+    }
+
+    /// Where its connection counts.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+
     /// The most time for room, and then for an outcome.
     pub(crate) fn limit(&self) -> Duration {
         self.shared.limit
@@ -144,19 +210,46 @@ impl AmqpPublisher {
 
     /// What fits into a message, by what is known at this moment.
     pub(crate) fn limits(&self) -> Limits {
-        self.shared.link.limits(self.shared.max_message_size)
+        self.shared
+            .uplink
+            .known()
+            .limits(self.shared.max_message_size)
     }
 
-    async fn prepare(&self, to: &Destination, message: &Message) -> Result<Outbound> {
-        let mut outbound = Outbound::new(to, message, self.limits())?;
-        if self.shared.link.named().is_transient(to) {
-            outbound.transient();
+    /// Makes sure that a message which waits arrives, and says how it goes.
+    async fn route_later(&self, to: &Destination, delay: Duration) -> Result<Later> {
+        if !to.is_queue() {
+            let text = "a message to a topic cannot be delayed on RabbitMQ";
+            return Err(Error::new(ErrorKind::Unsupported, "publish", text)
+                .help("delay it into a queue, and let its worker publish it to the topic"));
         }
-        if !to.is_queue() && !self.shared.topics.has(to.name()) {
-            topology::exists(&self.shared.link, "publish", to).await?;
-            self.shared.topics.add(to.name());
+        let shared = &self.shared;
+        let later = Later::after("publish", to.name(), delay)?;
+        if !shared.topics.bound.has(to.name()) {
+            let link = shared.uplink.link_within("publish", shared.limit).await?;
+            let queue = Arc::clone(to.name());
+            let bind = async move { cascade::arrives(&link, "publish", &queue).await };
+            whole("publish", bind).await?;
+            shared.topics.bound.add(to.name());
         }
-        Ok(outbound)
+        Ok(later)
+    }
+
+    async fn prepare(&self, to: &Destination, message: Message) -> Result<(Letter, Outbound)> {
+        let shared = &self.shared;
+        let mut letter = Letter::new(to.clone(), message);
+        if let Some(delay) = self.delay {
+            letter.later = Some(self.route_later(to, delay).await?);
+        } else {
+            letter.transient = shared.uplink.settings().named.is_transient(to);
+        }
+        let outbound = letter.outbound(self.limits())?;
+        if !to.is_queue() && !shared.topics.seen.has(to.name()) {
+            let link = shared.uplink.link_within("publish", shared.limit).await?;
+            topology::exists(&link, "publish", to).await?;
+            shared.topics.seen.add(to.name());
+        }
+        Ok((letter, outbound))
     }
 }
 
@@ -168,14 +261,19 @@ impl Publisher for AmqpPublisher {
         to: &Destination,
         message: impl Into<Message> + Send,
     ) -> Result<AmqpPending> {
-        let message = message.into();
+        let mut message = message.into();
         self.shared.open()?;
-        let outbound = self
-            .prepare(to, &message)
-            .await
-            .map_err(|error| error.with("to", to))?;
-        let flow = self.shared.flow.publish(&message, to);
-        self.send(to.clone(), outbound, flow).await
+        let sending = self.shared.tracer.send(to, &mut message);
+        let (letter, outbound) = match self.prepare(to, message).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let refused = Err(error.with("to", to));
+                sending.failed(&refused);
+                return refused;
+            }
+        };
+        let flow = self.shared.flow.sending(&letter.message, to, sending);
+        self.send(letter, outbound, flow).await
     }
 
     async fn flush(&self) -> Result<()> {
@@ -188,7 +286,12 @@ impl Publisher for AmqpPublisher {
             Ok::<(), Error>(())
         };
         // Each outcome has its own deadline, so this one is a second line of defence.
-        match timeout(shared.limit + shared.link.limit(), all).await {
+        match timeout(
+            shared.limit + shared.uplink.settings().operation_timeout,
+            all,
+        )
+        .await
+        {
             Ok(Err(error)) if error.kind() != ErrorKind::Disconnected => Err(error),
             Ok(_) => Ok(()),
             Err(_) => Err(crate::error::late("flush", shared.limit)),
@@ -200,8 +303,9 @@ impl Publisher for AmqpPublisher {
         self.flush().await
     }
 
-    async fn enqueue_batch(&self, to: &Destination, messages: Vec<Message>) -> PendingBatch {
+    async fn enqueue_batch(&self, to: &Destination, mut messages: Vec<Message>) -> PendingBatch {
         let shared = &self.shared;
+        let sending = shared.tracer.send_batch(to, &mut messages);
         let batch = Batch::new(messages.len());
         let chunk = shared.window.min(CHUNK);
         let mut jobs = Vec::with_capacity(chunk.min(messages.len()));
@@ -210,12 +314,19 @@ impl Publisher for AmqpPublisher {
             let reply = batch.reply(at);
             left -= 1;
             let prepared = match shared.open() {
-                Ok(()) => self.prepare(to, &message).await,
+                Ok(()) => self.prepare(to, message).await,
                 Err(error) => Err(error),
             };
             match prepared {
-                Ok(outbound) => jobs.push((outbound, reply, shared.flow.publish(&message, to))),
-                Err(error) => reply.tell(Err(error)),
+                Ok((letter, outbound)) => {
+                    let flow = shared.flow.sending(&letter.message, to, sending.clone());
+                    jobs.push((letter, outbound, reply, flow));
+                }
+                Err(error) => {
+                    let refused = Err(error);
+                    sending.failed(&refused);
+                    reply.tell(refused);
+                }
             }
             if jobs.len() == chunk || left == 0 {
                 shared.send_all(&mut jobs).await;
@@ -238,11 +349,19 @@ impl Shared {
                 "the publisher was closed",
             ));
         }
-        if self.link.is_connected() {
-            Ok(())
-        } else {
-            Err(self.link.gone("publish"))
-        }
+        self.uplink.check("publish")
+    }
+
+    fn job(
+        &self,
+        letter: Letter,
+        outbound: Outbound,
+        reply: Reply,
+        flow: Option<Box<PublishFlow>>,
+        enqueued: Instant,
+    ) -> Job {
+        let letter = self.resend.then_some(letter);
+        Job::new(outbound, letter, reply, flow, enqueued)
     }
 
     /// Waits for room for some publishes.
@@ -254,23 +373,20 @@ impl Shared {
         }
         match timeout(self.limit, self.room.acquire_many(many)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(self.link.gone("publish")),
+            Ok(Err(_)) => Err(writer::abandoned()),
             Err(_) => Err(self.no_room()),
         }
     }
 
-    async fn send_all(&self, jobs: &mut Vec<(Outbound, Reply, Option<Box<PublishFlow>>)>) {
+    async fn send_all(&self, jobs: &mut Vec<Prepared>) {
         if jobs.is_empty() {
             return;
         }
         match self.room(jobs.len()).await {
             Ok(permit) => {
                 let enqueued = Instant::now();
-                let job = |(outbound, reply, flow)| Job {
-                    outbound,
-                    reply,
-                    flow,
-                    enqueued,
+                let job = |(letter, outbound, reply, flow)| {
+                    self.job(letter, outbound, reply, flow, enqueued)
                 };
                 // Sent or not, the replies hold on: a writer that is gone drops them.
                 if self
@@ -282,7 +398,7 @@ impl Shared {
                 }
             }
             Err(error) => {
-                for (_, reply, _) in jobs.drain(..) {
+                for (_, _, reply, _) in jobs.drain(..) {
                     reply.tell(Err(error.clone()));
                 }
             }
@@ -293,11 +409,11 @@ impl Shared {
         self.commands
             .send(command)
             .await
-            .map_err(|_| self.link.gone("publish"))
+            .map_err(|_| writer::abandoned())
     }
 
     fn no_room(&self) -> Error {
-        let help = if self.link.is_blocked() {
+        let help = if self.uplink.is_blocked() {
             "an alarm of the broker blocks publishing: see its memory and disk"
         } else {
             "the broker answers slower than you publish: wait, or raise `publish_window`"
@@ -314,6 +430,13 @@ impl Shared {
 }
 
 impl Topics {
+    fn forget(&self) {
+        self.seen.lock().clear();
+        self.bound.lock().clear();
+    }
+}
+
+impl Names {
     fn has(&self, name: &str) -> bool {
         self.lock().contains(name)
     }
@@ -325,10 +448,6 @@ impl Topics {
             known.clear();
         }
         known.insert(Arc::clone(name));
-    }
-
-    fn forget(&self) {
-        self.lock().clear();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Arc<str>>> {
@@ -349,7 +468,7 @@ impl Future for AmqpPending {
 impl fmt::Debug for AmqpPublisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpPublisher")
-            .field("link", &self.shared.link)
+            .field("uplink", &self.shared.uplink)
             .field("window", &self.shared.window)
             .field("room", &self.shared.room.available_permits())
             .finish_non_exhaustive()

@@ -13,28 +13,37 @@ use std::{
 
 use lapin::Channel;
 use mq_core::{
-    Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
+    Delivery, Destination, Error, ErrorKind, Received, Result, Settle, Subscription, Verdict,
     dead_letter_copy,
     flow::{Flow, FlowKind, PublishFlow},
     stale,
+    trace::Tracer,
 };
 use tokio::sync::Notify;
 
 use self::ledger::{Frame, Ledger, Mark};
 pub(crate) use self::task::{Command, Task};
-use crate::headers::{self, Limits, Outbound};
+use crate::{
+    headers::{self, Letter, Limits, Outbound},
+    metrics::Held,
+    topology::cascade::Later,
+};
 
 /// The settlements of one consumer. Its generation is its channel: a new consumer has a new sink.
 pub(crate) struct Sink {
     channel: Channel,
     source: Subscription,
     flow: Flow,
+    tracer: Tracer,
+    held: Held,
     /// What is handed out and not settled, as far as its flow is told.
     told: Mutex<BTreeMap<u64, Received>>,
     /// Where rejected messages go.
     home: Option<Destination>,
     /// The queue itself, for copies of failed messages where it does not count.
     queue: Destination,
+    /// Why no message can be delayed for this queue, if so.
+    undeferrable: Option<Error>,
     /// The queue is a classic one, so a failure has to be counted in a copy.
     uncounted: AtomicBool,
     limits: Limits,
@@ -42,6 +51,8 @@ pub(crate) struct Sink {
     batch: usize,
     ledger: Mutex<Ledger>,
     gone: AtomicBool,
+    /// A verdict was given for which the broker has not answered since.
+    unheard: AtomicBool,
     /// Why the consumer is over, if a verdict could not be carried out.
     failure: Mutex<Option<Error>>,
     failed: Notify,
@@ -51,19 +62,32 @@ pub(crate) struct Sink {
 /// A copy to be confirmed before its original is settled.
 #[derive(Debug)]
 pub(crate) struct Copy {
-    pub(crate) to: Destination,
-    pub(crate) message: Outbound,
-    /// It goes to the dead-letter home.
-    pub(crate) dead: bool,
+    pub(crate) letter: Letter,
+    pub(crate) outbound: Outbound,
+    pub(crate) why: Why,
     pub(crate) flow: Option<Box<PublishFlow>>,
+}
+
+/// What a copy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The next attempt, where the queue does not count.
+    Retry,
+    /// The next attempt, after a delay.
+    Defer,
+    /// The dead-letter home.
+    Dead,
 }
 
 /// What a sink needs to know of its consumer.
 pub(crate) struct Origin {
     pub(crate) source: Subscription,
     pub(crate) flow: Flow,
+    pub(crate) tracer: Tracer,
+    pub(crate) held: Held,
     pub(crate) queue: Destination,
     pub(crate) home: Option<Destination>,
+    pub(crate) undeferrable: Option<Error>,
     pub(crate) counted: bool,
     pub(crate) prefetch: u16,
     pub(crate) limits: Limits,
@@ -75,14 +99,18 @@ impl Sink {
             channel,
             source: origin.source,
             flow: origin.flow,
+            tracer: origin.tracer,
+            held: origin.held,
             told: Mutex::default(),
             home: origin.home.map(Destination::mandatory),
             queue: origin.queue,
+            undeferrable: origin.undeferrable,
             uncounted: AtomicBool::new(!origin.counted),
             limits: origin.limits,
             batch: usize::from(origin.prefetch / 4).clamp(1, MAX_BATCH),
             ledger: Mutex::new(Ledger::new()),
             gone: AtomicBool::new(false),
+            unheard: AtomicBool::new(false),
             failure: Mutex::new(None),
             failed: Notify::new(),
             wake: Notify::new(),
@@ -104,6 +132,15 @@ impl Sink {
             let (kind, source) = (FlowKind::Delivered, &self.source);
             self.flow.delivery(kind, source, received, Some(tag));
         }
+    }
+
+    /// Counts what `receive` hands out, and gives it its span.
+    pub(crate) fn handed_out(&self, deliveries: &[Delivery]) {
+        let again = |one: &&Delivery| one.received().redelivered() == Some(true);
+        let redelivered = deliveries.iter().filter(again).count();
+        self.held.delivered(deliveries.len(), redelivered);
+        let received = deliveries.iter().map(Delivery::received);
+        self.tracer.received(&self.source, received);
     }
 
     /// Tells the settlements of a frame that goes to the broker.
@@ -132,12 +169,23 @@ impl Sink {
         }
     }
 
-    /// Tells that the copy of a rejected message is confirmed.
-    fn dead_lettered(&self, tag: u64, home: &Destination) {
+    /// Tells that the copy of a message is confirmed.
+    fn copied(&self, tag: u64, why: Why, to: &Destination) {
+        match why {
+            Why::Retry => {}
+            Why::Defer => self.held.deferred(),
+            Why::Dead => self.held.dead_lettered(),
+        }
         if let Some(received) = lock(&self.told).get(&tag) {
-            let number = Some(tag);
-            self.flow
-                .dead_lettered(&self.source, received, number, home);
+            let (source, number) = (&self.source, Some(tag));
+            match why {
+                Why::Retry => {}
+                Why::Defer => {
+                    let kind = FlowKind::Deferred;
+                    self.flow.delivery(kind, source, received, number);
+                }
+                Why::Dead => self.flow.dead_lettered(source, received, number, to),
+            }
         }
     }
 
@@ -150,13 +198,29 @@ impl Sink {
     pub(crate) fn release(&self, tag: u64) {
         let mut ledger = self.ledger();
         ledger.open(tag);
-        ledger.mark(tag, Mark::Release);
+        ledger.mark(tag, Mark::Unseen);
     }
 
     /// Makes every settlement from now on stale.
     pub(crate) fn end(&self) {
         self.gone.store(true, Ordering::Release);
+        self.held.end();
         self.wake.notify_one();
+    }
+
+    /// True if a verdict may not have reached the broker.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.unheard.load(Ordering::Acquire)
+    }
+
+    /// The verdicts so far have reached the broker, or it was told that they may not have; true if
+    /// there were any.
+    pub(crate) fn hear(&self) -> bool {
+        self.unheard.swap(false, Ordering::AcqRel)
+    }
+
+    fn unheard(&self) {
+        self.unheard.store(true, Ordering::Release);
     }
 
     /// Ends the consumer with an error.
@@ -191,32 +255,41 @@ impl Sink {
 
     /// What a verdict means on the wire.
     fn mark(&self, verdict: Verdict, received: &Received) -> Result<Mark> {
-        let copy = |to: &Destination, dead, message: Result<Outbound>| {
-            message.map(|message| {
-                Mark::Copy(Box::new(Copy {
-                    to: to.clone(),
-                    message,
-                    dead,
-                    flow: self.flow.publish(received.message(), to),
-                }))
-            })
+        let copy = |letter: Letter, why| {
+            let outbound = letter.outbound(self.limits)?;
+            let original = received.message();
+            let sending = self.tracer.send_copy(&letter.to, original);
+            let flow = self.flow.sending(original, &letter.to, sending);
+            Ok(Mark::Copy(Box::new(Copy {
+                letter,
+                outbound,
+                why,
+                flow,
+            })))
         };
         match verdict {
             Verdict::Ack => Ok(Mark::Ack),
             Verdict::Release => Ok(Mark::Release),
-            Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => copy(
-                &self.queue,
-                false,
-                headers::retry_copy(received, &self.queue, self.limits),
-            ),
+            Verdict::Requeue if self.uncounted.load(Ordering::Relaxed) => {
+                copy(headers::retry_copy(received, &self.queue), Why::Retry)
+            }
             Verdict::Requeue => Ok(Mark::Requeue),
-            Verdict::Defer(_) => Err(unsupported("this backend cannot delay a message yet")),
+            Verdict::Defer(delay) => {
+                if let Some(why) = &self.undeferrable {
+                    return Err(why.clone());
+                }
+                let later = Later::after("settle", self.queue.name(), delay)?;
+                copy(
+                    headers::deferred_copy(received, &self.queue, later),
+                    Why::Defer,
+                )
+            }
             Verdict::Reject(rejection) => {
                 let Some(home) = &self.home else {
                     return Err(unsupported("this consumer has no dead-letter home"));
                 };
                 let letter = dead_letter_copy(received, &rejection);
-                copy(home, true, Outbound::new(home, &letter, self.limits))
+                copy(Letter::new(home.clone(), letter), Why::Dead)
             }
         }
     }
@@ -241,6 +314,7 @@ impl Settle for Sink {
         };
         let mut ledger = self.ledger();
         let clean = !ledger.is_dirty();
+        self.unheard.store(true, Ordering::Release);
         if !ledger.mark(tag, mark) {
             return Err(stale(self.source.name()));
         }

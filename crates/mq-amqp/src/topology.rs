@@ -1,69 +1,82 @@
-//! Queues, exchanges and bindings: what is declared, and how it is checked.
+//! Queues, exchanges and bindings: what is declared, how it is checked, and how it is deleted.
 
 mod bindings;
+pub(crate) mod cascade;
+mod client;
+mod compare;
+mod declared;
+mod delete;
 mod exchange;
+mod lint;
 mod named;
+mod part;
 mod queue;
+mod values;
 
 use std::time::Duration;
 
 use lapin::{
     Channel,
-    options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{FieldTable, ShortString},
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use mq_core::{
     Declaration, Destination, Error, ErrorKind, Filter, Result, Subscription, SubscriptionKind,
     check_name,
 };
 
-use self::bindings::{bindings, check_filter};
-pub use self::exchange::ExchangeKind;
-pub(crate) use self::named::Named;
-pub use self::queue::{Overflow, QueueSettings};
+use self::{
+    bindings::{End, bindings, check_filter},
+    part::Part,
+};
+pub use self::{
+    cascade::Delays,
+    exchange::ExchangeKind,
+    lint::Lint,
+    queue::{Overflow, QueueSettings},
+    values::{Binding, Topology},
+};
+pub(crate) use self::{client::declare_topology, declared::Declared, delete::delete, named::Named};
 use crate::{
     connection::Link,
     error::{TYPE, invalid_name},
 };
-
-/// Something that has to be there.
-#[derive(Debug, Clone, PartialEq)]
-enum Part {
-    Queue {
-        name: String,
-        settings: QueueSettings,
-        /// Where the broker's own dead letters go.
-        letters: Option<Destination>,
-    },
-    Exchange {
-        name: String,
-        kind: lapin::ExchangeKind,
-    },
-    /// The headers exchange of a topic hangs on it, for all routing keys.
-    Hang { topic: String, headers: String },
-    Bind {
-        queue: String,
-        exchange: String,
-        key: String,
-        arguments: FieldTable,
-    },
-}
 
 /// Creates what is missing, and compares what is there.
 pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "declare";
     let parts = parts(OPERATION, &what, link.named())?;
     topic_fits(link, OPERATION, &what).await?;
+    declare_parts(link, OPERATION, parts).await
+}
+
+async fn declare_parts(link: &Link, operation: &'static str, parts: Vec<Part>) -> Result<()> {
     let mut created = false;
-    for part in parts {
-        part.letters_arrive(link, OPERATION).await?;
-        let there = part.is_there(link, OPERATION).await?;
-        let channel = link.channel(OPERATION).await?;
-        link.answer(OPERATION, part.declare(&channel))
-            .await
-            .map_err(|e| part.name(e))?;
+    for part in &parts {
+        if !part.letters_go_to(&parts) {
+            part.letters_arrive(link, operation).await?;
+        }
+        let there = part.is_there(link, operation).await?;
+        let channel = link.channel(operation).await?;
+        match link.answer(operation, part.declare(&channel)).await {
+            Ok(()) => close(link, operation, channel).await,
+            Err(error) if error.kind() == ErrorKind::Mismatch => {
+                // The broker names the first difference only.
+                Error::differences(
+                    operation,
+                    compare::differences(link, operation, part).await?,
+                )?;
+                return Err(part.name(error));
+            }
+            Err(error) => return Err(part.name(error)),
+        }
         created |= !there && part.is_quorum();
-        close(link, OPERATION, channel).await;
+    }
+    for part in &parts {
+        if let Part::Queue { name, .. } = part {
+            // Deleted and declared again, it still gets what waits for it.
+            cascade::bind_if_there(link, operation, name).await?;
+        }
     }
     if created {
         // A younger quorum queue can lose confirmed messages when its whole cluster is killed.
@@ -72,28 +85,31 @@ pub(crate) async fn declare(link: &Link, what: Declaration) -> Result<()> {
     Ok(())
 }
 
-/// Compares what is there, and names what is missing.
+/// Compares what is there, and names all that is missing or different.
 pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
     const OPERATION: &str = "verify";
     let parts = parts(OPERATION, &what, link.named())?;
-    topic_fits(link, OPERATION, &what).await?;
+    let fits = topic_fits(link, OPERATION, &what).await;
+    let mut found: Vec<Error> = compare::difference(fits)?.into_iter().collect();
+    found.extend(differences(link, OPERATION, &parts).await?);
+    Error::differences(OPERATION, found)
+}
+
+/// All that is missing or different.
+async fn differences(link: &Link, operation: &'static str, parts: &[Part]) -> Result<Vec<Error>> {
+    let mut found = Vec::new();
     for part in parts {
-        if matches!(part, Part::Bind { .. } | Part::Hang { .. }) {
-            continue;
+        if part.is_there(link, operation).await? {
+            if !part.letters_go_to(parts) {
+                let letters = part.letters_arrive(link, operation).await;
+                found.extend(compare::difference(letters)?);
+            }
+            found.extend(compare::differences(link, operation, part).await?);
+        } else {
+            found.push(part.missing(operation));
         }
-        if !part.is_there(link, OPERATION).await? {
-            let error = Error::new(ErrorKind::NotFound, OPERATION, "it is not there");
-            return Err(part.name(error).help("declare it first"));
-        }
-        part.letters_arrive(link, OPERATION).await?;
-        // Declaring what is there changes nothing, and is the only way to compare.
-        let channel = link.channel(OPERATION).await?;
-        link.answer(OPERATION, part.declare(&channel))
-            .await
-            .map_err(|e| part.name(e))?;
-        close(link, OPERATION, channel).await;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Fails with `NotFound` unless the queue or topic is there.
@@ -113,8 +129,7 @@ pub(crate) async fn exists(link: &Link, operation: &'static str, what: &Destinat
     if part.is_there(link, operation).await? {
         return Ok(());
     }
-    let error = Error::new(ErrorKind::NotFound, operation, "it is not there");
-    Err(part.name(error).help("declare it first"))
+    Err(part.missing(operation))
 }
 
 /// A subscription does not create its topic: a name with a slip of the pen would hear nothing.
@@ -131,18 +146,65 @@ async fn topic_fits(link: &Link, operation: &'static str, what: &Declaration) ->
 /// one they would take too much, or nothing.
 async fn fits(link: &Link, operation: &'static str, topic: &str) -> Result<()> {
     exists(link, operation, &Destination::topic(topic)).await?;
-    // A passive declaration does not compare the kind, one of what is there does.
+    // A passive declaration does not compare the kind.
     let part = exchange(topic.to_owned(), link.named());
-    let channel = link.channel(operation).await?;
-    match link.answer(operation, part.declare(&channel)).await {
-        Ok(()) => close(link, operation, channel).await,
-        // Whoever may only read it cannot compare it, and how a stranger's topic is stored is not
-        // what bindings depend on.
-        Err(error) if error.kind() == ErrorKind::Permission => {}
-        Err(error) if error.context("argument").is_some_and(|a| a != TYPE) => {}
-        Err(error) => return Err(part.name(error)),
+    match compare::differences(link, operation, &part).await {
+        // How a stranger's topic is stored is not what bindings depend on.
+        Ok(found) => match found
+            .into_iter()
+            .find(|e| e.context("argument") == Some(TYPE))
+        {
+            Some(error) => Err(error),
+            None => Ok(()),
+        },
+        // Whoever may only read it cannot compare it.
+        Err(error) if error.kind() == ErrorKind::Permission => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(())
+}
+
+/// What a consumer of this subscription tells the broker beside the queue.
+pub(crate) fn consume_arguments(named: &Named, subscription: &Subscription) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    if let Some(priority) = named.priority(subscription) {
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
+    }
+    arguments
+}
+
+/// Refuses a single active consumer of a queue that would let all of them be active.
+pub(crate) async fn check_single_active(link: &Link, subscription: &Subscription) -> Result<()> {
+    const OPERATION: &str = "consume";
+    let settings = link.named().queue(subscription.name());
+    if !settings.is_single_active() {
+        return Err(Error::new(
+            ErrorKind::Config,
+            OPERATION,
+            "the plan asks for a single active consumer, and the queue is not set to have one",
+        )
+        .with("queue", subscription.name())
+        .with("setting", "single_active_consumer of the plan")
+        .with("against", "QueueSettings without single_active_consumer")
+        .help(
+            "declare the queue with `QueueSettings::single_active_consumer`, and name it so in \
+             `AmqpBuilder::queue`",
+        ));
+    }
+    // What is there may be another one than the settings say.
+    let part = Part::Queue {
+        name: subscription.name().to_string(),
+        letters: settings.letters(subscription.dead_letter_home()),
+        settings,
+    };
+    let single = |e: &Error| e.context("argument") == Some(queue::SINGLE_ACTIVE);
+    match compare::differences(link, OPERATION, &part).await {
+        Ok(found) => found.into_iter().find(single).map_or(Ok(()), Err),
+        // Whoever may only read it cannot compare it.
+        Err(error) if error.kind() == ErrorKind::Permission => Ok(()),
+        // The consumer itself tells what is not there.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The queue that a subscription reads; an ephemeral one has none before it is opened.
@@ -185,7 +247,7 @@ pub(crate) async fn ephemeral(
     };
     let declared = channel.queue_declare(ShortString::default(), options, FieldTable::default());
     let queue = link.answer(OPERATION, declared).await?.name().clone();
-    for part in bindings(OPERATION, topic, kind, queue.as_str(), filter)? {
+    for part in bindings(OPERATION, topic, kind, End::Queue(queue.as_str()), filter)? {
         link.answer(OPERATION, part.declare(channel))
             .await
             .map_err(|e| part.name(e))?;
@@ -212,7 +274,7 @@ fn parts(operation: &'static str, what: &Declaration, named: &Named) -> Result<V
                 let name = name.as_str();
                 let mut parts = queue(operation, name, subscription.dead_letter_home(), named)?;
                 let (kind, filter) = (named.exchange(topic), subscription.filter_by());
-                parts.extend(bindings(operation, topic, kind, name, filter)?);
+                parts.extend(bindings(operation, topic, kind, End::Queue(name), filter)?);
                 Ok(parts)
             }
             SubscriptionKind::Ephemeral { .. } => Err(Error::new(
@@ -226,7 +288,7 @@ fn parts(operation: &'static str, what: &Declaration, named: &Named) -> Result<V
 }
 
 fn exchange(name: String, named: &Named) -> Part {
-    let kind = named.exchange(&name).into();
+    let kind = named.exchange(&name);
     Part::Exchange { name, kind }
 }
 
@@ -256,136 +318,20 @@ fn queue(
         .collect()
 }
 
-impl Part {
-    /// Looks without touching: a missing part ends the channel, so each look has its own.
-    async fn is_there(&self, link: &Link, operation: &'static str) -> Result<bool> {
-        let channel = link.channel(operation).await?;
-        let none = FieldTable::default;
-        let looked = match self {
-            Self::Queue { name, .. } => {
-                let options = QueueDeclareOptions {
-                    passive: true,
-                    ..Default::default()
-                };
-                let look = channel.queue_declare(short(operation, name)?, options, none());
-                link.answer(operation, look).await.map(drop)
-            }
-            Self::Exchange { name, kind } => {
-                let options = ExchangeDeclareOptions {
-                    passive: true,
-                    ..Default::default()
-                };
-                let name = short(operation, name)?;
-                let look = channel.exchange_declare(name, kind.clone(), options, none());
-                link.answer(operation, look).await
-            }
-            Self::Hang { .. } | Self::Bind { .. } => Ok(()),
-        };
-        match looked {
-            Ok(()) => {
-                close(link, operation, channel).await;
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(self.name(error)),
-        }
-    }
-
-    /// A place for the broker's dead letters that is not made here has to be there: letters to a
-    /// missing one are dropped without a word.
-    async fn letters_arrive(&self, link: &Link, operation: &'static str) -> Result<()> {
-        let Self::Queue { settings, .. } = self else {
-            return Ok(());
-        };
-        match settings.named_letters() {
-            Some(to) => exists(link, operation, to)
-                .await
-                .map_err(|error| error.with("broker_dead_letters", to)),
-            None => Ok(()),
-        }
-    }
-
-    /// A young quorum queue is not safe yet.
-    fn is_quorum(&self) -> bool {
-        matches!(self, Self::Queue { settings, .. } if settings.is_quorum())
-    }
-
-    /// Every name in a part is short: [`parts`] and [`bindings`] made sure of it.
-    async fn declare(&self, channel: &Channel) -> lapin::Result<()> {
-        let name = |name: &str| ShortString::try_new(name).unwrap_or_default();
-        match self {
-            Self::Queue {
-                name: queue,
-                settings,
-                letters,
-            } => {
-                let arguments = settings.arguments(letters.as_ref());
-                let options = QueueDeclareOptions {
-                    durable: !settings.is_exclusive(),
-                    exclusive: settings.is_exclusive(),
-                    ..QueueDeclareOptions::default()
-                };
-                channel
-                    .queue_declare(name(queue), options, arguments)
-                    .await
-                    .map(drop)
-            }
-            Self::Exchange {
-                name: exchange,
-                kind,
-            } => {
-                let options = ExchangeDeclareOptions {
-                    durable: true,
-                    ..Default::default()
-                };
-                let none = FieldTable::default();
-                channel
-                    .exchange_declare(name(exchange), kind.clone(), options, none)
-                    .await
-            }
-            Self::Hang { topic, headers } => {
-                let (options, none) = (ExchangeBindOptions::default(), FieldTable::default());
-                channel
-                    .exchange_bind(name(headers), name(topic), "#".into(), options, none)
-                    .await
-            }
-            Self::Bind {
-                queue,
-                exchange,
-                key,
-                arguments,
-            } => {
-                let options = QueueBindOptions::default();
-                let arguments = arguments.clone();
-                channel
-                    .queue_bind(name(queue), name(exchange), name(key), options, arguments)
-                    .await
-            }
-        }
-    }
-
-    /// Says in an error which part it is about.
-    fn name(&self, error: Error) -> Error {
-        match self {
-            // The broker's own text may have named it.
-            Self::Queue { .. } if error.context("queue").is_some() => error,
-            Self::Queue { name, .. } => error.with("queue", name),
-            Self::Exchange { name, .. } => error.with("topic", name),
-            Self::Hang { headers, .. } => error.with("topic", headers),
-            Self::Bind {
-                queue, exchange, ..
-            } => error.with("queue", queue).with("topic", exchange),
-        }
-    }
-}
-
-/// A name that may be created: `amq.` belongs to the broker.
+/// A name that may be created: `amq.` belongs to the broker, `mq.delay.` to the delay cascade.
 fn own_name(operation: &'static str, name: &str) -> Result<String> {
     check_name(operation, name)?;
     if name.starts_with("amq.") {
         return Err(invalid_name(
             operation,
             "names that begin with `amq.` are the broker's",
+            name,
+        ));
+    }
+    if name.starts_with(cascade::PREFIX) {
+        return Err(invalid_name(
+            operation,
+            "names that begin with `mq.delay.` are the delay cascade's",
             name,
         ));
     }

@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp,
+    Amqp, Recovery,
     core::{
         Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Message, Publisher,
         Subscription, flow::FlowKind as Kind,
@@ -38,6 +38,10 @@ fn main() -> ExitCode {
 async fn connect(url: &str) -> Check<(Amqp, Arc<FlowRecorder>)> {
     let recorder = Arc::new(FlowRecorder::new());
     let builder = builder(url)?.name("shop").flow(recorder.clone());
+    // What is cut stays lost.
+    let builder = builder
+        .resend(false)
+        .recovery(Recovery::within(Duration::ZERO));
     Ok((builder.connect().await?, recorder))
 }
 

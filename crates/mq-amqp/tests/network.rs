@@ -28,9 +28,9 @@ impl Proxied for Broker {
             .replacen(&self.address, &proxy.address().to_string(), 1);
         Amqp::builder()
             .url(&url)?
-            .connect_timeout(Duration::from_secs(5))
-            .operation_timeout(Duration::from_secs(5))
-            .publish_timeout(Duration::from_secs(8))
+            .connect_timeout(Duration::from_secs(8))
+            .operation_timeout(Duration::from_secs(8))
+            .publish_timeout(Duration::from_secs(12))
             .heartbeat(Duration::from_secs(5))
             .connect()
             .await
@@ -40,6 +40,7 @@ impl Proxied for Broker {
 fn main() -> ExitCode {
     let address = broker_address("MQ_RABBITMQ_URL");
     Suite::new("network", "mq-amqp", address)
+        .deadline(Duration::from_secs(120))
         .network(|url| {
             let address = url
                 .split(['@', '/', '?'])

@@ -230,7 +230,7 @@ async fn cut(url: String) -> Check {
     )?;
     assert_eq!(error.context("source"), Some(name.as_str()), "{error}");
     assert!(
-        error.is_retryable() && error.to_string().contains("connect again"),
+        error.is_retryable() && error.to_string().contains("open it again"),
         "{error}"
     );
     assert!(soon("after the end", consumer.receive()).await??.is_none());

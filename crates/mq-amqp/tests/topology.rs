@@ -1,4 +1,4 @@
-//! Declaring and verifying.
+//! Declaring, verifying and deleting.
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
@@ -10,17 +10,18 @@ use std::{
 
 use lapin::types::AMQPValue;
 use mq_amqp::{
-    Amqp,
+    QueueSettings,
     core::{
-        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Filter, Message, Publisher,
-        Subscription,
+        Broker, ConsumePlan, Consumer, Deletion, Destination, ErrorKind, Filter, Message,
+        Publisher, Subscription,
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
-use support::{Bare, argument, expect_kind, next, text, unique};
+use support::{Bare, argument, expect_kind, next, patient, text, unique};
 
 fn main() -> ExitCode {
     Suite::new("topology", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
+        .deadline(Duration::from_secs(240))
         .case(
             "declare_is_idempotent_and_waits_only_for_what_it_creates",
             idempotent,
@@ -29,6 +30,16 @@ fn main() -> ExitCode {
         .case("each_argument_that_differs_shows_both_sides", arguments)
         .case("names_that_cannot_be_are_refused_and_shown", names)
         .case("verify_names_what_is_missing_and_creates_nothing", verify)
+        .case("verify_names_every_difference", every_difference)
+        .case(
+            "verify_creates_nothing_that_is_deleted_meanwhile",
+            verify_beside_delete,
+        )
+        .case("a_queue_in_use_is_not_deleted_and_says_why", in_use)
+        .case(
+            "a_topic_goes_with_what_hangs_on_it_and_with_nothing_else",
+            topics_go,
+        )
         .case("each_filter_takes_what_it_should", filters)
         .case(
             "a_queue_that_gives_up_dead_letters_by_the_broker_too",
@@ -46,7 +57,7 @@ async fn clean(url: &str, queues: &[&str]) -> Check {
 }
 
 async fn idempotent(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = unique("idempotent");
     let queue = Destination::queue(name.as_str());
     let begun = Instant::now();
@@ -71,7 +82,7 @@ async fn idempotent(url: String) -> Check {
 
 async fn mismatch(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = format!("{}.dead", unique("mismatch"));
     let arguments = [
         ("x-queue-type", argument("quorum")),
@@ -98,7 +109,7 @@ async fn mismatch(url: String) -> Check {
 
 async fn arguments(url: String) -> Check {
     let bare = Bare::connect(&url).await?;
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let ours = || {
         vec![
             ("x-queue-type", argument("quorum")),
@@ -151,7 +162,7 @@ async fn arguments(url: String) -> Check {
 }
 
 async fn names(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let long = "n".repeat(241);
     for name in ["", ".", "..", "a\nb", "a\0b", "\u{7f}", &long] {
         let shown: String = name.escape_debug().to_string().chars().take(64).collect();
@@ -216,7 +227,7 @@ async fn names(url: String) -> Check {
 }
 
 async fn verify(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     for destination in [
         Destination::queue(unique("none")),
         Destination::topic(unique("none")),
@@ -238,8 +249,239 @@ async fn verify(url: String) -> Check {
     Ok(())
 }
 
+async fn every_difference(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
+    let name = unique("differences");
+    let there = [
+        ("x-queue-type", argument("quorum")),
+        ("x-delivery-limit", AMQPValue::LongInt(7)),
+        ("x-message-ttl", AMQPValue::LongInt(60_000)),
+        ("x-dead-letter-exchange", argument("elsewhere")),
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+    ];
+    bare.queue(&name, &there).await?;
+    let queue = Destination::queue(name.as_str());
+    let error = expect_kind(broker.verify(&queue).await, ErrorKind::Mismatch)?;
+    let mut found = Vec::new();
+    for part in error.parts() {
+        let context = |name| part.context(name).unwrap_or_default();
+        let sides = format!("{}/{}", context("asked"), context("there"));
+        found.push((
+            part.kind(),
+            context("queue").to_owned(),
+            context("argument"),
+            sides,
+        ));
+    }
+    let home = format!("{name}.dead");
+    let missing = |(kind, queue, ..): &(ErrorKind, String, &str, String)| {
+        *kind == ErrorKind::NotFound && *queue == home
+    };
+    assert_eq!(found.iter().filter(|f| missing(f)).count(), 1, "{error}");
+    found.retain(|f| !missing(f));
+    assert!(found.iter().all(|(_, queue, ..)| *queue == name), "{error}");
+    found.sort_by_key(|(_, _, argument, _)| *argument);
+    let arguments: Vec<&str> = found.iter().map(|(_, _, argument, _)| *argument).collect();
+    assert_eq!(
+        arguments,
+        [
+            "x-dead-letter-exchange",
+            "x-dead-letter-routing-key",
+            "x-dead-letter-strategy",
+            "x-delivery-limit",
+            "x-message-ttl",
+            "x-overflow",
+            "x-single-active-consumer",
+        ],
+        "{error}"
+    );
+    for (wanted, (.., sides)) in [
+        "'elsewhere'",
+        "none",
+        "none",
+        "'20'/'7'",
+        "60000",
+        "none",
+        "true",
+    ]
+    .into_iter()
+    .zip(&found)
+    {
+        assert!(sides.contains(wanted), "{wanted}: {sides}");
+    }
+    let text = error.to_string();
+    assert!(
+        text.contains(&home) && text.contains("x-overflow"),
+        "{text}"
+    );
+    // Another kind of queue, and an exchange of another kind that is not durable.
+    let classic = unique("classic");
+    let there = [
+        ("x-queue-type", argument("classic")),
+        ("x-max-length", AMQPValue::LongInt(3)),
+    ];
+    bare.queue(&classic, &there).await?;
+    let queue = Destination::queue(format!("{classic}.dead"));
+    bare.queue(queue.name(), &there).await?;
+    let error = expect_kind(broker.verify(&queue).await, ErrorKind::Mismatch)?;
+    let text = error.to_string();
+    for argument in ["x-queue-type", "x-max-length"] {
+        assert!(text.contains(argument), "{argument}: {text}");
+    }
+    let topic = unique("exchange");
+    let options = lapin::options::ExchangeDeclareOptions::default();
+    let transient = bare.channel.exchange_declare(
+        topic.as_str().into(),
+        lapin::ExchangeKind::Fanout,
+        options,
+        lapin::types::FieldTable::default(),
+    );
+    transient.await?;
+    let verified = broker.verify(Destination::topic(topic.as_str())).await;
+    let error = expect_kind(verified, ErrorKind::Mismatch)?;
+    let named: Vec<_> = error
+        .parts()
+        .iter()
+        .map(|e| e.context("argument"))
+        .collect();
+    assert_eq!(named, [Some("type"), Some("durable")], "{error}");
+    broker.delete(Destination::topic(topic.as_str())).await?;
+    // Nothing was changed: all of it is still as it was.
+    for (name, there) in [(&name, 7), (&classic, 3)] {
+        assert_eq!(bare.ready(name).await?, 0, "{there}");
+        bare.delete(name).await?;
+    }
+    bare.delete(queue.name()).await
+}
+
+/// A question that declares could create what was deleted a moment before.
+async fn verify_beside_delete(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
+    let name = format!("{}.dead", unique("meanwhile"));
+    let queue = Destination::queue(name.as_str());
+    let topic = Destination::topic(unique("meanwhile"));
+    let settings = [("x-queue-type", argument("classic"))];
+    for _ in 0..30 {
+        bare.queue(&name, &settings).await?;
+        bare.exchange(topic.name(), "topic").await?;
+        let delete = async {
+            bare.delete(&name).await?;
+            let options = lapin::options::ExchangeDeleteOptions::default();
+            bare.channel
+                .exchange_delete((&**topic.name()).into(), options)
+                .await?;
+            Check::Ok(())
+        };
+        let (deleted, ..) = tokio::join!(delete, broker.verify(&queue), broker.verify(&topic));
+        deleted?;
+        expect_kind(broker.verify(&queue).await, ErrorKind::NotFound)?;
+        expect_kind(broker.verify(&topic).await, ErrorKind::NotFound)?;
+    }
+    Ok(())
+}
+
+async fn in_use(url: String) -> Check {
+    let name = unique("in-use");
+    for settings in [QueueSettings::classic(), QueueSettings::quorum()] {
+        let broker = patient(&url)?
+            .queue(name.as_str(), settings)
+            .connect()
+            .await?;
+        let queue = Destination::queue(name.as_str());
+        broker.declare(&queue).await?;
+        broker
+            .publisher()
+            .publish(&queue, Message::new("1"))
+            .await?;
+        let error = expect_kind(broker.delete(&queue).await, ErrorKind::InUse)?;
+        assert_eq!(error.context("messages"), Some("1"), "{error}");
+        assert_eq!(error.context("queue"), Some(name.as_str()), "{error}");
+        let mut consumer = broker
+            .consumer(&Subscription::queue(name.as_str()), ConsumePlan::new())
+            .await?;
+        let delivery = next(&mut consumer).await?;
+        let deletion = || Deletion::of(&queue).with_messages();
+        let error = expect_kind(broker.delete(deletion()).await, ErrorKind::InUse)?;
+        assert_eq!(error.context("consumers"), Some("1"), "{error}");
+        // The connection is as it was: a refusal by the broker itself would have ended it.
+        delivery.ack()?;
+        consumer.settled().await?;
+        consumer.close().await?;
+        broker.delete(&queue).await?;
+        broker.delete(&queue).await?;
+        let error = expect_kind(broker.verify(&queue).await, ErrorKind::NotFound)?;
+        assert_eq!(error.parts().len(), 2, "{error}");
+        broker.close().await?;
+    }
+    // What another connection has for itself.
+    let owner = patient(&url)?
+        .queue(name.as_str(), QueueSettings::exclusive())
+        .connect()
+        .await?;
+    owner.declare(Destination::queue(name.as_str())).await?;
+    let broker = patient(&url)?.connect().await?;
+    let deleted = broker.delete(Destination::queue(name.as_str())).await;
+    expect_kind(deleted, ErrorKind::InUse)?;
+    owner.delete(Destination::queue(name.as_str())).await?;
+    for what in ["amq.mine", "amq.topic"] {
+        for refused in [
+            broker.delete(Destination::queue(what)).await,
+            broker.delete(Destination::topic(what)).await,
+        ] {
+            expect_kind(refused, ErrorKind::InvalidName)?;
+        }
+    }
+    let ephemeral = broker.delete(Subscription::ephemeral("amq.topic")).await;
+    expect_kind(ephemeral, ErrorKind::Unsupported)?;
+    Ok(())
+}
+
+async fn topics_go(url: String) -> Check {
+    let bare = Bare::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
+    let topic = Destination::topic(unique("going"));
+    let name = topic.name();
+    let headers = format!("{name}.headers");
+    broker.declare(&topic).await?;
+    let filter = Filter::AllHeaders(vec![("a".into(), "b".into())]);
+    let subscription = Subscription::durable(name.clone(), "s").filter(filter);
+    broker.declare(&subscription).await?;
+    let error = expect_kind(broker.delete(&topic).await, ErrorKind::InUse)?;
+    assert_eq!(error.context("topic"), Some(headers.as_str()), "{error}");
+    broker.verify(&subscription).await?;
+    // An open ephemeral subscription needs the topic too.
+    broker.delete(&subscription).await?;
+    let other = patient(&url)?.connect().await?;
+    let open = other
+        .consumer(&Subscription::ephemeral(name.clone()), ConsumePlan::new())
+        .await?;
+    let error = expect_kind(broker.delete(&topic).await, ErrorKind::InUse)?;
+    assert_eq!(error.context("topic"), Some(&**name), "{error}");
+    open.close().await?;
+    // Its queue is gone with its connection.
+    other.close().await?;
+    broker.delete(&topic).await?;
+    for gone in [name, headers.as_str()] {
+        let verified = broker.verify(Destination::topic(gone)).await;
+        expect_kind(verified, ErrorKind::NotFound)?;
+    }
+    // A topic of one's own that has this name stays.
+    let own = Destination::topic(headers.as_str());
+    broker.declare(&topic).await?;
+    broker.declare(&own).await?;
+    broker.delete(&topic).await?;
+    broker.verify(&own).await?;
+    broker.delete(&own).await?;
+    bare.exchange(name, "fanout").await?;
+    broker.delete(&topic).await?;
+    expect_kind(broker.verify(&topic).await, ErrorKind::NotFound)?;
+    Ok(())
+}
+
 async fn filters(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let topic = Destination::topic(unique("filtered"));
     broker.declare(&topic).await?;
     let pairs = |pairs: &[(&str, &str)]| {
@@ -315,7 +557,7 @@ async fn filters(url: String) -> Check {
 }
 
 async fn broker_gives_up(url: String) -> Check {
-    let broker = Amqp::connect(&url).await?;
+    let broker = patient(&url)?.connect().await?;
     let name = unique("limit");
     broker.declare(Destination::queue(name.as_str())).await?;
     broker

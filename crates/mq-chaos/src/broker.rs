@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use mq_amqp::Amqp;
 use mq_core::{Destination, Result, Subscription};
-use mq_kafka::Kafka;
+use mq_kafka::{GroupProtocol, Kafka};
 use mq_testkit::checker::Claim;
 
 /// A kind of broker.
@@ -15,7 +15,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// As on the command line, and as the service in `compose/`.
+    /// As on the command line, and as the folder in `compose/`.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::RabbitMq => "rabbitmq",
@@ -31,40 +31,11 @@ impl Kind {
         }
     }
 
-    /// Where the broker is published. No port from which the system takes those of outgoing connections: while the broker
-    /// is down, one of them could take it.
-    pub(crate) fn host(self) -> String {
-        let port = match self {
-            Self::RabbitMq => RABBITMQ_PORT,
-            Self::Kafka => KAFKA_PORT,
-        };
-        format!("127.0.0.1:{port}")
-    }
-
-    /// What a client is told to connect to: the broker itself.
-    pub(crate) fn address(self) -> String {
-        self.address_at(&self.host())
-    }
-
     /// What a client is told to connect to, at this host and port.
     pub(crate) fn address_at(self, host: &str) -> String {
         match self {
             Self::RabbitMq => format!("amqp://guest:guest@{host}/%2f"),
             Self::Kafka => host.to_owned(),
-        }
-    }
-
-    /// The ports, as `compose/` asks for them.
-    pub(crate) fn ports(self) -> Vec<(&'static str, u16)> {
-        match self {
-            Self::RabbitMq => vec![
-                ("MQ_RABBITMQ_PORT", RABBITMQ_PORT),
-                ("MQ_RABBITMQ_MANAGEMENT_PORT", RABBITMQ_PORT + 1),
-            ],
-            Self::Kafka => vec![
-                ("MQ_KAFKA_PORT", KAFKA_PORT),
-                ("MQ_KAFKA_LOGIN_PORT", KAFKA_PORT + 1),
-            ],
         }
     }
 
@@ -117,23 +88,57 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Connects to RabbitMQ.
-pub(crate) async fn amqp(address: &str, name: &str) -> Result<Amqp> {
-    Amqp::builder()
-        .url(address)?
+/// Connects to RabbitMQ, at one of these addresses. Each process begins with another one, so that a cluster's nodes share them.
+pub(crate) async fn amqp(addresses: &str, name: &str) -> Result<Amqp> {
+    let all: Vec<&str> = addresses.split(',').collect();
+    let first = name.bytes().map(usize::from).sum::<usize>() % all.len();
+    let mut builder = Amqp::builder()
+        .url(all[first])?
         .name(name)
         // A stopped peer is found lost within a stop of the schedule.
-        .heartbeat(Duration::from_secs(5))
-        .connect()
-        .await
+        .heartbeat(Duration::from_secs(5));
+    for address in all.iter().cycle().skip(first + 1).take(all.len() - 1) {
+        let is_host =
+            |part: &&str| part.contains(':') && part.ends_with(|c: char| c.is_ascii_digit());
+        let host = address.split(['@', '/']).find(is_host);
+        builder = builder.another_host(host.unwrap_or(address));
+    }
+    builder.connect().await
 }
 
 /// Connects to Kafka.
-pub(crate) async fn kafka(address: &str) -> Result<Kafka> {
-    Kafka::builder(address)
-        .partitions(PARTITIONS)
-        .connect()
-        .await
+pub(crate) async fn kafka(servers: &str, protocol: Option<Protocol>) -> Result<Kafka> {
+    let mut builder = Kafka::builder(servers).partitions(PARTITIONS);
+    if let Some(Protocol(protocol)) = protocol {
+        builder = builder.group_protocol(protocol);
+    }
+    builder.connect().await
+}
+
+/// How the members of a Kafka group share its partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Protocol(GroupProtocol);
+
+impl Protocol {
+    /// As on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self.0 {
+            GroupProtocol::Classic => "classic",
+            _ => "consumer",
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "classic" => Ok(Self(GroupProtocol::Classic)),
+            "consumer" => Ok(Self(GroupProtocol::Consumer)),
+            _ => Err(format!("{word:?} is no protocol: classic or consumer")),
+        }
+    }
 }
 
 /// The queue or topic, which is also the log of the positions.
@@ -147,6 +152,3 @@ pub(crate) const PRODUCERS: usize = 4;
 pub(crate) const CONSUMERS: usize = 4;
 /// Standing still for longer, faults apart, is a finding. Kafka gives what a killed member held to others after 10 s.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(30);
-
-const RABBITMQ_PORT: u16 = 25872;
-const KAFKA_PORT: u16 = 29892;

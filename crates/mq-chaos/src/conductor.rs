@@ -1,7 +1,9 @@
 //! The conductor: starts broker and processes, makes the faults of the schedule, drains, has the history checked, reports.
 
+mod alarm;
 mod drain;
 mod faults;
+mod lives;
 
 use std::{
     path::PathBuf,
@@ -20,31 +22,39 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use alarm::Alarm;
 pub(crate) use faults::Done;
 
 use crate::{
     Result,
-    broker::{self, CONSUMERS, Kind, PRODUCERS},
-    container::Container,
+    broker::{self, CONSUMERS, Kind, PRODUCERS, Protocol},
     crew::{Crew, Duty, Now},
     gaps::Effects,
     links::Links,
     observer::Observer,
-    process::Role,
+    process::{Pace, Role},
     report::{Host, Load, Report},
     samples::Samples,
-    schedule::{Scenario, Schedule},
+    schedule::{Length, Scenario, Schedule},
+    site::{Ground, Site},
 };
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) kind: Kind,
+    pub(crate) ground: Ground,
     pub(crate) scenario: Scenario,
-    pub(crate) minutes: u64,
+    /// The load lasts until all that is set of these three is reached.
+    pub(crate) minutes: Option<u64>,
+    pub(crate) faults: Option<usize>,
+    pub(crate) messages: Option<u64>,
     pub(crate) seed: u64,
     /// Messages a second, of all producers together.
     pub(crate) rate: u32,
+    /// Of a Kafka group, if not what the cluster says.
+    pub(crate) protocol: Option<Protocol>,
+    /// Producers send again what is unknown.
+    pub(crate) resend: bool,
     /// Where the folder of the run is made.
     pub(crate) into: PathBuf,
 }
@@ -52,7 +62,7 @@ pub(crate) struct Plan {
 /// A run under way.
 struct Run {
     plan: Plan,
-    container: Container,
+    site: Site,
     observer: Observer,
     recorder: Recorder,
     /// The proxies, where there are faults of the network.
@@ -64,7 +74,7 @@ struct Run {
 
 /// Makes a run, and writes and prints its report. False if it shows something that must not be, or nothing at all.
 pub(crate) async fn run(plan: Plan) -> Result<bool> {
-    let schedule = Schedule::new(plan.kind, plan.scenario, plan.minutes, plan.seed);
+    let schedule = Schedule::new(plan.ground.kind, plan.scenario, plan.length(), plan.seed);
     println!("{}\n\n{schedule}", plan.command());
     // Whatever ends this, dropping it takes the processes and the container down.
     let report = tokio::select! {
@@ -78,10 +88,11 @@ pub(crate) async fn run(plan: Plan) -> Result<bool> {
 async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
     let started = SystemTime::now();
     let host = Host::look();
-    let kind = plan.kind;
+    let kind = plan.ground.kind;
     let name = format!(
-        "{}-{}-{}-{}",
+        "{}{}-{}-{}-{}",
         kind.word(),
+        if plan.ground.cluster { "-cluster" } else { "" },
         plan.scenario.word(),
         plan.seed,
         started.duration_since(UNIX_EPOCH)?.as_secs()
@@ -96,14 +107,14 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
     println!("history and reports: {}", folder.display());
 
     println!("starting {kind}");
-    let address = kind.address();
-    let container = Container::start(kind).await?;
-    declare(kind, &address).await?;
-    let product = container.version().await?;
+    let address = plan.ground.addresses();
+    let site = Site::start(plan.ground.clone()).await?;
+    declare(kind, &address, plan.protocol).await?;
+    let product = site.version().await?;
     println!("{product} answers; starting {PRODUCERS} producers and {CONSUMERS} consumers");
 
     let links = match plan.scenario.needs_proxy() {
-        true => Some(Links::start(kind).await?),
+        true => Some(Links::start(kind, &plan.ground.hosts()[0]).await?),
         false => None,
     };
     let mut crew = Crew::new();
@@ -118,6 +129,9 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
             run: name.clone(),
             seed: plan.seed.wrapping_add(1000 * number as u64),
             rate: plan.rate / PRODUCERS as u32,
+            protocol: plan.protocol,
+            resend: plan.resend,
+            pace: plan.pace(),
         };
         crew.add(role, number, duty);
     }
@@ -128,11 +142,12 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
         Recorder::create(&history, &name, "observer")?,
     );
     crew.ready(START).await?;
+    site.whole().await?;
 
     let mut run = Run {
         observer: Observer::new(kind, &address),
         plan,
-        container,
+        site,
         recorder,
         links,
         crew,
@@ -153,16 +168,16 @@ async fn conduct(plan: Plan, schedule: Schedule) -> Result<Report> {
     }
     let Run {
         plan,
-        container,
+        site,
         recorder,
         crew,
         mut problems,
         ..
     } = run;
     if !problems.is_empty() {
-        std::fs::write(folder.join("logs/broker.log"), container.logs().await)?;
+        std::fs::write(folder.join("logs/broker.log"), site.logs().await)?;
     }
-    drop(container);
+    drop(site);
     drop(recorder);
 
     println!("checking");
@@ -195,23 +210,81 @@ impl Plan {
     /// How to make the same run again.
     pub(crate) fn command(&self) -> String {
         let Self {
-            kind,
+            ground,
             scenario,
-            minutes,
             seed,
             rate,
             ..
         } = self;
-        format!(
-            "cargo xtask chaos --broker {} --scenario {} --minutes {minutes} --seed {seed} --rate {rate}",
-            kind.word(),
+        let word = ground.kind.word();
+        let mut command = format!(
+            "cargo xtask chaos --broker {word} --scenario {}",
             scenario.word()
-        )
+        );
+        let mut add = |flag: &str, value: Option<String>| {
+            if let Some(value) = value {
+                command.push_str(&format!(" --{flag}{value}"));
+            }
+        };
+        let number = |number: Option<u64>| number.map(|number| format!(" {number}"));
+        add("cluster", ground.cluster.then(String::new));
+        let version = ground.version.as_ref();
+        add(
+            &format!("{word}-version"),
+            version.map(|version| format!(" {version}")),
+        );
+        add(
+            "protocol",
+            self.protocol
+                .map(|protocol| format!(" {}", protocol.word())),
+        );
+        add("minutes", number(self.minutes));
+        add("messages", number(self.messages));
+        add("faults", number(self.faults.map(|faults| faults as u64)));
+        add("resend", self.resend.then(String::new));
+        format!("{command} --seed {seed} --rate {rate}")
+    }
+
+    /// The scenario, how much of it, and the seed.
+    pub(crate) fn case(&self) -> String {
+        let mut case = self.scenario.word().to_owned();
+        let mut add = |part: Option<String>| {
+            if let Some(part) = part {
+                case.push_str(&format!(", {part}"));
+            }
+        };
+        add(self.ground.cluster.then(|| "three nodes".to_owned()));
+        add(self.protocol.map(|protocol| protocol.word().to_owned()));
+        add(self.minutes.map(|minutes| format!("{minutes} minutes")));
+        add(self.messages.map(|messages| format!("{messages} messages")));
+        add(self.faults.map(|faults| format!("{faults} faults")));
+        add(Some(format!("seed {}", self.seed)));
+        case
+    }
+
+    fn length(&self) -> Length {
+        match (self.faults, self.minutes) {
+            (Some(faults), _) => Length::Faults(faults),
+            (None, Some(minutes)) => Length::Minutes(minutes),
+            // As long as the messages take.
+            (None, None) => {
+                let seconds = self.messages.unwrap_or(0) / u64::from(self.rate);
+                Length::Minutes(seconds.div_ceil(60).max(1))
+            }
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        match self.scenario {
+            Scenario::Alarms => Pace::Slow,
+            Scenario::Drains => Pace::Outlive,
+            _ => Pace::Brisk,
+        }
     }
 }
 
 /// Declares what the run needs, as soon as the broker answers.
-async fn declare(kind: Kind, address: &str) -> Result {
+async fn declare(kind: Kind, address: &str, protocol: Option<Protocol>) -> Result {
     async fn on<B: Broker>(broker: B, kind: Kind) -> mq_core::Result<()> {
         broker.declare(kind.destination()).await?;
         broker.declare(kind.subscription()).await?;
@@ -224,7 +297,7 @@ async fn declare(kind: Kind, address: &str) -> Result {
                 Ok(broker) => on(broker, kind).await,
                 Err(error) => Err(error),
             },
-            Kind::Kafka => match broker::kafka(address).await {
+            Kind::Kafka => match broker::kafka(address, protocol).await {
                 Ok(broker) => on(broker, kind).await,
                 Err(error) => Err(error),
             },
@@ -318,5 +391,5 @@ impl Run {
     }
 }
 
-/// An image may have to be fetched, and a busy machine starts a broker slowly.
-const START: Duration = Duration::from_secs(180);
+/// An image may have to be fetched, and a busy machine starts a broker slowly, three nodes above all.
+const START: Duration = Duration::from_secs(300);

@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::{
     Result,
-    broker::Kind,
-    process::{Role, Status},
+    broker::{Kind, Protocol},
+    process::{Pace, Role, Status},
 };
 
 /// All processes of a run. Dropping it kills them.
@@ -57,6 +57,8 @@ pub(crate) struct Exit {
     pub(crate) by_error: bool,
     /// Its last words and how it ended.
     pub(crate) words: String,
+    /// What it said last.
+    pub(crate) last: Status,
 }
 
 /// How a process is started.
@@ -68,6 +70,9 @@ pub(crate) struct Duty {
     pub(crate) run: String,
     pub(crate) seed: u64,
     pub(crate) rate: u32,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) resend: bool,
+    pub(crate) pace: Pace,
 }
 
 enum Order {
@@ -175,6 +180,12 @@ impl Crew {
         .into())
     }
 
+    /// Messages sent so far, at least: what a process sent just before it was killed it may not have said.
+    pub(crate) fn sent(&self) -> u64 {
+        let ended: u64 = lock(&self.exits).iter().map(|exit| exit.last.sent).sum();
+        ended + self.said(None).map(|status| status.sent).sum::<u64>()
+    }
+
     /// Every process that ended so far.
     pub(crate) fn exits(&self) -> Vec<Exit> {
         lock(&self.exits).clone()
@@ -263,7 +274,7 @@ impl Keeper {
             let by_error = match self.live(&mut orders, &mut retired).await {
                 Ok(by_error) => by_error,
                 Err(error) => {
-                    self.ended(true, &error.to_string());
+                    self.ended(true, &error.to_string(), Status::default());
                     true
                 }
             };
@@ -311,13 +322,14 @@ impl Keeper {
                 status = child.wait() => break status?,
             }
         };
+        let last = self.now.borrow().status.clone().unwrap_or_default();
         self.now
             .send_modify(|now| (now.pid, now.status) = (None, None));
         // A process that was told to end and then did so with an error has something to say.
         let by_error = !asked || status.code().is_some_and(|code| code != 0);
         let words = std::fs::read_to_string(&log).unwrap_or_default();
         let words = words.lines().rev().find(|line| line.starts_with("error:"));
-        self.ended(by_error, words.unwrap_or(&status.to_string()));
+        self.ended(by_error, words.unwrap_or(&status.to_string()), last);
         Ok(by_error)
     }
 
@@ -351,8 +363,23 @@ impl Keeper {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .kill_on_drop(true);
-        if self.role == Role::Producer {
-            command.args(["--rate", &duty.rate.to_string()]);
+        match (self.role, duty.pace) {
+            (Role::Producer, _) => {
+                command.args(["--rate", &duty.rate.to_string()]);
+                if duty.resend {
+                    command.arg("--resend");
+                }
+            }
+            (Role::Consumer, Pace::Outlive) => {
+                command.arg("--outlive");
+            }
+            (Role::Consumer, Pace::Slow) => {
+                command.arg("--slow");
+            }
+            (Role::Consumer, Pace::Brisk) => {}
+        }
+        if let Some(protocol) = duty.protocol {
+            command.args(["--protocol", protocol.word()]);
         }
         let child = command.spawn()?;
         self.now.send_modify(|now| {
@@ -363,11 +390,12 @@ impl Keeper {
         Ok((child, log))
     }
 
-    fn ended(&self, by_error: bool, words: &str) {
+    fn ended(&self, by_error: bool, words: &str, last: Status) {
         lock(&self.exits).push(Exit {
             name: self.name.clone(),
             by_error,
             words: words.to_owned(),
+            last,
         });
     }
 }

@@ -2,7 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::{conductor::Plan, process::Order};
+use crate::{
+    broker::{Kind, Protocol},
+    conductor::Plan,
+    process::{Order, Pace},
+    schedule::Scenario,
+    site::Ground,
+};
 
 xflags::xflags! {
     /// Faults under load, and a checked history.
@@ -11,13 +17,27 @@ xflags::xflags! {
         cmd run {
             /// rabbitmq or kafka
             required --broker name: String
-            /// crash, pause, restart, network or mixed
+            /// crash, pause, restart, network, mixed, drains, alarms or lives
             optional --scenario name: String
-            /// How long there is load. Default 2
+            /// How long there is load. Default 2, unless faults or messages are given
             optional --minutes minutes: u64
+            /// How many faults there are at least; kills that strike nothing are made again
+            optional --faults faults: usize
+            /// How many messages are sent at least
+            optional --messages messages: u64
+            /// Three nodes instead of one; a kill strikes the leader
+            optional --cluster
+            /// Of a Kafka group: classic or consumer. Default: what the cluster says
+            optional --protocol name: String
+            /// The version of RabbitMQ's image
+            optional --rabbitmq-version version: String
+            /// The version of Kafka's image
+            optional --kafka-version version: String
+            /// Producers send again what is unknown
+            optional --resend
             /// The seed of the schedule. Default: a new one, which is printed
             optional --seed seed: u64
-            /// Messages a second, of all producers together. Default 400
+            /// Messages a second, of all producers together. Default 400, with alarms 3000
             optional --rate rate: u32
             /// Where the folder of the run is made. Default target/chaos
             optional --into folder: PathBuf
@@ -32,6 +52,8 @@ xflags::xflags! {
             required --name name: String
             required --seed seed: u64
             required --rate rate: u32
+            optional --protocol name: String
+            optional --resend
         }
 
         /// A consumer; started by `run`.
@@ -42,6 +64,11 @@ xflags::xflags! {
             required --run name: String
             required --name name: String
             required --seed seed: u64
+            optional --protocol name: String
+            /// Some handlers take longer than a shutdown may
+            optional --outlive
+            /// All handlers take ten times as long
+            optional --slow
         }
     }
 }
@@ -50,12 +77,46 @@ impl TryFrom<Run> for Plan {
     type Error = String;
 
     fn try_from(flags: Run) -> Result<Self, String> {
+        let kind: Kind = flags.broker.parse()?;
+        let scenario: Scenario = flags.scenario.as_deref().unwrap_or("mixed").parse()?;
+        let version = match (kind, flags.rabbitmq_version, flags.kafka_version) {
+            (Kind::RabbitMq, version, None) | (Kind::Kafka, None, version) => version,
+            _ => return Err(format!("that version is not one of {kind}")),
+        };
+        if flags.cluster && scenario.needs_proxy() {
+            let word = scenario.word();
+            return Err(format!(
+                "the faults of {word} are made in front of one node"
+            ));
+        }
+        if kind == Kind::Kafka && scenario == Scenario::Alarms {
+            return Err("Kafka has no alarms".to_owned());
+        }
+        if scenario == Scenario::Lives && flags.faults.is_some() {
+            return Err("lives is one fault that lasts: give minutes".to_owned());
+        }
+        let rate = match scenario {
+            Scenario::Alarms => 3000,
+            _ => 400,
+        };
+        let open = flags.faults.is_none() && flags.messages.is_none();
         Ok(Self {
-            kind: flags.broker.parse()?,
-            scenario: flags.scenario.as_deref().unwrap_or("mixed").parse()?,
-            minutes: flags.minutes.unwrap_or(2).max(1),
+            ground: Ground {
+                kind,
+                cluster: flags.cluster,
+                version,
+            },
+            scenario,
+            minutes: flags
+                .minutes
+                .or(open.then_some(2))
+                .map(|minutes| minutes.max(1)),
+            faults: flags.faults,
+            messages: flags.messages,
             seed: flags.seed.unwrap_or_else(fresh_seed),
-            rate: flags.rate.unwrap_or(400).max(1),
+            rate: flags.rate.unwrap_or(rate).max(1),
+            protocol: protocol(kind, flags.protocol)?,
+            resend: flags.resend,
             into: flags.into.unwrap_or_else(|| "target/chaos".into()),
         })
     }
@@ -65,14 +126,18 @@ impl TryFrom<Producer> for Order {
     type Error = String;
 
     fn try_from(flags: Producer) -> Result<Self, String> {
+        let kind = flags.broker.parse()?;
         Ok(Self {
-            kind: flags.broker.parse()?,
+            kind,
             address: flags.address,
             history: flags.history,
             run: flags.run,
             name: flags.name,
             seed: flags.seed,
             rate: flags.rate,
+            protocol: protocol(kind, flags.protocol)?,
+            resend: flags.resend,
+            pace: Pace::Brisk,
         })
     }
 }
@@ -81,15 +146,30 @@ impl TryFrom<Consumer> for Order {
     type Error = String;
 
     fn try_from(flags: Consumer) -> Result<Self, String> {
+        let kind = flags.broker.parse()?;
         Ok(Self {
-            kind: flags.broker.parse()?,
+            kind,
             address: flags.address,
             history: flags.history,
             run: flags.run,
             name: flags.name,
             seed: flags.seed,
             rate: 0,
+            protocol: protocol(kind, flags.protocol)?,
+            resend: false,
+            pace: match (flags.outlive, flags.slow) {
+                (true, _) => Pace::Outlive,
+                (_, true) => Pace::Slow,
+                _ => Pace::Brisk,
+            },
         })
+    }
+}
+
+fn protocol(kind: Kind, word: Option<String>) -> Result<Option<Protocol>, String> {
+    match (kind, word) {
+        (Kind::RabbitMq, Some(_)) => Err("RabbitMQ has no protocols of groups".to_owned()),
+        (_, word) => word.map(|word| word.parse()).transpose(),
     }
 }
 

@@ -16,10 +16,10 @@ impl Links {
     ///
     /// # Errors
     /// As [`Proxy::start`].
-    pub(crate) async fn start(kind: Kind) -> Result<Self, ProxyError> {
+    pub(crate) async fn start(kind: Kind, host: &str) -> Result<Self, ProxyError> {
         let proxy = async || match kind {
-            Kind::RabbitMq => Proxy::start(kind.host()).await,
-            Kind::Kafka => Proxy::start_kafka(&kind.host()).await,
+            Kind::RabbitMq => Proxy::start(host).await,
+            Kind::Kafka => Proxy::start_kafka(host).await,
         };
         Ok(Self {
             kind,
@@ -33,6 +33,11 @@ impl Links {
             Role::Producer => &self.producers,
             Role::Consumer => &self.consumers,
         }
+    }
+
+    /// Both.
+    pub(crate) fn all(&self) -> [&Proxy; 2] {
+        [&self.producers, &self.consumers]
     }
 
     /// Where the processes of a role connect.

@@ -5,7 +5,6 @@
 
 mod broker;
 mod conductor;
-mod container;
 mod crew;
 mod flags;
 mod gaps;
@@ -16,6 +15,7 @@ mod process;
 mod report;
 mod samples;
 mod schedule;
+mod site;
 
 use std::process::ExitCode;
 

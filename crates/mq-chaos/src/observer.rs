@@ -76,8 +76,7 @@ impl Observer {
     }
 
     async fn ready(&self, queue: &str) -> Result<u64> {
-        let properties = ConnectionProperties::default();
-        let connection = Connection::connect(&self.address, properties).await?;
+        let connection = self.connection().await?;
         let channel = connection.create_channel().await?;
         let passive = QueueDeclareOptions {
             passive: true,
@@ -87,6 +86,19 @@ impl Observer {
         let ready = declared.await?.message_count();
         connection.close(200, "done".into()).await?;
         Ok(ready.into())
+    }
+
+    /// To the first of the addresses that answers.
+    async fn connection(&self) -> Result<Connection> {
+        let mut last = None;
+        for address in self.address.split(',') {
+            let properties = ConnectionProperties::default();
+            match Connection::connect(address, properties).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or("there is no address".into(), Into::into))
     }
 
     async fn above(&mut self) -> Result<u64> {

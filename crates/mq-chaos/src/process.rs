@@ -3,6 +3,7 @@
 mod consumer;
 mod producer;
 mod status;
+mod telling;
 
 use std::{
     io::Read,
@@ -15,9 +16,13 @@ use mq_core::Broker;
 use mq_testkit::history::Recorder;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub(crate) use consumer::DEADLINE;
 pub(crate) use status::Status;
 
-use crate::{Result, broker, broker::Kind};
+use crate::{
+    Result, broker,
+    broker::{Kind, Protocol},
+};
 use status::Counters;
 
 /// Which of the two.
@@ -38,6 +43,23 @@ pub(crate) struct Order {
     pub(crate) seed: u64,
     /// Messages a second; of a producer.
     pub(crate) rate: u32,
+    /// Of a Kafka group, if not what the cluster says.
+    pub(crate) protocol: Option<Protocol>,
+    /// A producer sends again what is unknown.
+    pub(crate) resend: bool,
+    /// Of a consumer.
+    pub(crate) pace: Pace,
+}
+
+/// How long handlers take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// 5 to 30 ms.
+    Brisk,
+    /// Ten times as long, so that messages pile up.
+    Slow,
+    /// As brisk, and one of 100 outlives the deadline of a shutdown.
+    Outlive,
 }
 
 /// What both kinds of process have.
@@ -71,14 +93,16 @@ pub(crate) fn start(order: Order, role: Role) -> Result<bool> {
             recorder,
             counters,
         });
+        telling::start()?;
         let order = &stage.order;
         match order.kind {
             Kind::RabbitMq => {
                 let broker = patiently(|| broker::amqp(&order.address, &order.name)).await?;
+                telling::count(broker.events(), &stage);
                 act(broker, &stage, role).await
             }
             Kind::Kafka => {
-                let broker = patiently(|| broker::kafka(&order.address)).await?;
+                let broker = patiently(|| broker::kafka(&order.address, order.protocol)).await?;
                 act(broker, &stage, role).await
             }
         }

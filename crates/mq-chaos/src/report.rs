@@ -1,6 +1,7 @@
 //! The report of a run: what was done, what came of it, and whether the run proves anything.
 
 mod host;
+mod limits;
 mod markdown;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
     schedule::{Fault, Schedule, Target},
 };
 pub(crate) use host::Host;
+use limits::{Alarms, Drains};
 
 /// What is known about a run when it is over.
 #[derive(Debug, Serialize)]
@@ -44,6 +46,8 @@ pub(crate) struct Report {
     schedule: Schedule,
     load: Load,
     rate: u32,
+    /// Whether the producers of this tool send again what is unknown.
+    resend: bool,
     faults: BTreeMap<String, Faults>,
     counted_kills: usize,
     counts: checker::Counts,
@@ -51,6 +55,11 @@ pub(crate) struct Report {
     evidence: String,
     /// Deliveries again that so many faults may cause at most.
     redelivery_bound: u64,
+    /// What was sent once more, by the producers of this tool.
+    sent_again: u64,
+    lives: BTreeMap<String, Life>,
+    drains: Option<Drains>,
+    alarms: Option<Alarms>,
     duplicate_share: f64,
     between_effects: Spread,
     around_faults: Spread,
@@ -75,6 +84,15 @@ struct Faults {
     gap: Spread,
     /// From the fault to everyone being there again.
     recovery: Spread,
+}
+
+/// The processes that had one place, one after the other.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Life {
+    lives: u64,
+    ended_by_error: u64,
+    /// Connections that the client told to be lost, as far as the process could say so.
+    connections_lost: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -102,7 +120,7 @@ impl Report {
         drift: BTreeMap<String, Drift>,
         problems: Vec<String>,
     ) -> Self {
-        let claim = plan.kind.claim();
+        let claim = plan.ground.kind.claim();
         let findings = Class::ALL.map(|class| {
             let count = Count {
                 count: checked.count(class),
@@ -111,9 +129,31 @@ impl Report {
             (class.to_string(), count)
         });
         let counted_kills = faults.iter().filter(|done| done.counts()).count();
-        // Nothing is sent again by us, so the window adds nothing; it is in the bound that is asked for everywhere.
+        // A fault catches a window of a producer, whose publishes may be sent again, and what the consumers have open.
         let redelivery_bound = (faults.len() * (WINDOW + OPEN)) as u64;
+        let (drains, alarms) = (Drains::of(&faults), Alarms::of(&faults, effects));
+        let mut problems = problems;
+        if let Some(drains) = &drains {
+            problems.extend(drains.problems(checked.count(Class::DuplicateDelivery)));
+        }
+        if let Some(alarms) = &alarms {
+            problems.extend(alarms.problems());
+        }
+        if let Some(wanted) = plan.faults {
+            let kills = faults.iter().filter(|done| done.step.fault == Fault::Kill);
+            let made = faults.len() - (kills.count() - counted_kills);
+            if made < wanted {
+                problems.push(format!("{made} of {wanted} faults were made"));
+            }
+        }
         let reasons = reasons(checked, &faults, redelivery_bound, problems);
+        let mut lives: BTreeMap<String, Life> = BTreeMap::new();
+        for exit in &exits {
+            let life = lives.entry(exit.name.clone()).or_default();
+            life.lives += 1;
+            life.ended_by_error += u64::from(exit.by_error);
+            life.connections_lost += exit.last.connections_lost;
+        }
         let mut ended_by_error: BTreeMap<String, u64> = BTreeMap::new();
         for exit in exits.iter().filter(|exit| exit.by_error) {
             let role = exit.name.split('-').next().unwrap_or_default();
@@ -130,14 +170,9 @@ impl Report {
         Self {
             run,
             folder,
-            case: format!(
-                "{}, {} minutes, seed {}",
-                plan.scenario.word(),
-                plan.minutes,
-                plan.seed
-            ),
+            case: plan.case(),
             command: plan.command(),
-            broker: plan.kind.of_crate(),
+            broker: plan.ground.kind.of_crate(),
             product,
             host,
             load_at_end: host::load_average(),
@@ -151,6 +186,11 @@ impl Report {
             findings: findings.into(),
             evidence: checked.to_string(),
             redelivery_bound,
+            sent_again: effects.sends().saturating_sub(checked.counts().messages),
+            resend: plan.resend,
+            lives,
+            drains,
+            alarms,
             duplicate_share: checked.count(Class::DuplicateDelivery) as f64 / deliveries as f64,
             between_effects: effects.spread(),
             around_faults: Spread::of(gaps(&faults, effects)),
@@ -215,11 +255,15 @@ fn reasons(
             "{again} deliveries again, more than {redelivery_bound}"
         ));
     }
+    let told = faults
+        .iter()
+        .all(|done| done.alarm.is_some() || done.drain.is_some());
     if let Some(why) = void(
         checked.verdict(),
         faults.len(),
         again,
         checked.counts().unknown,
+        told,
     ) {
         reasons.push(format!("VOID: {why}, so the run proves nothing"));
     }
@@ -227,11 +271,18 @@ fn reasons(
 }
 
 /// Why a run proves nothing.
-fn void(verdict: Verdict, faults: usize, again: u64, unknown: u64) -> Option<&'static str> {
+fn void(
+    verdict: Verdict,
+    faults: usize,
+    again: u64,
+    unknown: u64,
+    told: bool,
+) -> Option<&'static str> {
     match (verdict, faults) {
         (Verdict::Void, _) => Some("nothing was confirmed"),
         (_, 0) => Some("no fault was made"),
-        _ if again == 0 && unknown == 0 => {
+        // An alarm and an orderly end break nothing off: what each of them did is in the report.
+        _ if again == 0 && unknown == 0 && !told => {
             Some("no message was delivered again and no publish was unknown")
         }
         _ => None,
@@ -243,6 +294,7 @@ fn by_kind(faults: &[Done], effects: &Effects) -> BTreeMap<String, Faults> {
     for done in faults {
         let whom = match done.step.target {
             Target::Broker => "broker",
+            Target::Links => "all",
             Target::Process(role, _) | Target::Link(role) => role.word(),
         };
         kinds

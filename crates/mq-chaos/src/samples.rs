@@ -55,7 +55,8 @@ impl Samples {
     }
 }
 
-fn sample(pid: u32) -> Option<Sample> {
+/// What the system says of a process, if it is there.
+pub(crate) fn sample(pid: u32) -> Option<Sample> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let rss = status
         .lines()

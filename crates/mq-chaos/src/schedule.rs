@@ -23,6 +23,21 @@ pub(crate) enum Scenario {
     Network,
     /// All of them, half of them crashes.
     Mixed,
+    /// SIGTERM of processes under load, some of whose handlers outlive the deadline of their shutdown.
+    Drains,
+    /// Memory and disk alarms of RabbitMQ, while the producers publish as fast as they are let.
+    Alarms,
+    /// Every connection ends 0.5 to 1.5 s after it began, all the time.
+    Lives,
+}
+
+/// How much of it there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// As many faults as there is time for.
+    Minutes(u64),
+    /// So many faults.
+    Faults(usize),
 }
 
 /// Whom a fault is made to.
@@ -33,6 +48,8 @@ pub(crate) enum Target {
     Process(Role, usize),
     /// The network between the broker and all processes of this role.
     Link(Role),
+    /// The network between the broker and all processes.
+    Links,
 }
 
 /// What is made.
@@ -49,6 +66,12 @@ pub(crate) enum Fault {
     Restart,
     /// What the proxy between the processes and the broker does.
     Network(Toxic),
+    /// A broker that lets nobody publish, since it says that it runs out of memory.
+    MemoryAlarm,
+    /// The same, of disk.
+    DiskAlarm,
+    /// Connections that end again and again.
+    Lives,
 }
 
 /// A fault of the network.
@@ -89,13 +112,30 @@ pub(crate) struct Schedule(pub(crate) Vec<Step>);
 
 impl Schedule {
     /// Throws the dice.
-    pub(crate) fn new(kind: Kind, scenario: Scenario, minutes: u64, seed: u64) -> Self {
+    pub(crate) fn new(kind: Kind, scenario: Scenario, length: Length, seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ fnv(kind.word()) ^ fnv(scenario.word()));
-        let end = Duration::from_secs(minutes * 60).saturating_sub(LAST_QUIET);
+        let (end, most) = match length {
+            Length::Minutes(minutes) => (
+                Duration::from_secs(minutes * 60).saturating_sub(LAST_QUIET),
+                usize::MAX,
+            ),
+            Length::Faults(faults) => (Duration::MAX, faults),
+        };
+        if scenario == Scenario::Lives {
+            return Self(vec![Step {
+                at: FIRST_QUIET,
+                fault: Fault::Lives,
+                target: Target::Links,
+                lasts: end.saturating_sub(FIRST_QUIET),
+            }]);
+        }
         let mut steps = Vec::new();
         let mut deck: Vec<Card> = Vec::new();
         let mut at = FIRST_QUIET;
         loop {
+            if steps.len() == most {
+                return Self(steps);
+            }
             if deck.is_empty() {
                 // From a shuffled deck: so the shares hold in short runs too.
                 deck = scenario.deck(&mut dice);
@@ -134,12 +174,15 @@ impl Schedule {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Crash,
         Self::Pause,
         Self::Restart,
         Self::Network,
         Self::Mixed,
+        Self::Drains,
+        Self::Alarms,
+        Self::Lives,
     ];
 
     pub(crate) fn word(self) -> &'static str {
@@ -149,12 +192,15 @@ impl Scenario {
             Self::Restart => "restart",
             Self::Network => "network",
             Self::Mixed => "mixed",
+            Self::Drains => "drains",
+            Self::Alarms => "alarms",
+            Self::Lives => "lives",
         }
     }
 
     /// True if there are faults of the network, so that everyone connects through a proxy.
     pub(crate) fn needs_proxy(self) -> bool {
-        matches!(self, Self::Network | Self::Mixed)
+        matches!(self, Self::Network | Self::Mixed | Self::Lives)
     }
 
     /// The faults whose shares it has.
@@ -187,6 +233,12 @@ impl Scenario {
                 .chain(links.map(|link| (Network(dice.toxic()), link)))
                 .chain(links.map(|link| (Network(dice.toxic()), link)))
                 .collect(),
+            Self::Drains => cards(Restart, [0, 2, 3]).collect(),
+            Self::Alarms => cards(Fault::MemoryAlarm, [1, 0, 0])
+                .chain(cards(Fault::DiskAlarm, [1, 0, 0]))
+                .collect(),
+            // It is one fault, and no deck.
+            Self::Lives => Vec::new(),
         }
     }
 }
@@ -239,6 +291,8 @@ fn lasts(fault: Fault, target: Target, dice: &mut Dice) -> Duration {
         (Fault::Kill, _) | (Fault::Restart, _) | (Fault::Network(Toxic::Reset), _) => {
             Duration::ZERO
         }
+        (Fault::MemoryAlarm | Fault::DiskAlarm, _) => dice.between([30_000, 32_000]),
+        (Fault::Lives, _) => Duration::ZERO,
         // Some outlive two heartbeats of AMQP, most do not.
         (Fault::Network(Toxic::BlackHole | Toxic::HalfOpen), _) => dice.between([2_000, 14_000]),
         (Fault::Network(_), _) => dice.between([2_000, 6_000]),
@@ -262,7 +316,7 @@ impl Dice {
         Toxic::ALL[self.below(Toxic::ALL.len() as u64) as usize]
     }
 
-    fn between(&mut self, [from, to]: [u64; 2]) -> Duration {
+    pub(crate) fn between(&mut self, [from, to]: [u64; 2]) -> Duration {
         Duration::from_millis(from + self.below(to - from))
     }
 
@@ -301,6 +355,9 @@ impl fmt::Display for Fault {
             Self::Stall => "stall",
             Self::Restart => "restart",
             Self::Network(toxic) => toxic.word(),
+            Self::MemoryAlarm => "memory-alarm",
+            Self::DiskAlarm => "disk-alarm",
+            Self::Lives => "short-lives",
         })
     }
 }
@@ -311,6 +368,7 @@ impl fmt::Display for Target {
             Self::Broker => f.write_str("broker"),
             Self::Process(role, number) => write!(f, "{}-{number}", role.word()),
             Self::Link(role) => write!(f, "link-of-{}s", role.word()),
+            Self::Links => f.write_str("all-links"),
         }
     }
 }
@@ -359,16 +417,22 @@ mod tests {
     use super::*;
 
     fn schedule(scenario: Scenario, minutes: u64, seed: u64) -> Schedule {
-        Schedule::new(Kind::RabbitMq, scenario, minutes, seed)
+        Schedule::new(Kind::RabbitMq, scenario, Length::Minutes(minutes), seed)
+    }
+
+    /// Those whose faults the dice draw.
+    fn drawn() -> impl Iterator<Item = Scenario> {
+        let all = Scenario::ALL.into_iter();
+        all.filter(|scenario| *scenario != Scenario::Lives)
     }
 
     #[test]
     fn the_same_seed_gives_the_same_schedule_and_another_one_another() {
-        for scenario in Scenario::ALL {
+        for scenario in drawn() {
             assert_eq!(schedule(scenario, 5, 7), schedule(scenario, 5, 7));
             assert_ne!(schedule(scenario, 5, 7), schedule(scenario, 5, 8));
         }
-        let kafka = Schedule::new(Kind::Kafka, Scenario::Crash, 5, 7);
+        let kafka = Schedule::new(Kind::Kafka, Scenario::Crash, Length::Minutes(5), 7);
         assert_ne!(schedule(Scenario::Crash, 5, 7), kafka);
     }
 
@@ -399,6 +463,25 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_so_many_faults_has_as_many_and_begins_as_one_of_minutes() {
+        let length = Length::Faults(50);
+        let steps = Schedule::new(Kind::RabbitMq, Scenario::Crash, length, 3).0;
+        assert_eq!(steps.len(), 50);
+        let of_broker = |step: &&Step| step.target == Target::Broker;
+        assert_eq!(steps.iter().filter(of_broker).count(), 20);
+        let short = schedule(Scenario::Crash, 2, 3).0;
+        assert_eq!(short, steps[..short.len()]);
+    }
+
+    #[test]
+    fn connections_have_short_lives_all_the_time() {
+        let steps = schedule(Scenario::Lives, 2, 1).0;
+        assert_eq!(steps.len(), 1);
+        let end = Duration::from_secs(120) - LAST_QUIET;
+        assert_eq!(steps[0].at + steps[0].lasts, end);
+    }
+
+    #[test]
     fn crashes_are_shared_out_four_three_three() {
         for seed in 0..20 {
             let steps = schedule(Scenario::Crash, 60, seed).0;
@@ -422,7 +505,7 @@ mod tests {
     #[test]
     fn there_is_quiet_before_between_and_after() {
         for seed in 0..50 {
-            for scenario in Scenario::ALL {
+            for scenario in drawn() {
                 let steps = schedule(scenario, 3, seed).0;
                 assert!(
                     steps[0].at >= Duration::from_secs(3),
@@ -454,6 +537,9 @@ mod tests {
         assert_eq!(faults(Scenario::Crash), [Fault::Kill]);
         assert_eq!(faults(Scenario::Pause), [Fault::Pause, Fault::Stall]);
         assert_eq!(faults(Scenario::Restart), [Fault::Restart]);
+        assert_eq!(faults(Scenario::Drains), [Fault::Restart]);
+        let alarms = [Fault::MemoryAlarm, Fault::DiskAlarm];
+        assert_eq!(faults(Scenario::Alarms), alarms);
         let network = faults(Scenario::Network);
         assert!(
             network

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use mq_chaos::containers::Node;
 use mq_core::{
     AtMostOnce, Broker, ConsumePlan, Consumer, Destination, Message, Received, Subscription,
     Unconfirmed, Worker,
@@ -22,7 +23,7 @@ use mq_testkit::{
     checker::{Claim, Class, Verdict},
     history::{Event, Recorder},
 };
-use support::{node::Node, patiently, soon, story::Story, told, unique};
+use support::{patiently, soon, story::Story, told, unique};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},

@@ -9,6 +9,7 @@ use std::{
 };
 
 use mq_amqp::{Amqp, QueueSettings};
+use mq_chaos::{cluster::rabbitmq, containers::Node};
 use mq_core::{
     Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Message, Publisher,
     Subscription,
@@ -18,7 +19,6 @@ use mq_testkit::{
     checker::{Claim, Verdict},
 };
 use support::{
-    node::Node,
     patiently,
     story::{Published, Story},
     told, unique,
@@ -72,35 +72,7 @@ impl Cluster {
 
     /// The place of the node that leads this queue, as the node at `asked` sees it.
     async fn leader(&self, asked: usize, queue: &str) -> Check<usize> {
-        let ask = [
-            "rabbitmqctl",
-            "--quiet",
-            "list_queues",
-            "--formatter",
-            "json",
-            "name",
-            "leader",
-        ];
-        let begun = Instant::now();
-        let leader = loop {
-            let answer = self.nodes[asked].exec(&ask).await?;
-            let queues: serde_json::Value = serde_json::from_str(&answer)?;
-            let queues = queues.as_array().map(Vec::as_slice).unwrap_or_default();
-            let entry = queues.iter().find(|entry| entry["name"] == queue);
-            if let Some(leader) = entry.and_then(|entry| entry["leader"].as_str()) {
-                break leader.to_owned();
-            }
-            // A node may not have heard of a queue that another one has just declared.
-            if begun.elapsed() > Duration::from_secs(30) {
-                return Err(Failure::new(format!("no leader of {queue}: {answer}")));
-            }
-        };
-        let number = leader
-            .rsplit('-')
-            .next()
-            .and_then(|number| number.parse().ok());
-        let number: usize = number.ok_or_else(|| Failure::new(format!("leader {leader}")))?;
-        Ok(number - 1)
+        Ok(rabbitmq::leader(&self.nodes[asked], queue).await?)
     }
 }
 
@@ -130,7 +102,7 @@ async fn leader(urls: String) -> Check {
             .await
             .map_err(|_| Failure::new("too few were confirmed before the end"))?;
         story.fault("kill of the leader")?;
-        node.kill().await
+        Ok::<_, Failure>(node.kill().await?)
     };
     let (before, killed) = tokio::join!(publishing, killing);
     killed?;

@@ -16,14 +16,17 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use mq_amqp::{Amqp, Overflow, QueueSettings};
-use mq_core::{Broker, ConsumePlan, Consumer, DeadLetters, Destination, Subscription};
+use mq_chaos::containers::Node;
+use mq_core::{
+    Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Message, Publisher,
+    Subscription, Unconfirmed,
+};
 use mq_testkit::{
     Check, Failure, Suite, broker_address,
     checker::{Claim, Class, Report, Verdict},
     history::Recorder,
 };
 use support::{
-    node::Node,
     patiently, soon,
     story::{Published, Story},
     told, unique,
@@ -81,6 +84,10 @@ fn main() -> ExitCode {
         "a_full_queue_that_drops_its_head_loses_what_it_confirmed",
         drop_head,
     )
+    .case(
+        "under_an_alarm_publishes_end_as_unknown_and_acknowledgements_go_on",
+        blocked,
+    )
     .run()
 }
 
@@ -104,7 +111,7 @@ async fn killed(broker: Amqp, to: &Destination, queue: &str, url: &str) -> Check
             .await
             .map_err(|_| Failure::new("too few were confirmed before the end"))?;
         story.fault("kill")?;
-        node.kill().await
+        Ok::<_, Failure>(node.kill().await?)
     };
     let (published, killed) = tokio::join!(publishing, killing);
     killed?;
@@ -309,6 +316,83 @@ async fn drop_head(url: String) -> Check {
     assert_eq!(report.broken(), [Class::Lost], "{report}");
     assert_eq!(report.count(Class::Lost), 350, "{report}");
     Ok(())
+}
+
+async fn blocked(url: String) -> Check {
+    let queue = unique("blocked");
+    let limit = Duration::from_secs(5);
+    let broker = Amqp::builder()
+        .url(&url)?
+        .publish_timeout(limit)
+        .publish_window(10)
+        .connect()
+        .await?;
+    let to = Destination::queue(queue.as_str());
+    broker.declare(&to).await?;
+    let publisher = broker.publisher();
+    for _ in 0..HELD {
+        publisher.publish(&to, Message::new("before")).await?;
+    }
+    let node = Node::of(&told("MQ_KILL_PROJECT")?, "rabbitmq").await?;
+    let watermark = |level: &'static str| {
+        let (node, set) = (&node, "set_vm_memory_high_watermark");
+        async move { node.exec(&["rabbitmqctl", set, level]).await }
+    };
+    watermark("0.00001").await?;
+    let alarmed = under_alarm(&broker, &to, limit).await;
+    // Whatever came of it, the next case has no alarm.
+    watermark("0.6").await?;
+    alarmed?;
+    patiently("publishing without an alarm", || {
+        publisher.publish(&to, Message::new("after"))
+    })
+    .await
+    .map(drop)
+}
+
+/// A publisher and a consumer of a broker that blocks whoever publishes.
+async fn under_alarm(broker: &Amqp, to: &Destination, limit: Duration) -> Check {
+    let publisher = broker.publisher();
+    // The broker blocks a connection with its first publish after the alarm; that one may still be confirmed.
+    let mut pending = Vec::new();
+    let full = loop {
+        match publisher.enqueue(to, Message::new("under the alarm")).await {
+            Ok(outcome) => pending.push(outcome),
+            Err(error) => break error,
+        }
+        assert!(pending.len() < 1_000, "the broker takes everything");
+    };
+    assert_eq!(full.kind(), ErrorKind::Timeout, "{full}");
+    assert!(full.to_string().contains("alarm"), "{full}");
+    let mut unknown = 0;
+    for outcome in pending {
+        match soon("an outcome", outcome).await? {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unknown, "{error}");
+                assert!(error.to_string().contains("alarm"), "{error}");
+                unknown += 1;
+            }
+        }
+    }
+    assert_eq!(unknown, 10, "a window of unknown outcomes");
+    // One that waits for no answer is not kept in memory either.
+    let unconfirmed = broker.unconfirmed();
+    let handed = unconfirmed.hand_over(to, Message::new("x"));
+    let error = handed.await.expect_err("nothing is written");
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    // The consuming connection is another one.
+    let begun = std::time::Instant::now();
+    let subscription = Subscription::queue(&**to.name());
+    let mut consumer = broker.consumer(&subscription, ConsumePlan::new()).await?;
+    for _ in 0..HELD {
+        let delivery = soon("a delivery", consumer.receive()).await??;
+        let delivery = delivery.ok_or_else(|| Failure::new("the consumer ended"))?;
+        delivery.ack()?;
+    }
+    soon("the acknowledgements", consumer.settled()).await??;
+    assert!(begun.elapsed() < 4 * limit, "{:?}", begun.elapsed());
+    Ok(consumer.close().await?)
 }
 
 async fn declared(

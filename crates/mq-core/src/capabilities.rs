@@ -17,6 +17,9 @@ pub enum Capability {
     MandatoryTopics,
     /// `defer`: delivered again after a delay.
     Defer,
+    /// A deferred message can hold the later ones of its key
+    /// ([`Deferred::InPlace`](crate::Deferred::InPlace)).
+    DeferInPlace,
     /// Messages with a higher priority are delivered sooner.
     Priority,
     /// The broker says whether a message was delivered before.
@@ -31,6 +34,9 @@ pub enum Capability {
     SettleEach,
     /// One consumer at a time takes a queue's messages, others stand by.
     SingleActiveConsumer,
+    /// What is given back without having been attempted
+    /// ([`release`](crate::Settlement::release), or never handed out) is not counted as an attempt.
+    UncountedRelease,
 }
 
 impl Capability {
@@ -40,6 +46,7 @@ impl Capability {
         Self::EphemeralSubscriptions,
         Self::MandatoryTopics,
         Self::Defer,
+        Self::DeferInPlace,
         Self::Priority,
         Self::RedeliveredFlag,
         Self::RepeatedHeaders,
@@ -47,6 +54,7 @@ impl Capability {
         Self::Partitions,
         Self::SettleEach,
         Self::SingleActiveConsumer,
+        Self::UncountedRelease,
     ];
 }
 
@@ -58,6 +66,7 @@ impl fmt::Display for Capability {
             Self::EphemeralSubscriptions => "ephemeral-subscriptions",
             Self::MandatoryTopics => "mandatory-topics",
             Self::Defer => "defer",
+            Self::DeferInPlace => "defer-in-place",
             Self::Priority => "priority",
             Self::RedeliveredFlag => "redelivered-flag",
             Self::RepeatedHeaders => "repeated-headers",
@@ -65,6 +74,7 @@ impl fmt::Display for Capability {
             Self::Partitions => "partitions",
             Self::SettleEach => "settle-each",
             Self::SingleActiveConsumer => "single-active-consumer",
+            Self::UncountedRelease => "uncounted-release",
         })
     }
 }
@@ -117,13 +127,15 @@ mod tests {
             | Capability::EphemeralSubscriptions
             | Capability::MandatoryTopics
             | Capability::Defer
+            | Capability::DeferInPlace
             | Capability::Priority
             | Capability::RedeliveredFlag
             | Capability::RepeatedHeaders
             | Capability::Positions
             | Capability::Partitions
-            | Capability::SettleEach => false,
-            Capability::SingleActiveConsumer => true,
+            | Capability::SettleEach
+            | Capability::SingleActiveConsumer => false,
+            Capability::UncountedRelease => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");

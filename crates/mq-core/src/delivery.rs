@@ -215,6 +215,20 @@ impl Settlement {
         &self.received
     }
 
+    /// The tag that the backend gave the delivery, as it was given to [`Delivery::new`]; 0 if it was
+    /// settled before its handler ran. For a guarantee that is made for this backend, and has more
+    /// to hand over than a verdict.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// Sets the number of the attempt that it ends with, from 1, where more than one was made of this
+    /// delivery: a copy that it makes tells it.
+    pub fn after_attempt(mut self, attempt: u32) -> Self {
+        self.received = self.received.clone().with_attempt(attempt);
+        self
+    }
+
     /// The message is done: it will not be delivered again to this subscription.
     ///
     /// # Errors
@@ -242,7 +256,9 @@ impl Settlement {
 
     /// Delivers the message again to this subscription after a delay, never earlier.
     ///
-    /// The copy carries one attempt more; the original is settled once the copy is confirmed.
+    /// The copy carries one attempt more; the original is settled once the copy is confirmed. With
+    /// [`Deferred::InPlace`](crate::Deferred::InPlace) there is no copy, and the message holds the
+    /// later ones of its key.
     ///
     /// # Errors
     /// [`Stale`](ErrorKind::Stale); [`Unsupported`](ErrorKind::Unsupported) where the broker's

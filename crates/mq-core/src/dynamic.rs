@@ -17,8 +17,9 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use crate::{
-    Broker, Capabilities, ConsumePlan, Consumer, Declaration, Delivery, Destination, Message,
-    PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
+    Broker, Capabilities, ConsumePlan, Consumer, Declaration, Deletion, Delivery, Destination,
+    Message, PendingBatch, Publisher, Receipt, Result, Subscription, Unconfirmed, flow::Flow,
+    trace::Tracer,
 };
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -62,6 +63,10 @@ impl Broker for AnyBroker {
         self.0.flow()
     }
 
+    fn tracer(&self) -> Tracer {
+        self.0.tracer()
+    }
+
     fn publisher(&self) -> AnyPublisher {
         self.0.publisher()
     }
@@ -84,6 +89,10 @@ impl Broker for AnyBroker {
 
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         self.0.verify(what.into()).await
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        self.0.delete(what.into()).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -143,6 +152,7 @@ trait DynBroker: Send + Sync {
     fn capabilities(&self) -> Capabilities;
     fn product(&self) -> String;
     fn flow(&self) -> Flow;
+    fn tracer(&self) -> Tracer;
     fn publisher(&self) -> AnyPublisher;
     fn unconfirmed(&self) -> AnyUnconfirmed;
     fn consumer<'a>(
@@ -152,6 +162,7 @@ trait DynBroker: Send + Sync {
     ) -> BoxFuture<'a, Result<AnyConsumer>>;
     fn declare(&self, what: Declaration) -> BoxFuture<'_, Result<()>>;
     fn verify(&self, what: Declaration) -> BoxFuture<'_, Result<()>>;
+    fn delete(&self, what: Deletion) -> BoxFuture<'_, Result<()>>;
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
 
@@ -166,6 +177,10 @@ impl<B: Broker> DynBroker for B {
 
     fn flow(&self) -> Flow {
         Broker::flow(self)
+    }
+
+    fn tracer(&self) -> Tracer {
+        Broker::tracer(self)
     }
 
     fn publisher(&self) -> AnyPublisher {
@@ -194,6 +209,10 @@ impl<B: Broker> DynBroker for B {
 
     fn verify(&self, what: Declaration) -> BoxFuture<'_, Result<()>> {
         Box::pin(Broker::verify(self, what))
+    }
+
+    fn delete(&self, what: Deletion) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Broker::delete(self, what))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -25,6 +25,7 @@ struct Inner {
     message: Cow<'static, str>,
     help: Option<Cow<'static, str>>,
     context: Vec<(&'static str, String)>,
+    parts: Vec<Error>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -54,7 +55,8 @@ pub enum ErrorKind {
     NotFound,
     /// Something is there, but with other settings than asked for.
     Mismatch,
-    /// It is there, but another connection has it for itself.
+    /// It is there, but in use: another connection has it for itself, or, for a deletion, it has
+    /// consumers or subscriptions, or holds messages.
     InUse,
     /// At least one target refused the message. On a topic other subscriptions may have it.
     Rejected,
@@ -104,8 +106,33 @@ impl Error {
             message: message.into(),
             help: None,
             context: Vec::new(),
+            parts: Vec::new(),
             source: None,
         }))
+    }
+
+    /// What `verify` found, as one error: `Ok` if nothing is missing or different, the only
+    /// difference as it is, and of several one error with all of them as its [`parts`](Self::parts).
+    ///
+    /// Its kind is [`Mismatch`](ErrorKind::Mismatch) if one of them is, else
+    /// [`NotFound`](ErrorKind::NotFound).
+    ///
+    /// # Errors
+    /// If there was one.
+    pub fn differences(operation: &'static str, mut found: Vec<Self>) -> Result<()> {
+        if found.len() < 2 {
+            return found.pop().map_or(Ok(()), Err);
+        }
+        let differs = found.iter().any(|e| e.kind() == ErrorKind::Mismatch);
+        let kind = if differs {
+            ErrorKind::Mismatch
+        } else {
+            ErrorKind::NotFound
+        };
+        let text = format!("{} parts are missing or different", found.len());
+        let mut all = Self::new(kind, operation, text);
+        all.inner().parts = found;
+        Err(all)
     }
 
     /// Adds a name and value that say which thing was meant, such as `queue` and `orders`.
@@ -153,10 +180,19 @@ impl Error {
         self.0.operation
     }
 
-    /// The value given for a context name, such as `queue`.
+    /// The value given for a context name, such as `queue`; of an error with
+    /// [`parts`](Self::parts) that of the first part that has one.
     pub fn context(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.context.iter().find(|(n, _)| *n == name)?;
-        Some(value)
+        match self.0.context.iter().find(|(n, _)| *n == name) {
+            Some((_, value)) => Some(value),
+            None => self.0.parts.iter().find_map(|part| part.context(name)),
+        }
+    }
+
+    /// The errors that this one puts together, such as each difference that `verify` found; empty
+    /// for an error about one thing.
+    pub fn parts(&self) -> &[Self] {
+        &self.0.parts
     }
 
     /// True if the same call may succeed later.
@@ -194,10 +230,11 @@ impl ErrorKind {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Error {
+    /// All but the operation.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
-        write!(f, "{}: {}", inner.operation, inner.message)?;
+        f.write_str(&inner.message)?;
         let mut separator = " (";
         for (name, value) in &inner.context {
             write!(f, "{separator}{name}={value}")?;
@@ -206,10 +243,21 @@ impl fmt::Display for Error {
         if !inner.context.is_empty() {
             f.write_str(")")?;
         }
+        for (number, part) in (1..).zip(&inner.parts) {
+            write!(f, " [{number}] ")?;
+            part.describe(f)?;
+        }
         match &inner.help {
             Some(help) => write!(f, "; {help}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.0.operation)?;
+        self.describe(f)
     }
 }
 
@@ -245,6 +293,27 @@ mod tests {
         );
         assert_eq!(error.context("queue"), Some("orders"));
         assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn several_differences_are_one_error_that_names_each() {
+        let missing = |name| Error::new(ErrorKind::NotFound, "verify", "gone").with("queue", name);
+        let other = Error::new(ErrorKind::Mismatch, "verify", "other").with("topic", "t");
+        assert!(Error::differences("verify", Vec::new()).is_ok());
+        let one = Error::differences("verify", vec![missing("a")]).expect_err("one");
+        assert_eq!(one.to_string(), "verify: gone (queue=a)");
+        assert!(one.parts().is_empty());
+        let both = Error::differences("verify", vec![missing("a"), missing("b")]);
+        assert_eq!(both.expect_err("two").kind(), ErrorKind::NotFound);
+        let all = vec![missing("a"), other.help("mend it")];
+        let all = Error::differences("verify", all).expect_err("two");
+        assert_eq!(all.kind(), ErrorKind::Mismatch);
+        assert_eq!(
+            all.to_string(),
+            "verify: 2 parts are missing or different [1] gone (queue=a) [2] other (topic=t); mend it"
+        );
+        assert_eq!(all.context("topic"), Some("t"));
+        assert_eq!(all.parts().len(), 2);
     }
 
     #[test]

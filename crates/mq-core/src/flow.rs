@@ -37,7 +37,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use crate::{
     Decision, Destination, ErrorKind, Key, Message, MessageId, Position, Receipt, Received, Result,
-    Subscription,
+    Subscription, trace::Sending,
 };
 
 /// Takes the flow events of a broker.
@@ -124,7 +124,8 @@ pub enum FlowKind {
     Requeued,
     /// The message was handed back unattempted: told as for [`Requeued`](Self::Requeued).
     Released,
-    /// A copy of the message is stored for later; the original is *acked* next.
+    /// A copy of the message is stored for later; the original is *acked* next. Held
+    /// [in place](crate::Deferred::InPlace), it has no copy, and nothing is *acked*.
     Deferred,
     /// The copy in the dead-letter home is confirmed; the original is *acked* next.
     DeadLettered,
@@ -228,13 +229,26 @@ impl Flow {
     /// A publish that is about to begin; `None` if there is no sink.
     #[inline]
     pub fn publish(&self, message: &Message, to: &Destination) -> Option<Box<PublishFlow>> {
-        self.is_on().then(|| {
-            Box::new(PublishFlow {
+        self.sending(message, to, Sending::none())
+    }
+
+    /// A publish that is about to begin in this span; `None` if there is no sink and nobody wants
+    /// the span.
+    #[inline]
+    pub fn sending(
+        &self,
+        message: &Message,
+        to: &Destination,
+        sending: Sending,
+    ) -> Option<Box<PublishFlow>> {
+        (self.is_on() || sending.is_on()).then(|| {
+            let told = self.is_on().then(|| Told {
                 flow: self.clone(),
                 id: message.id().clone(),
                 key: message.key().cloned(),
                 to: to.clone(),
-            })
+            });
+            Box::new(PublishFlow { told, sending })
         })
     }
 
@@ -327,11 +341,17 @@ impl fmt::Debug for Flow {
     }
 }
 
-/// What has to be known of a publish until its outcome is.
+/// What has to be known of a publish until its outcome is: for the sink, and for its span.
 ///
 /// Dropped unended, its end is not told.
 #[derive(Debug)]
 pub struct PublishFlow {
+    told: Option<Told>,
+    sending: Sending,
+}
+
+#[derive(Debug)]
+struct Told {
     flow: Flow,
     id: MessageId,
     key: Option<Key>,
@@ -351,6 +371,7 @@ impl PublishFlow {
 
     /// Tells the outcome. Any error that says neither *unroutable* nor *unknown* is a refusal.
     pub fn end(self, outcome: &Result<Receipt>) {
+        self.sending.end(outcome);
         let kind = match outcome {
             Ok(_) => FlowKind::Confirmed,
             Err(error) => match error.kind() {
@@ -364,11 +385,13 @@ impl PublishFlow {
     }
 
     fn tell(&self, kind: FlowKind, position: Option<Position>) {
-        self.flow.tell(kind, |event| {
-            event.id = Some(&self.id);
-            event.key = self.key.as_ref();
-            event.destination = Some(&self.to);
-            event.position = position;
-        });
+        if let Some(told) = &self.told {
+            told.flow.tell(kind, |event| {
+                event.id = Some(&told.id);
+                event.key = told.key.as_ref();
+                event.destination = Some(&told.to);
+                event.position = position;
+            });
+        }
     }
 }

@@ -11,16 +11,19 @@
 //! |---|---|---|---|
 //! | [`ID`] | message id | property `message-id` | header, mapped |
 //! | [`KEY`] | ordering key (bytes) | header, mapped | record key |
-//! | [`TIME`] | creation time, milliseconds since 1970 | header beside property `timestamp`, mapped | record timestamp |
+//! | [`TIME`] | creation time, milliseconds since 1970 | header beside property `timestamp`, mapped | record timestamp; on a retry copy and a dead letter, whose record has the time of the copy, header, mapped |
 //! | [`PUBLISH_NUMBER`] | number of a publish, for the life of a connection | header, mapped | – |
 //! | [`TOMBSTONE`] | `1`: the message has no payload | header, mapped | null value |
-//! | [`EXPIRES`] | expiry, milliseconds since 1970 | property `expiration` | header, mapped |
-//! | [`PRIORITY`] | priority 0–255 | property `priority` | header, mapped |
+//! | [`EXPIRES`] | expiry, milliseconds since 1970 | property `expiration`; on a message that waits, header, mapped | header, mapped |
+//! | [`PRIORITY`] | priority 0–255 | property `priority`; on a message that waits, header, mapped | header, mapped |
 //! | [`CORRELATION_ID`] | correlation id | property `correlation-id` | header, mapped |
 //! | [`REPLY_TO`] | reply-to | property `reply-to` | header, mapped |
 //! | [`CONTENT_TYPE`] | content type | property `content-type` | header, mapped |
-//! | [`ROUTING_KEY`] | routing key of a topic publish | routing key; on a retry copy, which goes to its queue, header, mapped | header, mapped |
+//! | [`ROUTING_KEY`] | routing key of a topic publish | routing key; on a copy that goes to its queue, header, mapped | header, mapped |
 //! | [`ATTEMPT`] | attempts that a retry copy has behind it | header, open | header, open |
+//! | [`DUE`] | before when a delayed message is not delivered, milliseconds since 1970 | header, open | header, open |
+//! | [`RETRY_ORIGIN`] | `topic:partition:offset` of the original of a retry copy, where it has one | – | header, open |
+//! | [`RETRY_FIRST`] | when the original of a retry copy failed first, milliseconds since 1970 | – | header, open |
 //! | [`DEAD_ORIGIN`] | the subscription that rejected it | header, open | header, open |
 //! | [`DEAD_REASON`] | why: `permanent`, `exhausted`, `undecodable` or `rejected` | header, open | header, open |
 //! | [`DEAD_ERROR`] | the error's text, at most 2 KiB | header, open | header, open |
@@ -28,6 +31,7 @@
 //! | [`DEAD_FIRST`], [`DEAD_LAST`] | first and last failure, milliseconds since 1970 | header, open | header, open |
 //! | [`DEAD_POSITION`] | `partition:offset` of the original, where it has one | – | header, open |
 //! | [`DEAD_ROUTING_KEY`] | routing key of the original, where it came through a topic with one | header, open | header, open |
+//! | [`TRACEPARENT`], [`TRACESTATE`], [`BAGGAGE`] | trace context, as W3C has it: see [`trace`](crate::trace) | header, open | header, open |
 
 use std::{borrow::Cow, fmt};
 
@@ -57,6 +61,12 @@ pub const CONTENT_TYPE: &str = "content-type";
 pub const ROUTING_KEY: &str = "mq-routing-key";
 /// Attempts that a retry copy has behind it.
 pub const ATTEMPT: &str = "mq-attempt";
+/// Before when a delayed message is not delivered.
+pub const DUE: &str = "mq-due";
+/// Where the original of a retry copy lies.
+pub const RETRY_ORIGIN: &str = "mq-retry-origin";
+/// When the original of a retry copy failed first.
+pub const RETRY_FIRST: &str = "mq-retry-first";
 /// The subscription that rejected a dead letter.
 pub const DEAD_ORIGIN: &str = "mq-dead-origin";
 /// Why a dead letter was rejected.
@@ -73,6 +83,12 @@ pub const DEAD_LAST: &str = "mq-dead-last";
 pub const DEAD_POSITION: &str = "mq-dead-position";
 /// Routing key of the original of a dead letter.
 pub const DEAD_ROUTING_KEY: &str = "mq-dead-routing-key";
+/// Trace and span that the message belongs to (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
+/// What tracing systems add to it (W3C Trace Context).
+pub const TRACESTATE: &str = "tracestate";
+/// What applications add to it (W3C Baggage).
+pub const BAGGAGE: &str = "baggage";
 
 /// True for a name that a backend maps to a field of the message.
 ///

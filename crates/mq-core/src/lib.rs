@@ -12,6 +12,7 @@ pub mod headers;
 pub mod layer;
 pub mod rejection;
 pub mod time;
+pub mod trace;
 
 mod broker;
 mod capabilities;
@@ -27,7 +28,7 @@ mod publisher;
 mod subscription;
 mod worker;
 
-pub use broker::{Broker, Declaration};
+pub use broker::{Broker, Declaration, Deletion};
 pub use capabilities::{Capabilities, Capability};
 pub use consumer::Consumer;
 pub use datatype::Datatype;
@@ -49,7 +50,7 @@ pub use message::{Key, Message, MessageBuilder, MessageId};
 #[cfg(feature = "json")]
 pub use outcome::Publish;
 pub use outcome::{Classify, Decision, Failure, FailureClass, IntoOutcome, Outcome};
-pub use plan::{Acknowledge, ConsumePlan, DeadLetters};
+pub use plan::{Acknowledge, ConsumePlan, DeadLetters, Deferred};
 pub use publisher::{Outcomes, PendingBatch, Position, Publisher, Receipt, Stored, Unconfirmed};
 pub use rejection::{Reason, Rejection, dead_letter_copy};
 pub use subscription::{Subscription, SubscriptionKind};

@@ -105,6 +105,11 @@ impl Message {
         &self.headers
     }
 
+    /// The headers, for the trace context that a publish adds.
+    pub(crate) fn headers_mut(&mut self) -> &mut Headers {
+        &mut self.headers
+    }
+
     /// The payload; `None` for a tombstone, which is not an empty payload.
     pub fn payload(&self) -> Option<&Bytes> {
         self.payload.as_ref()

@@ -12,6 +12,7 @@ use crate::{BoxError, Destination, Error, ErrorKind, Message, Rejection, Result,
 pub struct Outcome {
     decision: Decision,
     outputs: Vec<(Destination, Message)>,
+    attempt: Option<u32>,
 }
 
 /// What becomes of the message.
@@ -61,6 +62,19 @@ impl Outcome {
         self
     }
 
+    /// Sets the number of the last attempt, from 1, where a layer made more than one of a delivery.
+    ///
+    /// A deferred copy tells it, so that the next delivery goes on where this one ended.
+    pub fn after_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = Some(attempt);
+        self
+    }
+
+    /// The number of the last attempt, where a layer set it.
+    pub fn attempt(&self) -> Option<u32> {
+        self.attempt
+    }
+
     /// The decision.
     pub fn decision(&self) -> &Decision {
         &self.decision
@@ -85,6 +99,7 @@ impl From<Decision> for Outcome {
         Self {
             decision,
             outputs: Vec::new(),
+            attempt: None,
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct ConsumePlan {
     pub dead_letters: DeadLetters,
     /// The delays that the consumer may ask for, where a backend must prepare them. Default none.
     pub delays: Vec<Duration>,
+    /// What a deferred message does to the later ones of its key. Default: nothing.
+    pub deferred: Deferred,
     /// How many times a failed message is attempted before it is rejected; at least 1. Default 5.
     ///
     /// A backend refuses more than its broker's own delivery limit would let through.
@@ -52,6 +54,22 @@ pub enum DeadLetters {
     None,
 }
 
+/// What a deferred message does to the later messages of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Deferred {
+    /// Nothing: it waits aside, and they overtake it.
+    Aside,
+    /// They wait behind it, so that the order of the key is kept; messages of other keys, and those
+    /// without a key, go on. The consumer then hands out one message of a key at a time, and one
+    /// that is requeued holds its key too.
+    ///
+    /// What waits is held in this process within bounds, and in the broker beyond them, where a
+    /// message that waits may then hold up other keys as well. Needs
+    /// [`Capability::DeferInPlace`].
+    InPlace,
+}
+
 impl ConsumePlan {
     /// The defaults named at each field.
     pub fn new() -> Self {
@@ -60,6 +78,7 @@ impl ConsumePlan {
             acknowledge: Acknowledge::AfterHandling,
             dead_letters: DeadLetters::Default,
             delays: Vec::new(),
+            deferred: Deferred::Aside,
             max_attempts: 5,
             read_committed: true,
             single_active_consumer: false,
@@ -115,6 +134,7 @@ impl ConsumePlan {
         subscription.filter_by().check("consume")?;
         let needed = [
             (Capability::Defer, !self.delays.is_empty()),
+            (Capability::DeferInPlace, self.deferred == Deferred::InPlace),
             (
                 Capability::SingleActiveConsumer,
                 self.single_active_consumer,
@@ -169,6 +189,22 @@ mod tests {
         assert_eq!(error.context("capability"), Some("defer"));
         assert!(
             plan.check(&queue, Capabilities::none().and(Capability::Defer))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn refuses_to_hold_a_key_where_the_backend_cannot() {
+        let plan = ConsumePlan {
+            deferred: Deferred::InPlace,
+            ..ConsumePlan::new()
+        };
+        let queue = Subscription::queue("orders");
+        let can = Capabilities::none().and(Capability::Defer);
+        let error = plan.check(&queue, can).expect_err("no order");
+        assert_eq!(error.context("capability"), Some("defer-in-place"));
+        assert!(
+            plan.check(&queue, can.and(Capability::DeferInPlace))
                 .is_ok()
         );
     }

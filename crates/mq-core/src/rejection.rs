@@ -114,7 +114,12 @@ pub fn dead_letter_copy(received: &Received, rejection: &Rejection) -> Message {
     let now = SystemTime::now();
     let message = received.message().clone();
     let mut copied = message.headers().clone();
-    let first = rejection.first_failure.unwrap_or(now);
+    // A retry copy knows more than this delivery of it.
+    let before = copied.text(headers::RETRY_FIRST);
+    let before = before.and_then(|text| time::from_millis(text.parse().ok()?));
+    let first = rejection.first_failure.or(before).unwrap_or(now);
+    let origin = copied.text(headers::RETRY_ORIGIN);
+    let origin = origin.and_then(|text| Some(text.split_once(':')?.1.to_owned()));
     copied.insert(headers::DEAD_ORIGIN, received.source().to_string());
     copied.insert(headers::DEAD_REASON, rejection.reason.as_str());
     copied.insert(headers::DEAD_ERROR, cut(&rejection.error).to_owned());
@@ -123,15 +128,23 @@ pub fn dead_letter_copy(received: &Received, rejection: &Rejection) -> Message {
     copied.insert(headers::DEAD_FIRST, time::to_millis(first));
     copied.insert(headers::DEAD_LAST, time::to_millis(now));
     copied.remove(headers::DEAD_POSITION);
-    if let Some(position) = received.position() {
-        copied.insert(headers::DEAD_POSITION, position.to_string());
+    let position = || received.position().map(|position| position.to_string());
+    if let Some(position) = origin.or_else(position) {
+        copied.insert(headers::DEAD_POSITION, position);
     }
     // The copy goes to a queue, which has none: without it nobody could publish the message anew.
     if let Some(key) = received.routing_key() {
         copied.insert(headers::DEAD_ROUTING_KEY, key.to_owned());
     }
-    // Its attempts are told above; in the dead-letter queue it starts anew.
-    copied.remove(headers::ATTEMPT);
+    // What it went through is told above; in the dead-letter queue it starts anew.
+    for name in [
+        headers::ATTEMPT,
+        headers::DUE,
+        headers::RETRY_ORIGIN,
+        headers::RETRY_FIRST,
+    ] {
+        copied.remove(name);
+    }
     message.edit().headers(copied).expires_in(None).build()
 }
 
@@ -212,6 +225,27 @@ mod tests {
             let told = copy.headers().text(headers::DEAD_ROUTING_KEY);
             assert_eq!(told, Some("eu.paid"));
         }
+    }
+
+    #[test]
+    fn the_copy_of_a_retry_copy_tells_the_original() {
+        let original = Message::new("x")
+            .header(headers::ATTEMPT, "2")
+            .header(headers::DUE, "1700000009000")
+            .header(headers::RETRY_ORIGIN, "orders:3:17")
+            .header(headers::RETRY_FIRST, "1700000000000")
+            .build();
+        let position = Position {
+            partition: 1,
+            offset: 2,
+        };
+        let received = received(original).with_position(position);
+        let copy = dead_letter_copy(&received, &Rejection::from("boom"));
+        let text = |name| copy.headers().text(name);
+        assert_eq!(text(headers::DEAD_POSITION), Some("3:17"));
+        assert_eq!(text(headers::DEAD_FIRST), Some("1700000000000"));
+        let gone = [headers::DUE, headers::RETRY_ORIGIN, headers::RETRY_FIRST];
+        assert_eq!(gone.map(text), [None; 3]);
     }
 
     #[test]

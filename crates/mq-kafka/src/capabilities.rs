@@ -7,15 +7,18 @@ use mq_core::{
 
 /// The same for every broker that this crate speaks to.
 ///
-/// No `Defer` (retry topics are not there yet), no `Priority` (Kafka has none), no
+/// No `Priority` (Kafka has none), no
 /// `RedeliveredFlag` (a log does not know who read it), no `MandatoryTopics` (nor who will), no
 /// `SingleActiveConsumer` (a group shares out partitions).
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::DurableSubscriptions)
     .and(Capability::EphemeralSubscriptions)
+    .and(Capability::Defer)
+    .and(Capability::DeferInPlace)
     .and(Capability::RepeatedHeaders)
     .and(Capability::Positions)
-    .and(Capability::Partitions);
+    .and(Capability::Partitions)
+    .and(Capability::UncountedRelease);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

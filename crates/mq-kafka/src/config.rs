@@ -1,18 +1,29 @@
 //! Settings of a connection, typed, with the passwords kept out of every output.
 
+mod consuming;
+mod publishing;
+mod tls;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use krafka::auth::{AuthConfig, TlsConfig};
+use krafka::auth::AuthConfig;
 use mq_core::{
     Error, ErrorKind, Result,
     flow::{Flow, FlowSink},
+    trace::{Propagator, Tracer},
 };
 
+pub use self::tls::Tls;
 use crate::{
     capabilities::WORDS,
     connection::Kafka,
+    metrics::Watch,
+    spans::KafkaSpans,
     topology::{TopicSettings, WeakTopics, topic_name},
 };
+
+pub use consuming::GroupProtocol;
+pub use publishing::Compression;
 
 /// Settings of a connection to a Kafka cluster; made by [`Kafka::builder`].
 #[derive(Debug, Clone)]
@@ -24,14 +35,24 @@ pub struct KafkaBuilder {
     topics: TopicSettings,
     named: BTreeMap<String, TopicSettings>,
     pub(crate) weak_topics: WeakTopics,
+    pub(crate) delays: Vec<Duration>,
     pub(crate) connect_timeout: Duration,
     pub(crate) publish_timeout: Duration,
-    pub(crate) group_protocol: Option<GroupProtocol>,
+    pub(crate) compression: Compression,
+    pub(crate) linger: Duration,
+    batch_bytes: usize,
+    pub(crate) group_protocol: GroupProtocol,
+    pub(crate) instance_id: Option<Arc<str>>,
     pub(crate) session_timeout: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) commit_every: Duration,
+    pub(crate) commit_after: u64,
+    pub(crate) stalled_after: Duration,
     pub(crate) unreachable_after: Duration,
     pub(crate) window: usize,
     pub(crate) name: String,
-    pub(crate) flow: Flow,
+    flow: Flow,
+    propagator: Option<Arc<dyn Propagator>>,
 }
 
 impl KafkaBuilder {
@@ -43,14 +64,24 @@ impl KafkaBuilder {
             topics: TopicSettings::new(),
             named: BTreeMap::new(),
             weak_topics: WeakTopics::Warn,
+            delays: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(30),
-            group_protocol: None,
+            compression: Compression::None,
+            linger: Duration::ZERO,
+            batch_bytes: 512 * 1024,
+            group_protocol: GroupProtocol::Classic,
+            instance_id: None,
             session_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+            commit_every: Duration::from_millis(250),
+            commit_after: 5000,
+            stalled_after: Duration::from_mins(5),
             unreachable_after: Duration::from_secs(60),
             window: 32 * 1024 * 1024,
             name: "mq-kafka".into(),
             flow: Flow::default(),
+            propagator: None,
         }
     }
 
@@ -94,6 +125,22 @@ impl KafkaBuilder {
         self
     }
 
+    /// The delays for which `declare` creates retry topics, for each queue and each durable
+    /// subscription: `orders.retry.10` for the delay of 10 s of the queue `orders`,
+    /// `events.billing.retry.10` for that of the subscription `billing` of `events`. A dead-letter
+    /// queue has none. Default none: then [`defer`](mq_core::Settlement::defer) is *unsupported*, save
+    /// [in place](mq_core::Deferred::InPlace).
+    ///
+    /// Each is rounded up to whole seconds, at least 1 s. A message that is deferred waits in the
+    /// shortest delay that is long enough, and is due to the millisecond; for longer than the
+    /// longest one it goes there again. A consumer reads every retry topic of its subscription that
+    /// is there when it opens, whoever declared it; each costs it one more membership of a group
+    /// and one more connection to each broker.
+    pub fn delays(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
+        self.delays = delays.into_iter().collect();
+        self
+    }
+
     /// How long a TCP or TLS connection may take. Default 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
@@ -104,26 +151,6 @@ impl KafkaBuilder {
     /// Default 30 s, at least 1 s.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
-        self
-    }
-
-    /// How consumers of a group share its partitions. Default: what the cluster says; with
-    /// `group.version` 1 or more, as a new cluster from Kafka 4.0 on has it,
-    /// [`Consumer`](GroupProtocol::Consumer), else [`Classic`](GroupProtocol::Classic).
-    ///
-    /// The one in use is named in [`product`](mq_core::Broker::product).
-    pub fn group_protocol(mut self, protocol: GroupProtocol) -> Self {
-        self.group_protocol = Some(protocol);
-        self
-    }
-
-    /// Under the classic protocol: after how much silence the group gives a consumer's partitions
-    /// to others. Default 10 s; the broker's own limits are 6 s to 30 min unless changed there.
-    ///
-    /// It is how long the messages of a killed process wait. Under the newer protocol that is the
-    /// broker's `group.consumer.session.timeout.ms`, 45 s unless changed there.
-    pub fn session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout;
         self
     }
 
@@ -144,7 +171,7 @@ impl KafkaBuilder {
     }
 
     /// The name that the broker knows the client by, as in its quotas and request logs (Kafka's
-    /// `client.id`); it is the client's name in flow events too. Default `mq-kafka`.
+    /// `client.id`); it is the client's name in flow events and spans too. Default `mq-kafka`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self.flow = self.flow.renamed(&self.name);
@@ -160,6 +187,12 @@ impl KafkaBuilder {
     /// on, *revoked* when the last commit before a hand-over is made.
     pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
         self.flow = Flow::new(&self.name, &WORDS, sink);
+        self
+    }
+
+    /// Carries trace context through the headers of messages; see [`mq_core::trace`].
+    pub fn propagator(mut self, propagator: Arc<dyn Propagator>) -> Self {
+        self.propagator = Some(propagator);
         self
     }
 
@@ -196,17 +229,29 @@ impl KafkaBuilder {
         if let Err(text) = self.topics.check() {
             return config(text);
         }
+        if self
+            .delays
+            .iter()
+            .any(|delay| delay.is_zero() || *delay > LONGEST)
+        {
+            return config("a delay is over 0 and at most 10 years");
+        }
+        self.delays.sort_unstable();
         if self.publish_timeout < Duration::from_secs(1) {
             return config("publish_timeout is at least 1 s");
         }
         if self.connect_timeout.is_zero() || self.connect_timeout > self.request_timeout() {
             return config("connect_timeout is over 0 and at most 10 s, and below publish_timeout");
         }
-        if self.session_timeout < Duration::from_secs(1) {
-            return config("session_timeout is at least 1 s");
+        let more = [self.check_publishing(), self.check_consuming()];
+        if let Some(text) = more.into_iter().find_map(Result::err) {
+            return config(text);
         }
         if self.window == 0 {
             return config("the window has at least 1 byte");
+        }
+        if let Some(tls) = &self.tls {
+            tls.check()?;
         }
         Ok(self)
     }
@@ -228,42 +273,43 @@ impl KafkaBuilder {
         }
     }
 
+    /// What was set for a retry topic, and what it takes from its source.
+    pub(crate) fn settings_of_tier(
+        &self,
+        tier: &str,
+        source: &str,
+        delay: Duration,
+    ) -> TopicSettings {
+        let source = self.settings_of(source).for_tier(delay);
+        match self.named.get(tier) {
+            Some(own) => own.or(source),
+            None => source,
+        }
+    }
+
     /// How long one request may take: krafka wants it below the deadline of a publish, so that at
     /// least one answer can be waited for.
     pub(crate) fn request_timeout(&self) -> Duration {
-        Duration::from_secs(10).min(self.publish_timeout.saturating_sub(LINGER))
+        Duration::from_secs(10).min(self.publish_timeout.saturating_sub(self.linger))
+    }
+
+    /// What a new connection tells, traces and counts.
+    pub(crate) fn watch(&self) -> Watch {
+        let spans = KafkaSpans::new(self.name.clone(), &self.servers);
+        Watch {
+            flow: self.flow.clone(),
+            tracer: Tracer::new(spans, self.propagator.clone()),
+            counters: Arc::default(),
+        }
     }
 
     pub(crate) fn security(&self) -> Option<AuthConfig> {
-        let tls = self.tls.as_ref().map(|tls| tls.0.clone());
+        let tls = self.tls.as_ref().map(Tls::config);
         match (&self.sasl, tls) {
             (Some(sasl), Some(tls)) => Some(sasl.config().with_tls(tls)),
             (Some(sasl), None) => Some(sasl.config()),
             (None, Some(tls)) => Some(AuthConfig::ssl(tls)),
             (None, None) => None,
-        }
-    }
-}
-
-/// How the members of a group share out its partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GroupProtocol {
-    /// By the members themselves, cooperatively (KIP-429). For brokers before 4.0.
-    ///
-    /// krafka 0.28 sends a member's heartbeat behind its waiting join, and then takes the outdated
-    /// answer for a lost membership: a rebalance may cost that member all of its partitions for
-    /// the session time-out. Nothing is lost; what was in work comes again.
-    Classic,
-    /// By the broker (KIP-848).
-    Consumer,
-}
-
-impl GroupProtocol {
-    pub(crate) fn setting(self) -> krafka::consumer::GroupProtocol {
-        match self {
-            Self::Classic => krafka::consumer::GroupProtocol::Classic,
-            Self::Consumer => krafka::consumer::GroupProtocol::Consumer,
         }
     }
 }
@@ -275,39 +321,8 @@ fn is_address(server: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
 
-/// How long a batch of the producer waits for more records. Not at all: while one batch of a
-/// partition is under way the next one fills, so that load makes batches and a single publish does
-/// not wait.
-pub(crate) const LINGER: Duration = Duration::ZERO;
-
-/// TLS settings. The server's certificate and name are always checked.
-#[derive(Debug, Clone)]
-pub struct Tls(TlsConfig);
-
-impl Tls {
-    /// Trusts the public certificate authorities that are compiled in (Mozilla's list).
-    pub fn new() -> Self {
-        Self(TlsConfig::new())
-    }
-
-    /// Trusts only these authorities, in PEM.
-    #[must_use]
-    pub fn authority_pem(self, pem: impl Into<Vec<u8>>) -> Self {
-        Self(self.0.with_ca_cert_pem(pem))
-    }
-
-    /// Shows this certificate chain, with its private key, both in PEM.
-    #[must_use]
-    pub fn identity_pem(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        Self(self.0.with_client_cert_pem(chain, key.into()))
-    }
-}
-
-impl Default for Tls {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// The longest delay: a retry topic keeps messages longer than that.
+const LONGEST: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A user and password, and how they are shown to the broker (SASL).
 #[derive(Clone)]
@@ -374,7 +389,7 @@ mod tests {
     fn prints_no_secret() {
         let builder = KafkaBuilder::new("h:9092")
             .sasl(Sasl::plain("alice", "hunter2"))
-            .tls(Tls::new().identity_pem("CHAIN-SECRET", "KEY-SECRET"));
+            .tls(Tls::new().identity("CHAIN-SECRET", "KEY-SECRET"));
         let text = format!("{builder:?}");
         assert!(text.contains("alice"), "{text}");
         assert!(
@@ -409,6 +424,8 @@ mod tests {
             new("h:1").publish_timeout(Duration::ZERO),
             new("h:1").connect_timeout(Duration::from_secs(60)),
             new("h:1").window(0),
+            new("h:1").delays([Duration::ZERO]),
+            new("h:1").delays([Duration::MAX]),
         ];
         for builder in bad {
             let error = builder.check().expect_err("refused");

@@ -3,31 +3,36 @@
 use std::{
     fmt,
     future::Future,
+    ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use krafka::{
-    CloseOptions,
+    CloseOptions, KrafkaError,
     admin::{AdminClient, DescribeFeaturesOptions},
-    producer::{Acks, Producer},
+    producer::{Acks, Producer, TransactionalProducer},
 };
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
-    flow::Flow,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
+    Subscription, flow::Flow, trace::Tracer,
 };
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
-    config::{GroupProtocol, KafkaBuilder, LINGER},
-    consumer::KafkaConsumer,
+    config::{GroupProtocol, KafkaBuilder},
+    consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of},
     error::{self, Stage},
+    metrics::KafkaMetrics,
+    metrics::Watch,
     publisher::{KafkaPublisher, KafkaUnconfirmed},
-    topology::{self, Topics},
+    settle::Ledger,
+    topology::{self, At, Groups, Topics},
 };
 
 /// A connection to a Kafka cluster. A clone shares it.
@@ -41,6 +46,7 @@ pub struct Kafka {
 
 pub(crate) struct Inner {
     pub(crate) config: KafkaBuilder,
+    pub(crate) watch: Watch,
     pub(crate) admin: AdminClient,
     pub(crate) producer: Producer,
     /// These two are made when they are first used: most programs never do.
@@ -49,7 +55,10 @@ pub(crate) struct Inner {
     kafka: krafka::Kafka,
     pub(crate) topics: Topics,
     product: String,
-    pub(crate) protocol: GroupProtocol,
+    /// Where consumers tell what happens to them.
+    pub(crate) events: Events,
+    /// The consumers that are open, as far as they were not dropped, each with what it reads.
+    ledgers: Mutex<Vec<Vec<Weak<Ledger>>>>,
     /// Set by the publisher's `close`: clones refuse further messages.
     pub(crate) publishing_closed: AtomicBool,
     /// Cancelled by the connection's `close`: consumers end.
@@ -76,6 +85,95 @@ impl Kafka {
         KafkaBuilder::new(servers)
     }
 
+    /// What was done since it connected, and what is held now. It takes a few loads, and waits for
+    /// nothing.
+    pub fn metrics(&self) -> KafkaMetrics {
+        self.inner.watch.counters.snapshot()
+    }
+
+    /// How consumers of this connection share the partitions of their groups, as it was set by
+    /// [`KafkaBuilder::group_protocol`].
+    pub fn group_protocol(&self) -> GroupProtocol {
+        self.inner.config.group_protocol
+    }
+
+    /// What happens to the consumers of this connection from now on: what their groups give and
+    /// take, and what stands still. A [`Worker`](mq_core::Worker)'s consumer is one of them.
+    pub fn events(&self) -> KafkaEvents {
+        self.inner.events.watch()
+    }
+
+    /// How far each open consumer of this connection is, in the order of their opening: lag and
+    /// oldest message of each partition. It asks nobody, and waits for nothing.
+    pub fn progress(&self) -> Vec<ConsumerProgress> {
+        let ledgers = self.inner.ledgers.lock();
+        let ledgers = ledgers.unwrap_or_else(PoisonError::into_inner);
+        let open = ledgers.iter().filter_map(|consumer| {
+            let logs: Option<Vec<Arc<Ledger>>> = consumer.iter().map(Weak::upgrade).collect();
+            let logs = logs?;
+            let (source, _) = logs.split_first()?;
+            let ended = logs.iter().any(|ledger| ledger.has_ended());
+            let logs = logs.iter().map(|ledger| &**ledger);
+            (!ended).then(|| progress_of(source.source_name(), logs))
+        });
+        open.collect()
+    }
+
+    /// Declares a queue or a durable subscription, as [`declare`](Broker::declare) does, that starts
+    /// at this place instead: it is committed on every partition before this returns.
+    ///
+    /// Without it a queue starts at its beginning, and a durable subscription where its topic ends
+    /// when it is declared. One that has a place already keeps it. Partitions that are added later
+    /// are read from their beginning.
+    ///
+    /// # Errors
+    /// As [`declare`](Broker::declare); [`Config`](ErrorKind::Config) for an ephemeral subscription
+    /// and for an offset or partition that is not there.
+    ///
+    /// # Cancel safety
+    /// Dropped, the subscription may be declared without a place, or with one; calling it again
+    /// goes on from there.
+    pub async fn declare_from(&self, subscription: &Subscription, start: At) -> Result<()> {
+        topology::declare_from(&self.inner, subscription, &start).await
+    }
+
+    /// Reads a window of a queue or topic again, by nobody's group: from one place to another,
+    /// partition by partition. The end is not part of it.
+    ///
+    /// ```no_run
+    /// # async fn replay(kafka: mq_kafka::Kafka) -> mq_kafka::core::Result<()> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use mq_kafka::At;
+    ///
+    /// let hour_ago = SystemTime::now() - Duration::from_hours(1);
+    /// let mut reader = kafka.reader("orders", At::Time(hour_ago)..At::LiveTail).await?;
+    /// while let Some(order) = reader.next().await? {
+    ///     println!("{:?}", order.position());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); [`Config`](ErrorKind::Config) for an offset or partition
+    /// that is not there; those of a connection.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays open.
+    pub async fn reader(&self, topic: &str, window: Range<At>) -> Result<KafkaReader> {
+        KafkaReader::open(Arc::clone(&self.inner), topic, window).await
+    }
+
+    /// The groups of the cluster.
+    pub fn groups(&self) -> Groups {
+        Groups::new(Arc::clone(&self.inner))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     pub(crate) async fn open(config: KafkaBuilder) -> Result<Self> {
         let config = config.check()?;
         // Each step is bounded by krafka; the whole is bounded here.
@@ -100,9 +198,10 @@ impl Inner {
     async fn open(config: KafkaBuilder) -> Result<Self> {
         let kafka = handle(&config).await?;
         let admin = kafka.admin().default_api_timeout(config.request_timeout());
-        let (product, protocol) = product(&admin, config.group_protocol).await?;
+        let product = product(&admin, config.group_protocol).await?;
         let producer = build(&kafka, &config, Acks::All, "connect").await?;
         Ok(Self {
+            watch: config.watch(),
             config,
             admin,
             producer,
@@ -111,10 +210,18 @@ impl Inner {
             kafka,
             topics: Topics::default(),
             product,
-            protocol,
+            events: Events::new(),
+            ledgers: Mutex::default(),
             publishing_closed: AtomicBool::new(false),
             closing: CancellationToken::new(),
         })
+    }
+
+    /// Counts a consumer among those whose progress can be asked for.
+    pub(crate) fn watch_over<'a>(&self, logs: impl Iterator<Item = &'a Arc<Ledger>>) {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        ledgers.retain(|consumer| consumer.iter().all(|log| log.strong_count() > 0));
+        ledgers.push(logs.map(Arc::downgrade).collect());
     }
 
     /// The producer that asks for the leader's answer alone.
@@ -164,8 +271,9 @@ async fn build(
         .producer()
         .acks(acks)
         .idempotent(acks == Acks::All)
-        .batch_size(BATCH)
-        .linger(LINGER)
+        .batch_size(config.batch_size())
+        .linger(config.linger)
+        .compression(config.compression.setting())
         .buffer_memory(config.window)
         .max_block(config.publish_timeout)
         .delivery_timeout(config.publish_timeout)
@@ -178,6 +286,11 @@ async fn build(
 /// A connected krafka handle: a pool of its own, so that a long poll of one consumer never stands
 /// before another consumer's or a publisher's requests.
 pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
+    let connected = handle_of(config).await;
+    connected.map_err(|e| error::map("connect", Stage::Before, e))
+}
+
+async fn handle_of(config: &KafkaBuilder) -> Result<krafka::Kafka, KrafkaError> {
     let mut builder = krafka::Kafka::builder(&config.servers)
         .client_id(&config.name)
         .connect_timeout(config.connect_timeout)
@@ -186,18 +299,12 @@ pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
     if let Some(security) = config.security() {
         builder = builder.security(security);
     }
-    builder
-        .connect()
-        .await
-        .map_err(|e| error::map("connect", Stage::Before, e))
+    builder.connect().await
 }
 
-/// The product and the group protocol. Kafka tells no version, only the levels of its features,
-/// which releases raise.
-async fn product(
-    admin: &AdminClient,
-    wanted: Option<GroupProtocol>,
-) -> Result<(String, GroupProtocol)> {
+/// What is known of the product. Kafka tells no version, only the levels of its features, which
+/// releases raise. Fails where the cluster has not the group protocol that was asked for.
+async fn product(admin: &AdminClient, protocol: GroupProtocol) -> Result<String> {
     let features = admin
         .describe_features(DescribeFeaturesOptions::default())
         .await
@@ -209,13 +316,20 @@ async fn product(
             .find(|feature| feature.name == name);
         found.map_or(0, |feature| feature.max_version_level)
     };
-    let (protocol, name) = match (wanted, level("group.version")) {
-        (Some(GroupProtocol::Classic), _) | (None, ..=0) => (GroupProtocol::Classic, "classic"),
-        (Some(GroupProtocol::Consumer) | None, _) => (GroupProtocol::Consumer, "consumer"),
-    };
-    let version = level("metadata.version");
-    let product = format!("Apache Kafka (metadata.version {version}, group protocol {name})");
-    Ok((product, protocol))
+    let groups = level("group.version");
+    if protocol == GroupProtocol::Consumer && groups < 1 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "connect",
+            "this cluster does not have the group protocol `consumer` (KIP-848)",
+        )
+        .with("group.version", groups)
+        .help("take GroupProtocol::Classic, or raise the cluster's feature group.version to 1"));
+    }
+    let (version, name) = (level("metadata.version"), protocol.name());
+    Ok(format!(
+        "Apache Kafka (metadata.version {version}, group protocol {name})"
+    ))
 }
 
 impl Broker for Kafka {
@@ -232,7 +346,11 @@ impl Broker for Kafka {
     }
 
     fn flow(&self) -> Flow {
-        self.inner.config.flow.clone()
+        self.inner.watch.flow.clone()
+    }
+
+    fn tracer(&self) -> Tracer {
+        self.inner.watch.tracer.clone()
     }
 
     fn publisher(&self) -> KafkaPublisher {
@@ -267,6 +385,14 @@ impl Broker for Kafka {
         async move { topology::verify(&self.inner, &what).await }
     }
 
+    /// A durable subscription is a group, and so is the reader of a queue: they hold what lies behind
+    /// their committed offsets, also what a filter would leave out, and the marks that end
+    /// transactions. A topic goes with its records; Kafka does not tell who reads one without a
+    /// group, as an ephemeral subscription does.
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        topology::delete(&self.inner, &what.into()).await
+    }
+
     async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
@@ -281,6 +407,27 @@ impl fmt::Debug for Kafka {
     }
 }
 
-/// Bytes of a batch: krafka has one batch per partition on its way, so this over the round trip is
-/// what a partition can take.
-const BATCH: usize = 512 * 1024;
+/// A producer that writes in transactions, over a handle of its own. Its predecessor under this id is
+/// fenced, and what that left open is aborted, before this returns.
+pub(crate) async fn transactional(
+    config: &KafkaBuilder,
+    id: &str,
+    timeout: Duration,
+) -> Result<TransactionalProducer, KrafkaError> {
+    let mut config = config.clone();
+    // What is not stored by then is aborted by us, before the broker does it: that would fence us.
+    config.publish_timeout = config.publish_timeout.min(timeout * 2 / 3);
+    let kafka = handle_of(&config).await?;
+    kafka
+        .producer()
+        .batch_size(config.batch_size())
+        .linger(config.linger)
+        .compression(config.compression.setting())
+        .buffer_memory(config.window)
+        .max_block(config.publish_timeout)
+        .delivery_timeout(config.publish_timeout)
+        .transaction_timeout(timeout)
+        .metrics_push(false)
+        .build_transactional(id)
+        .await
+}

@@ -2,60 +2,69 @@
 //! that a slow handler never loses the membership.
 
 mod assignment;
+mod events;
 mod intake;
 mod listener;
+mod log;
+mod progress;
+mod reader;
+mod seat;
 
-use std::{
-    fmt, iter,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{fmt, iter, sync::Arc, time::Duration};
 
+use futures::future::{join_all, try_join_all};
 use krafka::consumer::{
-    AutoOffsetReset, ConsumerBuilder, GroupProtocol, IsolationLevel, PartitionAssignmentStrategy,
+    AutoOffsetReset, ConsumerBuilder, IsolationLevel, PartitionAssignmentStrategy,
 };
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Subscription,
-    SubscriptionKind, flow::FlowKind,
+    SubscriptionKind,
 };
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     capabilities::CAPABILITIES,
     config::KafkaBuilder,
     connection::{Inner, handle},
-    error::{self, Stage, closed},
-    publisher::KafkaPublisher,
-    settle::{Committer, Group, Ledger, Taken, copy_rejected},
+    error::closed,
+    settle::{Homes, Ledger, Taken, Window},
     topology::{self, Topic},
 };
-use assignment::Assigned;
 pub use assignment::Assignment;
-use intake::Intake;
-use listener::{Joined, Listener};
+pub(crate) use events::Events;
+pub use events::{KafkaEvent, KafkaEvents};
+use log::{Common, Log, LogReader};
+pub use progress::{ConsumerProgress, PartitionProgress};
+pub use reader::KafkaReader;
 
 /// Consumes one subscription.
 ///
 /// Its tasks poll, commit and copy in the background. Dropping it stops them; they commit and leave
 /// the group as [`close`](Consumer::close) does, as long as the runtime lives.
 pub struct KafkaConsumer {
-    ledger: Arc<Ledger>,
-    assigned: Arc<Assigned>,
+    /// Of the source itself, then of its retry topics.
+    readers: Vec<LogReader>,
+    /// Which of them is asked first.
+    turn: usize,
+    window: Arc<Window>,
     source: Arc<str>,
     deadline: Duration,
     stop: CancellationToken,
-    /// The intake's last word.
-    stopped: Option<oneshot::Receiver<Result<()>>>,
 }
 
 impl KafkaConsumer {
     /// The partitions that this consumer has, now and later.
     pub fn assignment(&self) -> Assignment {
-        self.assigned.watch()
+        // There is always the source.
+        self.readers[0].assigned.watch()
+    }
+
+    /// How far it is: lag and oldest message of each of its partitions, first those of its source,
+    /// then those of its retry topics. It asks nobody, and waits for nothing.
+    pub fn progress(&self) -> ConsumerProgress {
+        let ledgers = self.readers.iter().map(|reader| &*reader.ledger);
+        progress_of(&self.source, ledgers)
     }
 
     pub(crate) async fn open(
@@ -67,106 +76,108 @@ impl KafkaConsumer {
         if inner.closing.is_cancelled() {
             return Err(closed(CONSUME));
         }
-        let home = plan.dead_letter_home(subscription);
-        let (topic, found) = find_all(&inner, subscription, home.as_ref()).await?;
-        for name in iter::once(&*topic).chain(home.as_ref().map(|home| &**home.name())) {
+        let dead = plan.dead_letter_home(subscription);
+        let (topic, found) = find_all(&inner, subscription, dead.as_ref()).await?;
+        let config = &inner.config;
+        let kafka = handle(config).await?;
+        let admin = kafka.admin().default_api_timeout(config.request_timeout());
+        let tiers = topology::find_tiers(&inner, &admin, subscription, &plan).await?;
+        let homes = Homes { dead, tiers };
+        let dead = homes.dead.iter().map(|home| &**home.name());
+        let retry = homes.tiers.iter().map(|tier| &*tier.topic);
+        for name in iter::once(&*topic).chain(dead).chain(retry) {
             if let Some(known) = inner.topics.known(&inner, CONSUME, name).await? {
                 inner.topics.check(&inner, CONSUME, name, known).await?;
             }
         }
-        if let Some(home) = &home {
+        if let Some(home) = &homes.dead {
             // The first dead letter may come much later: it looks again whether its home is there.
             inner.topics.forget(home.name());
         }
-        let config = &inner.config;
-        let source = Arc::clone(subscription.name());
-        let ledger = Ledger::new(
-            subscription.clone(),
-            plan.prefetch.into(),
-            home.clone(),
-            config.flow.clone(),
-        );
-        let kafka = handle(config).await?;
-        let admin = Arc::new(kafka.admin().default_api_timeout(config.request_timeout()));
         let grouped = !matches!(subscription.kind(), SubscriptionKind::Ephemeral { .. });
-        let builder = match grouped {
-            true => kafka.consumer(&*source),
-            false => kafka.consumer_without_group(),
-        };
-        let assigned = Arc::new(Assigned::new());
-        let (listener, joined) = Listener::new(
-            Arc::clone(&ledger),
-            Arc::clone(&assigned),
-            Arc::clone(&admin),
-            Arc::clone(&source),
-            Arc::clone(&topic),
-        );
-        let consumer = settings(builder, config, inner.protocol.setting(), &plan)
-            .rebalance_listener(Arc::clone(&listener))
-            .build()
-            .await
-            .map_err(|e| error::map(CONSUME, Stage::Before, e))?;
-        let group = Arc::new(Group::new(
-            Arc::new(consumer),
-            Arc::clone(&topic),
-            grouped,
-            config.request_timeout(),
-        ));
-        listener.bind(&group);
+        let window = Window::new(plan.prefetch.into());
         let stop = inner.closing.child_token();
         // If this future is dropped or fails from here on, the tasks end.
         let guard = stop.clone().drop_guard();
-        let (done, stopped) = oneshot::channel();
-        let intake = Intake {
-            group: Arc::clone(&group),
-            ledger: Arc::clone(&ledger),
-            assigned: Arc::clone(&assigned),
-            admin,
-            source: Arc::clone(&source),
-            filter: subscription.filter_by().clone(),
+        let common = Common {
+            inner: &inner,
+            subscription,
+            plan: &plan,
+            window: &window,
+            homes: &homes,
+            stop: &stop,
+        };
+        let source = Log {
+            topic,
             topic_id: found.id,
-            closing: inner.closing.clone(),
-            stop: stop.clone(),
-            unreachable_after: config.unreachable_after,
-            publish_timeout: config.publish_timeout,
-            back: AtomicBool::new(false),
+            partitions: found.partitions,
+            group: grouped.then(|| Arc::clone(subscription.name())),
+            filter: subscription.filter_by().clone(),
+            tier: None,
         };
-        ledger.tell_consumer(FlowKind::Opened);
-        intake.start(grouped).await?;
-        // These two end after the intake, which needs them to the last.
-        let tasks = CancellationToken::new();
-        let committer = Committer {
-            group,
-            ledger: Arc::clone(&ledger),
-            stop: tasks.clone(),
-            unreachable_after: config.unreachable_after,
-        };
-        tokio::spawn(committer.run());
-        if let Some(home) = home {
-            let publisher = KafkaPublisher::new(Arc::clone(&inner));
-            tokio::spawn(copy_rejected(
-                Arc::clone(&ledger),
-                publisher,
-                home,
-                tasks.clone(),
-            ));
-        }
-        tokio::spawn(async move {
-            let _tasks = tasks.drop_guard();
-            // The consumer may be gone; then nobody asks.
-            let _ = done.send(intake.run().await);
-        });
+        let mut readers = vec![LogReader::start(&common, &kafka, source).await?];
+        // A handle for each, so that the long poll of one never stands before another's.
+        readers.extend(
+            try_join_all(homes.tiers.iter().map(|tier| async {
+                let kafka = handle(config).await?;
+                LogReader::start(&common, &kafka, Log::of_tier(tier)).await
+            }))
+            .await?,
+        );
         if grouped {
-            join(&ledger, joined, config.session_timeout, &source).await?;
+            readers[0].join(config.session_timeout).await?;
         }
+        inner.watch_over(readers.iter().map(|reader| &reader.ledger));
         Ok(Self {
-            ledger,
-            assigned,
-            source,
+            readers,
+            turn: 0,
+            window,
+            source: Arc::clone(subscription.name()),
             deadline: config.publish_timeout + config.request_timeout(),
             stop: guard.disarm(),
-            stopped: Some(stopped),
         })
+    }
+
+    /// Takes what is at hand, of each reader in turn.
+    fn take(&mut self, into: &mut Vec<Delivery>, max: usize) -> Taken {
+        let count = self.readers.len();
+        self.turn = (self.turn + 1) % count;
+        let mut taken = 0;
+        for at in 0..count {
+            let reader = &self.readers[(self.turn + at) % count];
+            match reader.ledger.take(into, max - taken) {
+                Taken::Some(more) => {
+                    reader.ledger.handed_out(&into[into.len() - more..]);
+                    taken += more;
+                }
+                Taken::Nothing => {}
+                // What was taken before is handed out first; it ends at the next call.
+                ended @ Taken::Ended(_) if taken == 0 => return ended,
+                Taken::Ended(_) => break,
+            }
+        }
+        match taken {
+            0 => Taken::Nothing,
+            n => Taken::Some(n),
+        }
+    }
+
+    /// When the next one is due of those that wait.
+    fn next_due(&self) -> Option<Instant> {
+        let due = self.readers.iter().map(|reader| reader.ledger.next_due());
+        due.flatten().min()
+    }
+}
+
+/// How far a consumer is that has these ledgers.
+pub(crate) fn progress_of<'a>(
+    source: &Arc<str>,
+    ledgers: impl IntoIterator<Item = &'a Ledger>,
+) -> ConsumerProgress {
+    let partitions = ledgers.into_iter().flat_map(Ledger::progress_of_partitions);
+    ConsumerProgress {
+        subscription: Arc::clone(source),
+        partitions: partitions.collect(),
     }
 }
 
@@ -198,9 +209,13 @@ async fn find_all(
 fn settings(
     builder: ConsumerBuilder,
     config: &KafkaBuilder,
-    protocol: GroupProtocol,
+    grouped: bool,
     plan: &ConsumePlan,
 ) -> ConsumerBuilder {
+    let builder = match &config.instance_id {
+        Some(id) if grouped => builder.group_instance_id(&**id),
+        _ => builder,
+    };
     builder
         .enable_auto_commit(false)
         .auto_offset_reset(AutoOffsetReset::None)
@@ -209,7 +224,7 @@ fn settings(
         } else {
             IsolationLevel::ReadUncommitted
         })
-        .group_protocol(protocol)
+        .group_protocol(config.group_protocol.setting())
         // The next three are for the classic protocol; the other one leaves them to the broker.
         .partition_assignment_strategies([PartitionAssignmentStrategy::CooperativeSticky])
         .session_timeout(config.session_timeout)
@@ -220,89 +235,47 @@ fn settings(
         .metrics_push(false)
 }
 
-/// Waits until the member has partitions, or it is plain that there are none for it.
-async fn join(
-    ledger: &Ledger,
-    mut joined: watch::Receiver<Joined>,
-    session: Duration,
-    source: &Arc<str>,
-) -> Result<()> {
-    let late = |_| {
-        Error::new(
-            ErrorKind::Timeout,
-            CONSUME,
-            "the group did not take this member in time",
-        )
-        .with("subscription", source)
-    };
-    // A member that was killed holds up the group until its session ends.
-    let member = joined.wait_for(|joined| *joined > Joined::No);
-    let member = timeout(session * 2 + Duration::from_secs(30), member);
-    let over = |_| ledger.failure().unwrap_or_else(|| closed(CONSUME));
-    member.await.map_err(late)?.map_err(over)?;
-    // With fewer partitions than members it stands by.
-    let assigned = joined.wait_for(|joined| *joined == Joined::Assigned);
-    match timeout(STAND_BY, assigned).await {
-        Ok(Err(gone)) => Err(over(gone)),
-        Ok(Ok(_)) | Err(_) => ledger.failure().map_or(Ok(()), Err),
-    }
-}
-
 impl Consumer for KafkaConsumer {
     async fn receive_many(&mut self, into: &mut Vec<Delivery>, max: usize) -> Result<usize> {
         loop {
-            match self.ledger.take(into, max) {
+            match self.take(into, max) {
                 Taken::Some(taken) => return Ok(taken),
                 Taken::Ended(Some(error)) => return Err(error),
                 Taken::Ended(None) => return Ok(0),
-                Taken::Nothing => self.ledger.deliverable.notified().await,
+                Taken::Nothing => {}
+            }
+            let deliverable = self.window.deliverable.notified();
+            match self.next_due() {
+                None => deliverable.await,
+                Some(due) => {
+                    tokio::select! {
+                        () = deliverable => {}
+                        () = sleep_until(due) => {}
+                    }
+                }
             }
         }
     }
 
     async fn settled(&mut self) -> Result<()> {
-        let settled = async {
-            loop {
-                let mut progress = std::pin::pin!(self.ledger.progress.notified());
-                progress.as_mut().enable();
-                if !self.ledger.is_copying() || self.ledger.has_ended() {
-                    break;
-                }
-                progress.await;
-            }
-            let awaited = self.ledger.request_flush();
-            loop {
-                let mut progress = std::pin::pin!(self.ledger.progress.notified());
-                progress.as_mut().enable();
-                if self.ledger.take_lost() {
-                    return Err(mq_core::stale(&self.source));
-                }
-                if self.ledger.is_confirmed(&awaited) {
-                    return Ok(());
-                }
-                if let Some(error) = self.ledger.failure() {
-                    return Err(error);
-                }
-                progress.await;
-            }
-        };
-        timeout(self.deadline, settled).await.unwrap_or_else(|_| {
-            Err(Error::new(
+        let settled = try_join_all(self.readers.iter().map(LogReader::settled));
+        match timeout(self.deadline, settled).await {
+            Ok(settled) => settled.map(drop),
+            Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
                 "settle",
                 "the broker has not taken every verdict in time",
             )
-            .with("source", &self.source))
-        })
+            .with("source", &self.source)),
+        }
     }
 
     async fn close(mut self) -> Result<()> {
         self.stop.cancel();
-        match self.stopped.take() {
-            // The intake bounds each of its steps.
-            Some(stopped) => stopped.await.unwrap_or_else(|_| Err(closed("close"))),
-            None => Ok(()),
-        }
+        let within = self.deadline;
+        let closing = self.readers.iter_mut().map(|reader| reader.stopped(within));
+        let closed = join_all(closing).await;
+        closed.into_iter().collect()
     }
 }
 
@@ -321,6 +294,3 @@ impl fmt::Debug for KafkaConsumer {
 }
 
 const CONSUME: &str = "consume";
-/// How long others may take to give up partitions for a new member: they hear of it at their next
-/// heartbeat, then end what they have at hand, which the new member hears of at its own.
-const STAND_BY: Duration = Duration::from_secs(15);

@@ -1,7 +1,13 @@
 //! What krafka says, in the terms of [`mq_core::Error`]: the one place where the two meet.
 
+mod producer;
+mod tls;
+
 use krafka::{KrafkaError, ProtocolErrorKind, error::ErrorCode};
 use mq_core::{Error, ErrorKind, RetryAdvice};
+
+use producer::is_fencing;
+pub(crate) use producer::over as producer_over;
 
 /// When the error came, as far as a message is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +20,11 @@ pub(crate) enum Stage {
 
 /// Maps an error of krafka. The original is kept as an opaque source.
 pub(crate) fn map(operation: &'static str, stage: Stage, error: KrafkaError) -> Error {
+    if stage == Stage::Before
+        && let Some(why) = tls::cause(&error)
+    {
+        return tls::handshake(operation, why).caused_by(error);
+    }
     let (kind, text) = classify(stage, &error);
     let mapped = Error::new(kind, operation, text);
     let mapped = match help(kind) {
@@ -56,6 +67,50 @@ pub(crate) fn is_passing(error: &KrafkaError) -> bool {
         KrafkaError::IllegalState { .. } | KrafkaError::Wakeup => true,
         _ => error.is_retriable(),
     }
+}
+
+/// True if another consumer has this one's instance id.
+pub(crate) fn is_fenced(error: &KrafkaError) -> bool {
+    matches!(
+        error,
+        KrafkaError::Fenced { .. }
+            | KrafkaError::Broker {
+                code: ErrorCode::FencedInstanceId | ErrorCode::UnreleasedInstanceId,
+                ..
+            }
+    )
+}
+
+/// The error of an output that the broker refused for good, in a transaction. There the client makes every answer an abortable
+/// error and names the code in its text alone.
+pub(crate) fn refused_in_transaction(error: KrafkaError) -> Option<Error> {
+    use ErrorCode as C;
+    let KrafkaError::TransactionAbortable { message } = &error else {
+        return None;
+    };
+    let codes = [
+        C::MessageTooLarge,
+        C::RecordListTooLarge,
+        C::InvalidRecord,
+        C::InvalidTimestamp,
+        C::UnsupportedForMessageFormat,
+        C::UnsupportedCompressionType,
+    ];
+    let named = |code: &C| message.ends_with(&format!("failed with {code:?}"));
+    let (kind, text) = broker(true, codes.into_iter().find(named)?);
+    Some(Error::new(kind, "publish", text).caused_by(error))
+}
+
+/// True if an open transaction may still change the offsets that were asked for.
+pub(crate) fn is_unstable(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<KrafkaError>());
+    matches!(
+        cause,
+        Some(KrafkaError::Broker {
+            code: ErrorCode::UnstableOffsetCommit,
+            ..
+        })
+    )
 }
 
 fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
@@ -143,11 +198,12 @@ fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
         | C::PolicyViolation => (K::Config, "the broker refuses a setting"),
         C::UnsupportedVersion => (K::Unsupported, "this broker is too old for a request"),
         C::RequestTimedOut => (K::Timeout, "no answer in time"),
-        C::IllegalGeneration
-        | C::UnknownMemberId
-        | C::FencedInstanceId
-        | C::FencedMemberEpoch
-        | C::StaleMemberEpoch => (K::Lost, "the group membership is gone"),
+        code if is_fencing(code) => (K::Lost, "another client took over this identity"),
+        C::FencedInstanceId => (K::Lost, "another consumer took over this instance id"),
+        C::UnreleasedInstanceId => (K::InUse, "another consumer has this instance id"),
+        C::IllegalGeneration | C::UnknownMemberId | C::FencedMemberEpoch | C::StaleMemberEpoch => {
+            (K::Lost, "the group membership is gone")
+        }
         _ => (K::Broker, "the broker answered with an error"),
     }
 }
@@ -164,6 +220,9 @@ fn help(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::InvalidName => {
             Some("Kafka refuses names that differ from others only in dot and underscore")
         }
+        ErrorKind::InUse => Some(
+            "give each consumer of a group an instance_id of its own; that of a killed one is free when its session is over",
+        ),
         ErrorKind::TooLarge => Some("send a smaller message or raise max.message.bytes"),
         _ => None,
     }
@@ -175,7 +234,8 @@ fn advice(error: &KrafkaError) -> Option<RetryAdvice> {
         // The client resent it until its deadline; whether to go on is the caller's decision.
         KrafkaError::DeliveryTimeout { .. } => Some(RetryAdvice::GaveUp),
         // Another one has this identity now: the same call would fight with it.
-        KrafkaError::Fenced { .. } => Some(RetryAdvice::Never),
+        fenced if is_fenced(fenced) => Some(RetryAdvice::Never),
+        KrafkaError::Broker { code, .. } if is_fencing(*code) => Some(RetryAdvice::Never),
         // The record is gone; opening the consumer again meets the same hole.
         KrafkaError::NoOffset { .. } => Some(RetryAdvice::Never),
         // A broker's passing state, such as an election.
@@ -233,6 +293,18 @@ mod tests {
                 Before,
                 KrafkaError::no_offset(vec![("t".into(), 0)]),
                 K::Lost,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::FencedInstanceId),
+                K::Lost,
+                Never,
+            ),
+            (
+                Before,
+                broker_error(ErrorCode::UnreleasedInstanceId),
+                K::InUse,
                 Never,
             ),
             (Before, KrafkaError::unknown_topic("t"), K::NotFound, Never),

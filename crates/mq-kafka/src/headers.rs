@@ -11,6 +11,10 @@ use mq_core::{
 
 /// A message as a record for a topic.
 ///
+/// The record's timestamp is the message's time. That of a retry copy and of a dead letter is the
+/// time of the copy, since a topic's retention counts from it: an old message would be removed
+/// before it is read. The message's time is then a header, and its expiry stays the instant it was.
+///
 /// # Errors
 /// `InvalidMessage` for a header whose name belongs to a field of the message, and for too many
 /// headers.
@@ -20,16 +24,24 @@ pub(crate) fn to_record(topic: &str, to: &Destination, message: &Message) -> Res
         Some(payload) => Record::new(topic, payload.clone()),
         None => Record::new(topic, Bytes::new()).without_value(),
     };
-    record = record.timestamp(i64::try_from(time::to_millis(created)).unwrap_or(i64::MAX));
+    let copied = message.headers().iter().any(|(name, _)| is_of_copy(name));
+    let stamp = match copied {
+        true => SystemTime::now(),
+        false => created,
+    };
+    record = record.timestamp(i64::try_from(time::to_millis(stamp)).unwrap_or(i64::MAX));
     if let Some(key) = message.key() {
         record = record.key(key.as_bytes().clone());
     }
-    record.headers.reserve(1 + message.headers().len());
+    record.headers.reserve(2 + message.headers().len());
     let mut put = |name: &str, text: &str| {
         let value = Bytes::copy_from_slice(text.as_bytes());
         record.headers.push((name.to_owned(), Some(value)));
     };
     put(headers::ID, message.id().encode(&mut [0; 36]));
+    if copied {
+        put(headers::TIME, &time::to_millis(created).to_string());
+    }
     if let Some(text) = message.content_type() {
         put(headers::CONTENT_TYPE, text);
     }
@@ -43,7 +55,11 @@ pub(crate) fn to_record(topic: &str, to: &Destination, message: &Message) -> Res
         put(headers::PRIORITY, &priority.to_string());
     }
     if let Some(after) = message.expires_in() {
-        let at = time::to_millis(published(created)).saturating_add(time::millis(after));
+        let from = match copied {
+            true => created,
+            false => published(created),
+        };
+        let at = time::to_millis(from).saturating_add(time::millis(after));
         put(headers::EXPIRES, &at.to_string());
     }
     // A queue has no routing key.
@@ -78,7 +94,13 @@ pub(crate) fn to_record(topic: &str, to: &Destination, message: &Message) -> Res
 /// A record as a message, with its routing key. Hostile input gives fields that are not set, never
 /// an error: the record must be able to reach a handler or a dead-letter home.
 pub(crate) fn from_record(record: ConsumerRecord) -> (Message, Option<Arc<str>>) {
-    let created = u64::try_from(record.timestamp).ok();
+    let copied = record.headers.iter().any(|(name, _)| is_of_copy(name));
+    let told = record.headers.iter().rev().find_map(|(name, value)| {
+        let ours = copied && name == headers::TIME;
+        let text = std::str::from_utf8(value.as_deref().filter(|_| ours)?).ok()?;
+        text.parse().ok()
+    });
+    let created = told.or_else(|| u64::try_from(record.timestamp).ok());
     let mut message = match record.value {
         Some(value) => Message::new(value),
         None => Message::tombstone(),
@@ -134,10 +156,15 @@ fn field(message: MessageBuilder, name: &str, text: &str, created: Option<u64>) 
             )),
             Err(_) => message,
         },
-        // The key, the time and the missing payload are parts of a record; as headers they are
-        // another broker's way, and would contradict them here.
+        // The key, the missing payload and, but for a copy, the time are parts of a record; as
+        // headers they are another broker's way, and would contradict them here.
         _ => message,
     }
+}
+
+/// True for a header that only a retry copy or a dead letter has.
+fn is_of_copy(name: &str) -> bool {
+    name == headers::DUE || name == headers::DEAD_REASON
 }
 
 /// True if the record has an expiry and it has passed.
@@ -275,6 +302,37 @@ mod tests {
         let mut long = stored(Record::new("t".repeat(249), "x").header("mq-id", "\u{1}"));
         long.offset = 1_000_000_000;
         assert_eq!(from_record(long).0.id().to_string(), "3:1000000000");
+    }
+
+    #[test]
+    fn a_copy_is_kept_from_the_copy_on_and_has_the_time_and_expiry_of_its_message() {
+        let old = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
+        let message = Message::new("x")
+            .time(old)
+            .expires_in(Duration::from_secs(31 * 24 * 3600))
+            .header(headers::DUE, "1");
+        let message = message.build();
+        let record = to_record("t", &Destination::queue("t"), &message).expect("a record");
+        let age = time::to_millis(SystemTime::now()) - record.timestamp.expect("a time") as u64;
+        assert!(age < 60_000, "{age} ms old");
+        let (read, _) = from_record(stored(record));
+        assert_eq!(
+            time::to_millis(read.time()),
+            time::to_millis(message.time())
+        );
+        assert_eq!(read.expires_in(), message.expires_in());
+    }
+
+    #[test]
+    fn a_time_in_a_header_is_only_that_of_a_copy() {
+        let mut record = stored(Record::new("t", "x").header(headers::TIME, "77"));
+        record.timestamp = 5;
+        let (read, _) = from_record(record.clone());
+        assert_eq!(time::to_millis(read.time()), 5);
+        let reason = Some(Bytes::from("rejected"));
+        record.headers.push((headers::DEAD_REASON.into(), reason));
+        let (read, _) = from_record(record);
+        assert_eq!(time::to_millis(read.time()), 77);
     }
 
     #[test]

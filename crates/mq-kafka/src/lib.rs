@@ -7,13 +7,24 @@ mod connection;
 mod consumer;
 mod error;
 mod headers;
+mod metrics;
 mod publisher;
 mod settle;
+mod spans;
 mod topology;
+mod transaction;
 
-pub use config::{GroupProtocol, KafkaBuilder, Sasl, Tls};
+pub use config::{Compression, GroupProtocol, KafkaBuilder, Sasl, Tls};
 pub use connection::Kafka;
-pub use consumer::{Assignment, KafkaConsumer};
+pub use consumer::{
+    Assignment, ConsumerProgress, KafkaConsumer, KafkaEvent, KafkaEvents, KafkaReader,
+    PartitionProgress,
+};
+pub use metrics::KafkaMetrics;
 pub use mq_core as core;
 pub use publisher::{KafkaPublisher, KafkaUnconfirmed, PublishOutcome};
-pub use topology::{Cleanup, TopicSettings, WeakTopics};
+pub use topology::{
+    At, Cleanup, GroupDescription, GroupListing, GroupMember, GroupPlace, Groups, TopicSettings,
+    WeakTopics,
+};
+pub use transaction::{ExactlyOnce, ExactlyOnceSession, TransactionLevel, Transactions};

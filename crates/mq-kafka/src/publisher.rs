@@ -16,15 +16,17 @@ use krafka::{
     producer::{DeliveryConfirmation, DeliveryHandle, Producer, RecordMetadata},
 };
 use mq_core::{
-    Destination, Error, ErrorKind, Message, Position, Publisher, Receipt, Result, Stored,
-    Unconfirmed, flow::PublishFlow,
+    Destination, Error, ErrorKind, Message, PendingBatch, Position, Publisher, Receipt, Result,
+    Stored, Unconfirmed, flow::PublishFlow, trace::Sending,
 };
 use tokio::sync::oneshot;
 
 use crate::{
+    config::Compression,
     connection::Inner,
     error::{self, Stage, closed},
     headers,
+    metrics::Counted,
     topology::{Known, describe, edges},
 };
 
@@ -96,48 +98,70 @@ impl KafkaPublisher {
         }
     }
 
+    /// Enqueues the copy of a delivered message.
     pub(crate) async fn enqueue_to(
         &self,
         to: &Destination,
         message: &Message,
     ) -> Result<PublishOutcome> {
+        let sending = self.inner.watch.tracer.send_copy(to, message);
+        self.enqueue_in(to, message, sending).await
+    }
+
+    async fn enqueue_in(
+        &self,
+        to: &Destination,
+        message: &Message,
+        sending: Sending,
+    ) -> Result<PublishOutcome> {
         let sent = self.send(to, message).await;
-        let flow = self.inner.config.flow.publish(message, to);
+        let watch = &self.inner.watch;
         match sent {
-            Ok(handle) => match flow {
-                None => Ok(self.outcome(State::Sent(handle), to)),
-                Some(flow) => Ok(self.watched(handle, to, flow)),
-            },
+            Ok(handle) => {
+                let mut outcome = self.outcome(State::Sent(handle), to);
+                outcome.counted = Counted::new(&watch.counters);
+                if watch.flow.is_on()
+                    && let Some(flow) = watch.flow.sending(message, to, sending.clone())
+                {
+                    return Ok(self.watched(outcome, flow));
+                }
+                outcome.sending = sending.is_on().then(|| Box::new(sending));
+                Ok(outcome)
+            }
             Err(Refused::Missing) => {
                 let error = no_topic(PUBLISH, to);
-                if let Some(flow) = flow.filter(|_| to.is_queue()) {
-                    flow.begin();
-                    flow.end(&Err(error.clone()));
+                let missing = Err(error.clone());
+                sending.end(&missing);
+                if to.is_queue() {
+                    Counted::new(&watch.counters).end(&missing);
+                    if let Some(flow) = watch.flow.publish(message, to) {
+                        flow.begin();
+                        flow.end(&missing);
+                    }
                 }
                 Ok(self.outcome(State::Missing(error), to))
             }
-            Err(Refused::Error(error)) => Err(error),
+            Err(Refused::Error(error)) => {
+                let refused = Err(error);
+                sending.failed(&refused);
+                refused
+            }
         }
     }
 
     /// The outcome by way of a task, so that its flow is told also where nobody waits for it. The
     /// task ends by the publish deadline.
-    fn watched(
-        &self,
-        handle: DeliveryHandle,
-        to: &Destination,
-        flow: Box<PublishFlow>,
-    ) -> PublishOutcome {
+    fn watched(&self, sent: PublishOutcome, flow: Box<PublishFlow>) -> PublishOutcome {
         flow.begin();
-        let sent = self.outcome(State::Sent(handle), to);
         let (tell, told) = oneshot::channel();
+        let to = sent.to.clone();
         tokio::spawn(async move {
             let outcome = sent.await;
             flow.end(&outcome);
             // Nobody may be waiting any more.
             let _ = tell.send(outcome);
         });
-        self.outcome(State::Watched(told), to)
+        self.outcome(State::Watched(told), &to)
     }
 
     async fn send(&self, to: &Destination, message: &Message) -> Result<DeliveryHandle, Refused> {
@@ -171,9 +195,18 @@ impl KafkaPublisher {
         let (record, known) = prepare(inner, PUBLISH, to, message).await?;
         if self.level == Level::InSync {
             let check = inner.topics.check(inner, PUBLISH, to.name(), known);
-            check.await.map_err(Refused::Error)?;
+            check.await.map_err(|error| Refused::by(inner, to, error))?;
         }
         Ok(record)
+    }
+
+    /// A message as a record that somebody else sends, with everything checked that can be checked before.
+    pub(crate) async fn record(&self, to: &Destination, message: &Message) -> Result<Record> {
+        match self.prepare(to, message).await {
+            Ok(record) => Ok(record),
+            Err(Refused::Missing) => Err(no_topic(PUBLISH, to)),
+            Err(Refused::Error(error)) => Err(error),
+        }
     }
 
     fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {
@@ -182,6 +215,8 @@ impl KafkaPublisher {
             to: to.clone(),
             partition: self.partition,
             level: self.level,
+            counted: Counted::default(),
+            sending: None,
             inner: Arc::clone(&self.inner),
         }
     }
@@ -195,8 +230,29 @@ impl Publisher for KafkaPublisher {
         to: &Destination,
         message: impl Into<Message> + Send,
     ) -> impl Future<Output = Result<PublishOutcome>> + Send {
-        let message = message.into();
-        async move { self.enqueue_to(to, &message).await }
+        let mut message = message.into();
+        async move {
+            let sending = self.inner.watch.tracer.send(to, &mut message);
+            self.enqueue_in(to, &message, sending).await
+        }
+    }
+
+    async fn enqueue_batch(&self, to: &Destination, mut messages: Vec<Message>) -> PendingBatch {
+        let sending = self.inner.watch.tracer.send_batch(to, &mut messages);
+        let mut pending = Vec::with_capacity(messages.len());
+        for message in messages {
+            pending.push(self.enqueue_in(to, &message, sending.clone()).await);
+        }
+        PendingBatch::new(async move {
+            let mut outcomes = Vec::with_capacity(pending.len());
+            for one in pending {
+                outcomes.push(match one {
+                    Ok(handle) => handle.await,
+                    Err(error) => Err(error),
+                });
+            }
+            outcomes
+        })
     }
 
     async fn flush(&self) -> Result<()> {
@@ -230,6 +286,10 @@ pub struct PublishOutcome {
     to: Destination,
     partition: Option<u32>,
     level: Level,
+    /// Until the outcome is counted, where this handle is what hears of it.
+    counted: Counted,
+    /// The span, if somebody wants it.
+    sending: Option<Box<Sending>>,
     inner: Arc<Inner>,
 }
 
@@ -253,7 +313,7 @@ impl Future for PublishOutcome {
             }
             State::Missing(error) => return Poll::Ready(Err(error.clone())),
         };
-        Poll::Ready(match result {
+        let outcome = match result {
             Ok(stored) => receipt(&stored, self.level, &self.to),
             Err(error) => {
                 let error = error::map(PUBLISH, Stage::Handed, error);
@@ -269,7 +329,12 @@ impl Future for PublishOutcome {
                     Err(error.with("destination", &self.to))
                 }
             }
-        })
+        };
+        self.counted.end(&outcome);
+        if let Some(sending) = self.sending.take() {
+            sending.end(&outcome);
+        }
+        Poll::Ready(outcome)
     }
 }
 
@@ -316,6 +381,25 @@ impl KafkaUnconfirmed {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
         Self { inner }
     }
+
+    async fn write(&self, to: &Destination, message: &Message) -> Result<()> {
+        let refused = |refused| match refused {
+            Refused::Missing => no_topic(HAND_OVER, to),
+            Refused::Error(error) => error,
+        };
+        let (record, _) = prepare(&self.inner, HAND_OVER, to, message)
+            .await
+            .map_err(refused)?;
+        let producer = self.inner.unconfirmed().await?;
+        match producer.enqueue(record).await {
+            // Nobody waits for an answer that the broker does not give.
+            Ok(handle) => {
+                drop(handle);
+                Ok(())
+            }
+            Err(e) => Err(refused(not_enqueued(&self.inner, HAND_OVER, to, e))),
+        }
+    }
 }
 
 impl Unconfirmed for KafkaUnconfirmed {
@@ -324,27 +408,18 @@ impl Unconfirmed for KafkaUnconfirmed {
         to: &Destination,
         message: impl Into<Message> + Send,
     ) -> impl Future<Output = Result<()>> + Send {
-        let message = message.into();
+        let mut message = message.into();
         async move {
-            let refused = |refused| match refused {
-                Refused::Missing => no_topic(HAND_OVER, to),
-                Refused::Error(error) => error,
-            };
-            let (record, _) = prepare(&self.inner, HAND_OVER, to, &message)
-                .await
-                .map_err(refused)?;
-            let producer = self.inner.unconfirmed().await?;
-            match producer.enqueue(record).await {
-                // Nobody waits for an answer that the broker does not give.
-                Ok(handle) => {
-                    drop(handle);
-                    if let Some(flow) = self.inner.config.flow.publish(&message, to) {
-                        flow.handed_over();
-                    }
-                    Ok(())
-                }
-                Err(e) => Err(refused(not_enqueued(&self.inner, HAND_OVER, to, e))),
+            let watch = &self.inner.watch;
+            let sending = watch.tracer.send(to, &mut message);
+            let handed = self.write(to, &message).await;
+            sending.failed(&handed);
+            handed?;
+            watch.counters.handed_over();
+            if let Some(flow) = watch.flow.sending(&message, to, sending) {
+                flow.handed_over();
             }
+            Ok(())
         }
     }
 
@@ -367,6 +442,17 @@ enum Refused {
     /// The queue or topic is not there: the outcome of this publish.
     Missing,
     Error(Error),
+}
+
+impl Refused {
+    /// Whichever question tells that it is not there: between two of them it may be deleted.
+    fn by(inner: &Inner, to: &Destination, error: Error) -> Self {
+        if error.kind() == ErrorKind::NotFound {
+            inner.topics.forget(to.name());
+            return Self::Missing;
+        }
+        Self::Error(error)
+    }
 }
 
 /// Checks all that can be checked before anything is sent.
@@ -392,10 +478,14 @@ async fn prepare(
     }
     let record = headers::to_record(to.name(), to, message).map_err(Refused::Error)?;
     let known = inner.topics.known(inner, operation, to.name()).await;
-    let Some(known) = known.map_err(Refused::Error)? else {
+    let Some(known) = known.map_err(|error| Refused::by(inner, to, error))? else {
         return Err(Refused::Missing);
     };
-    let limit = known.limit;
+    // What is compressed may fit though it is over the limit here: only the broker can say.
+    let limit = match inner.config.compression {
+        Compression::None => known.limit,
+        _ => usize::MAX,
+    };
     // krafka's estimate holds the name of the topic and 64 bytes for a share of the batch, and up
     // to 6 bytes for numbers that may be shorter. What is left is surely on the wire.
     let surely = record.estimated_size() - to.name().len() - 64 - 6 + BATCH_HEADER;
@@ -418,7 +508,8 @@ async fn prepare(
 /// Asks the cluster whether the topic has this partition, and lets the client know of it.
 async fn in_range(inner: &Inner, to: &Destination, partition: u32) -> Result<(), Refused> {
     let found = describe(inner, PUBLISH, &[to.name()]).await;
-    let Some(topic) = found.map_err(Refused::Error)?.pop().flatten() else {
+    let found = found.map_err(|error| Refused::by(inner, to, error))?;
+    let Some(topic) = found.into_iter().next().flatten() else {
         inner.topics.forget(to.name());
         return Err(Refused::Missing);
     };
@@ -434,7 +525,8 @@ async fn in_range(inner: &Inner, to: &Destination, partition: u32) -> Result<(),
     // The look for the partition's leader makes the client read the topic anew.
     let new = [number(partition)];
     let known = edges(&inner.admin, PUBLISH, to.name(), &new, OffsetSpec::Latest);
-    known.await.map(drop).map_err(Refused::Error)
+    let known = known.await.map(drop);
+    known.map_err(|error| Refused::by(inner, to, error))
 }
 
 /// Kafka counts partitions in 31 bits; what is over them is out of any topic's range.

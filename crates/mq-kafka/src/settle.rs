@@ -5,15 +5,24 @@
 //! * [`tracker`] is the watermark of one partition: only what lies below the lowest record that is
 //!   not done is committed.
 //! * [`marks`] is what is committed beside the watermark.
-//! * [`committer`] commits by count and time, [`copier`] moves rejected records.
+//! * [`committer`] commits by count and time, [`copier`] makes the [`moves`] of rejected and deferred
+//!   records. In a transaction neither has anything to do: verdicts wait in [`staging`] with what is
+//!   published for them.
+//! * [`waiting`] holds what is not due yet, [`keys`] what waits behind an earlier one of its key.
 
 mod book;
 mod committer;
 mod copier;
+mod keys;
 mod ledger;
 mod marks;
+mod moves;
+mod staging;
 mod tracker;
+mod waiting;
 
 pub(crate) use committer::{Committer, Group};
-pub(crate) use copier::copy_rejected;
-pub(crate) use ledger::{Incoming, Ledger, Taken};
+pub(crate) use copier::{Homes, Origin, copy_moved};
+pub(crate) use ledger::{Incoming, Ledger, Moved, Taken, Window};
+pub(crate) use staging::{Condemned, Output, Slice};
+pub(crate) use waiting::Wait;

@@ -1,8 +1,9 @@
-//! Queues, topics and subscriptions as Kafka topics and groups: declare and verify.
+//! Queues, topics and subscriptions as Kafka topics and groups: declare, verify and delete.
 //!
 //! A queue `q` is the topic `q` read by the group `q`; its dead letters go to the topic `q.dead`. A
 //! topic `t` is the topic `t`. A durable subscription `s` of `t` is the group `s@t`, whose start is
-//! committed when it is declared; its dead letters go to the topic `t.s.dead`.
+//! committed when it is declared; its dead letters go to the topic `t.s.dead`. What either defers
+//! waits in retry topics, see [`tiers`].
 //!
 //! A queue and a topic of one name would be one Kafka topic, and every message of the queue would
 //! go to each subscription of the topic too. So the pair is refused, and what tells them apart is
@@ -10,20 +11,28 @@
 //! `t.dead` is not. A queue whose name itself ends with `.dead` has no home and cannot be told.
 
 mod configs;
+mod delete;
 mod durability;
+mod groups;
 mod known;
 mod offsets;
 mod settings;
+mod start;
+mod tiers;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
 
 use crate::connection::Inner;
 use configs::Configs;
+pub(crate) use delete::delete;
 pub use durability::WeakTopics;
+pub use groups::{GroupDescription, GroupListing, GroupMember, GroupPlace, Groups};
 pub(crate) use known::{Known, Topics};
-pub(crate) use offsets::{committed, edges};
+pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
+pub use start::At;
+pub(crate) use tiers::{Tier, Tiers, find_tiers};
 pub(crate) use topics::{Topic, describe, find, topic_name};
 
 /// Creates what is missing.
@@ -35,12 +44,38 @@ pub(crate) async fn declare(inner: &Inner, what: &Declaration) -> Result<()> {
                 declare_destination(inner, &Destination::queue(queue.clone())).await
             }
             SubscriptionKind::Durable { topic, name } => {
-                declare_durable(inner, subscription, topic, name).await
+                declare_durable(inner, subscription, topic, name, &At::LiveTail).await
             }
             SubscriptionKind::Ephemeral { topic } => {
                 find(inner, "declare", "topic", topic).await.map(drop)
             }
         },
+    }
+}
+
+/// Creates what is missing of a subscription, which starts there if it is new.
+pub(crate) async fn declare_from(
+    inner: &Inner,
+    subscription: &Subscription,
+    start: &At,
+) -> Result<()> {
+    const DECLARE: &str = "declare";
+    match subscription.kind() {
+        SubscriptionKind::Queue { queue } => {
+            declare_destination(inner, &Destination::queue(queue.clone())).await?;
+            let found = find(inner, DECLARE, "queue", queue).await?;
+            offsets::fix_start(inner, queue, queue, found.partitions, start).await
+        }
+        SubscriptionKind::Durable { topic, name } => {
+            declare_durable(inner, subscription, topic, name, start).await
+        }
+        SubscriptionKind::Ephemeral { .. } => Err(Error::new(
+            ErrorKind::Config,
+            DECLARE,
+            "an ephemeral subscription starts where its topic ends when its consumer is opened",
+        )
+        .with("subscription", subscription)
+        .help("declare a durable one, or read a window with `Kafka::reader`")),
     }
 }
 
@@ -62,6 +97,10 @@ async fn declare_destination(inner: &Inner, destination: &Destination) -> Result
     if destination.dead_letter_home().is_some() && found[1].is_none() {
         topics::create(inner, &home, inner.config.settings_of_home(&home, name)).await?;
     }
+    if destination.is_queue() {
+        let queue = Subscription::queue(name.clone());
+        tiers::declare(inner, &queue, name, found[0].as_ref()).await?;
+    }
     if found[0].is_none() {
         topics::create(inner, name, settings).await?;
         let created = find(inner, DECLARE, "name", name).await?;
@@ -76,6 +115,7 @@ async fn declare_durable(
     subscription: &Subscription,
     topic: &str,
     name: &str,
+    start: &At,
 ) -> Result<()> {
     const DECLARE: &str = "declare";
     let home = durable_home(DECLARE, subscription, topic, name)?;
@@ -93,7 +133,9 @@ async fn declare_durable(
         let settings = inner.config.settings_of_home(&home, topic);
         topics::create(inner, &home, settings).await?;
     }
-    offsets::fix_start(inner, subscription.name(), topic, topic_found.partitions).await
+    let partitions = topic_found.partitions;
+    tiers::declare(inner, subscription, topic, Some(&topic_found)).await?;
+    offsets::fix_start(inner, subscription.name(), topic, partitions, start).await
 }
 
 /// Checks what `declare` would create. Changes nothing.
@@ -107,10 +149,7 @@ pub(crate) async fn verify(inner: &Inner, what: &Declaration) -> Result<()> {
             }
             SubscriptionKind::Durable { topic, name } => {
                 let home = durable_home(VERIFY, subscription, topic, name)?;
-                let found = find(inner, VERIFY, "topic", topic).await?;
-                check_settings(inner, VERIFY, topic, &found).await?;
-                find(inner, VERIFY, "queue", &home).await?;
-                started(inner, VERIFY, subscription, topic).await
+                verify_durable(inner, subscription, topic, &home).await
             }
             SubscriptionKind::Ephemeral { topic } => {
                 find(inner, VERIFY, "topic", topic).await.map(drop)
@@ -129,15 +168,68 @@ async fn verify_destination(inner: &Inner, destination: &Destination) -> Result<
     } else {
         "topic"
     };
-    let missing = |what: &str| Err(topics::missing(VERIFY, part, what));
-    let Some(topic) = &found[0] else {
-        return missing(name);
-    };
-    check_kind(VERIFY, destination, &found[0], &found[1])?;
-    if destination.is_queue() {
-        inner.config.settings_of(name).check_queue(VERIFY, name)?;
+    let mut wrong = Vec::new();
+    match &found[0] {
+        Some(topic) => {
+            if destination.is_queue() {
+                inner.config.settings_of(name).check_queue(VERIFY, name)?;
+            }
+            let kind = check_kind(VERIFY, destination, &found[0], &found[1]);
+            wrong.extend(difference(kind)?);
+            wrong.extend(difference(
+                check_settings(inner, VERIFY, name, topic).await,
+            )?);
+        }
+        None => {
+            wrong.push(topics::missing(VERIFY, part, name));
+            if destination.dead_letter_home().is_some() && found[1].is_none() {
+                wrong.push(topics::missing(VERIFY, "queue", &home));
+            }
+        }
     }
-    check_settings(inner, VERIFY, name, topic).await
+    if destination.is_queue() {
+        let queue = Subscription::queue(name.clone());
+        wrong.extend(tiers::verify(inner, &queue).await?);
+    }
+    Error::differences(VERIFY, wrong)
+}
+
+async fn verify_durable(
+    inner: &Inner,
+    subscription: &Subscription,
+    topic: &str,
+    home: &str,
+) -> Result<()> {
+    const VERIFY: &str = "verify";
+    let found = describe(inner, VERIFY, &[topic, home]).await?;
+    let mut wrong = Vec::new();
+    match &found[0] {
+        Some(found) => {
+            wrong.extend(difference(
+                check_settings(inner, VERIFY, topic, found).await,
+            )?);
+            wrong.extend(difference(
+                started(inner, VERIFY, subscription, topic).await,
+            )?);
+        }
+        None => wrong.push(topics::missing(VERIFY, "topic", topic)),
+    }
+    if found[1].is_none() {
+        wrong.push(topics::missing(VERIFY, "queue", home));
+    }
+    wrong.extend(tiers::verify(inner, subscription).await?);
+    Error::differences(VERIFY, wrong)
+}
+
+/// What `verify` tells with others of its kind; any other error ends it.
+fn difference(checked: Result<()>) -> Result<Option<Error>> {
+    match checked {
+        Ok(()) => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Mismatch) => {
+            Ok(Some(error))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Fails if the durable subscription has no place in its topic.

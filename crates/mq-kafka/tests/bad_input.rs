@@ -526,7 +526,14 @@ async fn hostile_offset(servers: String) -> Check {
         .await?;
     let source = Subscription::queue(queue.name().clone());
     let opened = kafka.consumer(&source, ConsumePlan::new()).await;
-    let error = opened.expect_err("nothing is there to read");
+    // It is told as soon as it is known, at the latest to who asks for messages.
+    let error = match opened {
+        Err(error) => error,
+        Ok(mut consumer) => {
+            let asked = within(30, consumer.receive()).await?;
+            asked.expect_err("nothing is there to read")
+        }
+    };
     same(error.kind(), ErrorKind::Lost, "kind")?;
     same(error.is_retryable(), false, "retryable")?;
     same(error.context("partition"), Some("5"), "partition")?;

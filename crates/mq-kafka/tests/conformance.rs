@@ -1,4 +1,4 @@
-//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`.
+//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under both protocols of groups.
 
 #![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
 
@@ -7,7 +7,7 @@ mod support;
 use std::{process::ExitCode, time::Duration};
 
 use mq_kafka::{
-    Kafka,
+    GroupProtocol, Kafka,
     core::{Destination, Error, ErrorKind, Result},
 };
 use mq_testkit::{
@@ -16,7 +16,20 @@ use mq_testkit::{
 };
 use support::Bare;
 
-struct Servers(String);
+struct Servers {
+    address: String,
+    protocol: GroupProtocol,
+}
+
+fn classic(address: String) -> Servers {
+    let protocol = GroupProtocol::Classic;
+    Servers { address, protocol }
+}
+
+fn kip_848(address: String) -> Servers {
+    let protocol = GroupProtocol::Consumer;
+    Servers { address, protocol }
+}
 
 impl Fixture for Servers {
     type Broker = Kafka;
@@ -24,15 +37,17 @@ impl Fixture for Servers {
     async fn connect(&self) -> Result<Kafka> {
         // Few partitions: each case makes topics of its own, which stay on the broker.
         // A broker that is busy with many copies of the suite is slow, and that is no failure.
-        Kafka::builder(&self.0)
+        Kafka::builder(&self.address)
+            .group_protocol(self.protocol)
             .partitions(4)
+            .delays([Duration::from_secs(1)])
             .connect_timeout(SLOW)
             .connect()
             .await
     }
 
-    /// A member that joins waits for two heartbeats of the group, 5 s each unless the broker is told
-    /// otherwise, and the first of four waits for all of them.
+    /// Under KIP-848 a member that joins waits for two heartbeats of the group, 5 s each unless the
+    /// broker is told otherwise, and the first of four waits for all of them.
     fn patience(&self) -> Duration {
         Duration::from_secs(60)
     }
@@ -47,8 +62,9 @@ impl Fixture for Servers {
     }
 
     async fn connect_by_link(&self) -> Result<(Kafka, Box<dyn Link>)> {
-        let proxy = Proxy::start_kafka(&self.0).await.map_err(unmade)?;
+        let proxy = Proxy::start_kafka(&self.address).await.map_err(unmade)?;
         let client = Kafka::builder(proxy.servers())
+            .group_protocol(self.protocol)
             .partitions(4)
             .connect_timeout(DEADLINE / 2)
             .publish_timeout(DEADLINE)
@@ -59,7 +75,7 @@ impl Fixture for Servers {
     }
 
     async fn refusing_queue(&self, name: &str) -> Result<(Kafka, Destination)> {
-        let bare = Bare::connect(&self.0).await.map_err(unmade)?;
+        let bare = Bare::connect(&self.address).await.map_err(unmade)?;
         // A compacted topic refuses records without a key.
         bare.create(name, 1, &[("cleanup.policy", "compact")])
             .await
@@ -90,13 +106,14 @@ fn unmade(why: impl ToString) -> Error {
 }
 
 fn main() -> ExitCode {
-    Suite::new(
-        "conformance",
-        "mq-kafka",
-        broker_address("MQ_KAFKA_SERVERS"),
-    )
-    // Above the patience, so that a case can say what did not come.
-    .deadline(Duration::from_secs(120))
-    .conformance(Servers, include_str!("conformance.expected"))
-    .run()
+    let suite = |name, broker, fixture: fn(String) -> Servers| {
+        Suite::new(name, broker, broker_address("MQ_KAFKA_SERVERS"))
+            // Above the patience, so that a case can say what did not come.
+            .deadline(Duration::from_secs(120))
+            .conformance(fixture, include_str!("conformance.expected"))
+    };
+    mq_testkit::run([
+        suite("conformance", "mq-kafka", classic),
+        suite("conformance-kip-848", "mq-kafka over KIP-848", kip_848),
+    ])
 }

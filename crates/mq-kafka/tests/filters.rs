@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures::future::try_join_all;
+use futures::{FutureExt, future::try_join_all};
 use mq_kafka::{
     Kafka, KafkaConsumer,
     core::{
@@ -19,7 +19,7 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Failure, Suite, broker_address};
-use support::{Bare, quiet, same, take, text, unique, within};
+use support::{Bare, check, quiet, same, take, text, unique, within};
 
 fn main() -> ExitCode {
     let address = broker_address("MQ_KAFKA_SERVERS");
@@ -85,7 +85,10 @@ async fn takes_nothing(servers: String) -> Check {
     for (n, filter) in wanted.into_iter().enumerate() {
         let source = Subscription::durable(topic.name().clone(), format!("s{n}")).filter(filter);
         kafka.declare(&source).await?;
-        let consumer = kafka.consumer(&source, ConsumePlan::new()).await?;
+        let mut consumer = kafka.consumer(&source, ConsumePlan::new()).await?;
+        // Nothing is committed before somebody has asked for messages.
+        let none = consumer.receive().now_or_never();
+        check(none.is_none(), "there is nothing yet")?;
         consumers.push((source.name().clone(), consumer));
     }
     for n in 0..100_u32 {

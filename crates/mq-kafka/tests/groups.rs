@@ -17,9 +17,8 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Failure, Suite, broker_address};
-use support::{Bare, check, fill, open, queue, quiet, same, take, text, unique, within};
+use support::{Bare, Own, check, fill, open, queue, quiet, same, take, text, unique, within};
 use tokio::{
-    runtime::Runtime,
     sync::{Notify, oneshot},
     task::JoinHandle,
 };
@@ -321,35 +320,6 @@ impl Member {
     /// Ends it as a crash does: nothing of it runs any more.
     fn kill(mut self) {
         self.runtime.end();
-    }
-}
-
-/// A runtime of its own inside another one, where it must not end by its own drop.
-struct Own(Option<Runtime>);
-
-impl Own {
-    fn new() -> Check<Self> {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        Ok(Self(Some(builder.worker_threads(1).enable_all().build()?)))
-    }
-
-    fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.0.as_ref().expect("it has not ended").spawn(task)
-    }
-
-    fn end(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

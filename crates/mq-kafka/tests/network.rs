@@ -22,8 +22,8 @@ impl Proxied for Cluster {
     /// partitions; under the newer one the broker does, and there it is 45 s.
     async fn connect(&self, proxy: &Proxy) -> core::Result<Kafka> {
         Kafka::builder(proxy.servers())
-            .connect_timeout(Duration::from_secs(3))
-            .publish_timeout(Duration::from_secs(8))
+            .connect_timeout(Duration::from_secs(5))
+            .publish_timeout(Duration::from_secs(12))
             .unreachable_after(Duration::from_secs(8))
             .group_protocol(GroupProtocol::Classic)
             .session_timeout(Duration::from_secs(6))
@@ -39,7 +39,7 @@ impl Proxied for Cluster {
 
 fn main() -> ExitCode {
     Suite::new("network", "mq-kafka", broker_address("MQ_KAFKA_SERVERS"))
-        .deadline(Duration::from_secs(90))
+        .deadline(Duration::from_secs(120))
         .network(Cluster)
         .run()
 }

@@ -14,7 +14,8 @@ pub(crate) const QUEUES: Capabilities = Capabilities::none()
     .and(Can::Priority)
     .and(Can::RedeliveredFlag)
     .and(Can::SettleEach)
-    .and(Can::SingleActiveConsumer);
+    .and(Can::SingleActiveConsumer)
+    .and(Can::UncountedRelease);
 
 /// The shape of a log.
 pub(crate) const LOG: Capabilities = Capabilities::none()
@@ -23,7 +24,8 @@ pub(crate) const LOG: Capabilities = Capabilities::none()
     .and(Can::Defer)
     .and(Can::RepeatedHeaders)
     .and(Can::Positions)
-    .and(Can::Partitions);
+    .and(Can::Partitions)
+    .and(Can::UncountedRelease);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

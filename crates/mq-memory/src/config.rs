@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use mq_core::flow::{Flow, FlowSink};
+use mq_core::{
+    flow::{Flow, FlowSink},
+    trace::Propagator,
+};
 
 use crate::{Memory, capabilities::WORDS};
 
@@ -18,8 +21,9 @@ pub struct Builder {
     pub(crate) partitions: Option<u32>,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_messages: usize,
-    name: Arc<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) flow: Flow,
+    pub(crate) propagator: Option<Arc<dyn Propagator>>,
 }
 
 impl Builder {
@@ -30,6 +34,7 @@ impl Builder {
             max_messages: MESSAGES,
             name: NAME.into(),
             flow: Flow::default(),
+            propagator: None,
         }
     }
 
@@ -58,7 +63,7 @@ impl Builder {
         self
     }
 
-    /// Sets the name of the client, as its flow events tell it. Default `mq-memory`.
+    /// Sets the name of the client, as its flow events and spans tell it. Default `mq-memory`.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self.flow = self.flow.renamed(&self.name);
@@ -71,6 +76,12 @@ impl Builder {
     /// out.
     pub fn flow(mut self, sink: Arc<dyn FlowSink>) -> Self {
         self.flow = Flow::new(&self.name, &WORDS, sink);
+        self
+    }
+
+    /// Carries trace context through the headers of messages; see [`mq_core::trace`].
+    pub fn propagator(mut self, propagator: Arc<dyn Propagator>) -> Self {
+        self.propagator = Some(propagator);
         self
     }
 

@@ -6,9 +6,10 @@ use std::sync::{
 };
 
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Destination, Message, Receipt, Result,
-    Subscription,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Destination, Message, Receipt,
+    Result, Subscription,
     flow::{Flow, FlowKind},
+    trace::{PlainSpans, Propagator, Sending, Tracer},
 };
 use tokio::sync::Notify;
 
@@ -32,6 +33,9 @@ pub(crate) struct Shared {
     pub(crate) publisher_closed: AtomicBool,
     channels: Mutex<Vec<Weak<Channel>>>,
     pub(crate) flow: Flow,
+    pub(crate) tracer: Tracer,
+    name: Arc<str>,
+    propagator: Option<Arc<dyn Propagator>>,
 }
 
 /// The broker itself.
@@ -58,13 +62,23 @@ impl Memory {
     /// and a [`close`](Broker::close) of its own.
     #[must_use]
     pub fn client(&self) -> Self {
-        Self::of(Arc::clone(&self.0.hub), self.0.flow.clone())
+        self.further(Arc::clone(&self.0.name))
     }
 
-    /// A further [`client`](Self::client), which has this name in flow events.
+    /// A further [`client`](Self::client), which has this name in flow events and spans.
     #[must_use]
     pub fn client_named(&self, name: &str) -> Self {
-        Self::of(Arc::clone(&self.0.hub), self.0.flow.renamed(name))
+        self.further(name.into())
+    }
+
+    fn further(&self, name: Arc<str>) -> Self {
+        let flow = self.0.flow.renamed(&name);
+        Self::of(
+            Arc::clone(&self.0.hub),
+            flow,
+            name,
+            self.0.propagator.clone(),
+        )
     }
 
     pub(crate) fn with(settings: &Builder) -> Self {
@@ -73,16 +87,26 @@ impl Memory {
             max_message_bytes: settings.max_message_bytes,
             next_member: AtomicU64::new(1),
         };
-        Self::of(Arc::new(hub), settings.flow.clone())
+        let (flow, name) = (settings.flow.clone(), Arc::clone(&settings.name));
+        Self::of(Arc::new(hub), flow, name, settings.propagator.clone())
     }
 
-    fn of(hub: Arc<Hub>, flow: Flow) -> Self {
+    fn of(
+        hub: Arc<Hub>,
+        flow: Flow,
+        name: Arc<str>,
+        propagator: Option<Arc<dyn Propagator>>,
+    ) -> Self {
+        let spans = PlainSpans::new("mq-memory", Arc::clone(&name));
         Self(Arc::new(Shared {
             hub,
             closed: AtomicBool::new(false),
             publisher_closed: AtomicBool::new(false),
             channels: Mutex::default(),
             flow,
+            tracer: Tracer::new(spans, propagator.clone()),
+            name,
+            propagator,
         }))
     }
 }
@@ -117,6 +141,10 @@ impl Broker for Memory {
 
     fn flow(&self) -> Flow {
         self.0.flow.clone()
+    }
+
+    fn tracer(&self) -> Tracer {
+        self.0.tracer.clone()
     }
 
     fn publisher(&self) -> MemoryPublisher {
@@ -173,6 +201,11 @@ impl Broker for Memory {
         self.0.hub.topology.verify(&what.into())
     }
 
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        self.0.open("delete")?;
+        self.0.hub.topology.delete(&what.into())
+    }
+
     async fn close(&self) -> Result<()> {
         self.0.closed.store(true, Ordering::Relaxed);
         self.0.publisher_closed.store(true, Ordering::Relaxed);
@@ -219,8 +252,19 @@ impl Shared {
     }
 
     /// Stores one message that was checked.
-    pub(crate) fn store(&self, to: &Destination, message: Message) -> Result<Receipt> {
-        let Some(flow) = self.flow.publish(&message, to) else {
+    pub(crate) fn store(&self, to: &Destination, mut message: Message) -> Result<Receipt> {
+        let sending = self.tracer.send(to, &mut message);
+        self.store_in(to, message, sending)
+    }
+
+    /// Stores the copy of a delivered message.
+    pub(crate) fn store_copy(&self, to: &Destination, copy: Message) -> Result<Receipt> {
+        let sending = self.tracer.send_copy(to, &copy);
+        self.store_in(to, copy, sending)
+    }
+
+    fn store_in(&self, to: &Destination, message: Message, sending: Sending) -> Result<Receipt> {
+        let Some(flow) = self.flow.sending(&message, to, sending) else {
             return self.hub.topology.store(to, message);
         };
         flow.begin();
@@ -230,8 +274,9 @@ impl Shared {
     }
 
     /// Stores one message that was checked, and whose outcome nobody hears.
-    pub(crate) fn hand_over(&self, to: &Destination, message: Message) {
-        let flow = self.flow.publish(&message, to);
+    pub(crate) fn hand_over(&self, to: &Destination, mut message: Message) {
+        let sending = self.tracer.send(to, &mut message);
+        let flow = self.flow.sending(&message, to, sending);
         let _ = self.hub.topology.store(to, message);
         if let Some(flow) = flow {
             flow.handed_over();
@@ -242,11 +287,12 @@ impl Shared {
     pub(crate) fn store_batch(
         &self,
         to: &Destination,
-        messages: Vec<Message>,
+        mut messages: Vec<Message>,
     ) -> Vec<Result<Receipt>> {
         if let Err(error) = self.publishing("publish") {
             return messages.iter().map(|_| Err(error.clone())).collect();
         }
+        let sending = self.tracer.send_batch(to, &mut messages);
         let mut failed = Vec::new();
         let mut at = 0..;
         let checked = messages.into_iter().filter_map(|message| {
@@ -263,7 +309,7 @@ impl Shared {
             Vec::with_capacity(checked.size_hint().1.unwrap_or(0));
         if self.flow.is_on() {
             // One by one: no sink is called under the lock of a queue.
-            outcomes.extend(checked.map(|message| self.store(to, message)));
+            outcomes.extend(checked.map(|message| self.store_in(to, message, Sending::none())));
         } else {
             self.hub
                 .topology
@@ -271,6 +317,9 @@ impl Shared {
         }
         for (at, error) in failed {
             outcomes.insert(at, Err(error));
+        }
+        if sending.is_on() {
+            outcomes.iter().for_each(|outcome| sending.end(outcome));
         }
         outcomes
     }

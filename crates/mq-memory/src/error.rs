@@ -98,6 +98,28 @@ pub(crate) fn other_kind(operation: &'static str, name: &str) -> Error {
     .with("name", name)
 }
 
+/// Why something is not deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Consumers,
+    Messages,
+    Subscriptions,
+}
+
+pub(crate) fn in_use(what: impl std::fmt::Display, kept: Kept) -> Error {
+    let (text, help) = match kept {
+        Kept::Consumers => ("a consumer reads it", "close its consumers first"),
+        Kept::Messages => (
+            "it holds messages",
+            "consume them, or say `with_messages` to lose them",
+        ),
+        Kept::Subscriptions => ("it has subscriptions", "delete them first"),
+    };
+    Error::new(ErrorKind::InUse, "delete", text)
+        .with("what", what)
+        .help(help)
+}
+
 pub(crate) fn no_dead_letters(source: &str) -> Error {
     Error::new(
         ErrorKind::Unsupported,

@@ -71,6 +71,8 @@ impl Channel {
             ));
         });
         drop(state);
+        let handed = into[before..].iter().map(Delivery::received);
+        self.shared.tracer.received(&self.subscription, handed);
         if self.shared.flow.is_on() {
             for delivery in &into[before..] {
                 self.tell(FlowKind::Delivered, delivery.received());
@@ -122,7 +124,7 @@ impl Channel {
     /// Copy, confirm, settle: to the dead-letter home.
     fn reject(&self, held: Held, rejection: &Rejection, received: &Received, home: &Destination) {
         let copy = dead_letter_copy(received, rejection);
-        match self.shared.store(home, copy) {
+        match self.shared.store_copy(home, copy) {
             Ok(_) => {
                 let flow = &self.shared.flow;
                 flow.dead_lettered(&self.subscription, received, None, home);

@@ -1,9 +1,9 @@
-//! Which names there are: declared, verified, opened and published to.
+//! Which names there are: declared, verified, deleted, opened and published to.
 
 use std::sync::Arc;
 
 use mq_core::{
-    ConsumePlan, Declaration, Destination, Error, ErrorKind, Message, Receipt, Result,
+    ConsumePlan, Declaration, Deletion, Destination, Error, ErrorKind, Message, Receipt, Result,
     Subscription, SubscriptionKind,
 };
 use tokio::sync::Notify;
@@ -65,6 +65,20 @@ impl Topology {
             Part::Durable(topic, subscription) => match self {
                 Self::Queues(queues) => queues.verify_durable(topic, subscription),
                 Self::Logs(logs) => logs.verify_durable(topic, subscription),
+            },
+        }
+    }
+
+    pub(crate) fn delete(&self, what: &Deletion) -> Result<()> {
+        let with_messages = what.takes_messages();
+        match part("delete", what.what())? {
+            Part::Destination(destination) => match self {
+                Self::Queues(queues) => queues.delete_destination(&destination, with_messages),
+                Self::Logs(logs) => logs.delete_destination(&destination, with_messages),
+            },
+            Part::Durable(topic, subscription) => match self {
+                Self::Queues(queues) => queues.delete_durable(topic, subscription, with_messages),
+                Self::Logs(logs) => logs.delete_durable(topic, subscription, with_messages),
             },
         }
     }

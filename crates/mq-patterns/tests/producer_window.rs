@@ -15,8 +15,8 @@ use std::{
 };
 
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Destination, Error, ErrorKind, Message,
-    Publisher, Receipt, Result, Stored, Subscription,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Destination, Error, ErrorKind,
+    Message, Publisher, Receipt, Result, Stored, Subscription,
 };
 use mq_memory::{Memory, MemoryConsumer, MemoryUnconfirmed};
 use mq_patterns::producer_consumer::Producer;
@@ -102,6 +102,10 @@ impl Broker for HeldBroker {
     }
 
     async fn verify(&self, _: impl Into<Declaration> + Send) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete(&self, _: impl Into<Deletion> + Send) -> Result<()> {
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mq_core::{
@@ -73,6 +73,14 @@ fn suite(broker: &'static str, address: Address) -> Suite {
             "supervise: a handler that panics is a failed attempt, and its worker is not started again",
             supervised::panicking_handler,
         );
+    // Kafka has no delays yet.
+    let suite = match broker {
+        "mq-kafka" => suite,
+        _ => suite.case(
+            "retry: a round begins after its delay, and the ceiling counts the attempts of all rounds",
+            delayed,
+        ),
+    };
     // There is no connection to kill in process, and no consumer of Kafka is lost for good.
     let suite = match broker {
         "mq-memory" => return suite,
@@ -93,9 +101,23 @@ fn suite(broker: &'static str, address: Address) -> Suite {
 async fn connect(address: &str) -> mq_core::Result<AnyBroker> {
     Ok(match address {
         "" => AnyBroker::new(Memory::new()),
-        url if url.starts_with("amqp") => AnyBroker::new(mq_amqp::Amqp::connect(url).await?),
+        url if url.starts_with("amqp") => {
+            let broker = mq_amqp::Amqp::connect(url).await?;
+            broker.delays().declare().await?;
+            AnyBroker::new(broker)
+        }
         servers => AnyBroker::new(Kafka::builder(servers).partitions(2).connect().await?),
     })
+}
+
+/// A connection that does not come back by itself, where there is a choice.
+async fn connect_once(address: &str) -> mq_core::Result<AnyBroker> {
+    if !address.starts_with("amqp") {
+        return connect(address).await;
+    }
+    let builder = mq_amqp::Amqp::builder().url(address)?;
+    let once = builder.recovery(mq_amqp::Recovery::within(Duration::ZERO));
+    Ok(AnyBroker::new(once.connect().await?))
 }
 
 /// A queue of its own on the broker under test.
@@ -205,7 +227,7 @@ async fn exhausted(address: String) -> Check {
         .run(move |received: Received| {
             let sent = tx.try_send(received.attempt());
             async move {
-                sent.map_err(|error| error.to_string())?;
+                sent.map_err(|_| "nobody counts any more")?;
                 Err::<(), _>(format!("no answer to attempt {}", received.attempt()))
             }
         });
@@ -216,6 +238,34 @@ async fn exhausted(address: String) -> Check {
     assert_eq!(letter.error(), "no answer to attempt 3");
     assert_eq!(letter.origin(), &**stage.queue.name());
     assert!(letter.first_failure() <= letter.last_failure());
+    assert!(stage.rest(0).await?.is_empty());
+    Ok(())
+}
+
+async fn delayed(address: String) -> Check {
+    let stage = Stage::new(address).await?;
+    stage.publish(Message::new("tea")).await?;
+    let (tx, rx) = mpsc::channel(8);
+    let delays = [1, 2].map(Duration::from_secs);
+    let run = stage
+        .worker()
+        .layer(Retry::new(Policy::fast(2).then_delayed(delays)))
+        .run(move |received: Received| {
+            let sent = tx.try_send((received.attempt(), Instant::now()));
+            async move {
+                sent.map_err(|_| "nobody counts any more")?;
+                Err::<(), _>("no answer")
+            }
+        });
+    let calls = until(run, rx, 6).await?;
+    let attempts: Vec<u32> = calls.iter().map(|(attempt, _)| *attempt).collect();
+    assert_eq!(attempts, [1, 2, 3, 4, 5, 6]);
+    for (round, delay) in calls.chunks(2).collect::<Vec<_>>().windows(2).zip(delays) {
+        let waited = round[1][0].1 - round[0][1].1;
+        assert!(waited >= delay, "the next round began after {waited:?}");
+    }
+    let letter = &stage.dead_letters(1).await?[&b"tea"[..]];
+    assert_eq!((letter.reason(), letter.attempts()), (Reason::Exhausted, 6));
     assert!(stage.rest(0).await?.is_empty());
     Ok(())
 }

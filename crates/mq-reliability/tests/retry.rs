@@ -12,9 +12,9 @@ use std::{
 };
 
 use mq_core::{
-    BoxError, Broker, Classify, ConsumePlan, Consumer, Decision, Destination, Error, ErrorKind,
-    Failure, FailureClass, IntoOutcome, Json, Message, Outcome, Publisher, Reason, Received,
-    Rejection, Subscription, Worker, layer::PlanLayer,
+    Attempt, BoxError, Broker, Capabilities, Classify, ConsumePlan, Consumer, Decision,
+    Destination, Error, ErrorKind, Failure, FailureClass, IntoOutcome, Json, Message, Outcome,
+    Publisher, Reason, Received, Rejection, Subscription, Worker, layer::PlanLayer,
 };
 use mq_memory::Memory;
 use mq_reliability::{
@@ -28,7 +28,8 @@ use tokio::{
 };
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn, timeout::TimeoutLayer};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+/// On a paused clock it has to be longer than all delays.
+const DEADLINE: Duration = Duration::from_hours(1);
 const MS: Duration = Duration::from_millis(1);
 
 fn received() -> Received {
@@ -188,6 +189,89 @@ async fn a_timeout_inside_limits_each_attempt_and_one_outside_all_of_them() {
     assert_eq!(start.elapsed(), 100 * MS);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_of_a_later_round_goes_on_where_its_attempts_are() {
+    let delays = [Duration::from_secs(10), Duration::from_mins(10)];
+    let policy = Policy::fast(3).then_delayed(delays);
+    for (first, calls_made, then) in [(1, 3, 0), (3, 1, 0), (4, 3, 1), (5, 2, 1)] {
+        let (outcome, calls) = run(&policy, received().with_attempt(first), fails).await;
+        assert_eq!(calls.len(), calls_made, "from attempt {first}");
+        match outcome.decision() {
+            Decision::Defer(delay) => assert_eq!(*delay, delays[then]),
+            other => panic!("decided: {other:?}"),
+        }
+    }
+    let (outcome, calls) = run(&policy, received().with_attempt(8), fails).await;
+    assert_eq!(
+        (calls.len(), rejection(outcome).reason()),
+        (2, Reason::Exhausted)
+    );
+}
+
+#[test]
+fn its_delays_ask_the_broker_for_defer() {
+    let mut plan = ConsumePlan::new();
+    Retry::new(Policy::fast(3).then_delayed([MS])).plan(&mut plan);
+    assert_eq!((plan.max_attempts, plan.delays.as_slice()), (6, &[MS][..]));
+    let queue = Subscription::queue("orders");
+    let error = plan
+        .check(&queue, Capabilities::none())
+        .expect_err("no defer");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.context("capability"), Some("defer"));
+}
+
+#[tokio::test]
+async fn with_order_by_key_its_delays_are_refused_before_a_message_is_taken() {
+    let broker = Memory::new();
+    broker
+        .declare(Destination::queue("orders"))
+        .await
+        .expect("declared");
+    let run = Worker::new(&broker, Subscription::queue("orders"))
+        .layer(Retry::new(Policy::fast(3).then_delayed([MS])))
+        .ordered_by_key()
+        .run(|| async {});
+    let error = timeout(DEADLINE, run.into_future())
+        .await
+        .expect("an end in time")
+        .expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("order by key"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_worker_each_round_comes_after_its_delay_and_the_last_ends_in_a_dead_letter() {
+    let delays = [Duration::from_secs(10), Duration::from_mins(10)];
+    let policy = Policy::fast(2).then_delayed(delays);
+    let calls = Calls::default();
+    let seen = Arc::clone(&calls);
+    let letter = dead_letter_by(
+        policy,
+        Message::json(&7).expect("JSON").build(),
+        move |_, attempt| {
+            seen.lock().unwrap().push((attempt, Instant::now()));
+            async { Err::<(), _>("no tea") }
+        },
+    )
+    .await;
+    assert_eq!((letter.reason(), letter.attempts()), (Reason::Exhausted, 6));
+    let calls = calls.lock().unwrap().clone();
+    assert_eq!(
+        calls
+            .iter()
+            .map(|(attempt, _)| *attempt)
+            .collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6]
+    );
+    let begun = calls[0].1;
+    let rounds: Vec<u64> = calls
+        .iter()
+        .map(|(_, at)| (*at - begun).as_secs())
+        .collect();
+    assert_eq!(rounds, [0, 0, 10, 10, 610, 610]);
+}
+
 #[test]
 fn its_ceiling_is_the_ceiling_of_the_worker() {
     let mut plan = ConsumePlan::new();
@@ -204,6 +288,19 @@ where
     R: IntoOutcome,
     F: Future<Output = R> + Send + 'static,
 {
+    let policy = Policy::fast(3).backoff(10 * MS, 100 * MS);
+    dead_letter_by(policy, message, move |json, _| handler(json)).await
+}
+
+async fn dead_letter_by<R, F>(
+    policy: Policy,
+    message: Message,
+    handler: impl Fn(Json<u32>, u32) -> F + Clone + Send + Sync + 'static,
+) -> DeadLetter
+where
+    R: IntoOutcome,
+    F: Future<Output = R> + Send + 'static,
+{
     let broker = Memory::new();
     let orders = Destination::queue("orders");
     broker.declare(&orders).await.expect("declared");
@@ -215,8 +312,8 @@ where
     let stop = Arc::new(Notify::new());
     let stopped = Arc::clone(&stop);
     let worker = Worker::new(&broker, Subscription::queue("orders"))
-        .layer(Retry::new(Policy::fast(3).backoff(10 * MS, 100 * MS)))
-        .run(handler)
+        .layer(Retry::new(policy))
+        .run(move |Attempt(attempt): Attempt, json: Json<u32>| handler(json, attempt))
         .with_graceful_shutdown(async move { stopped.notified().await });
     let worker = tokio::spawn(worker.into_future());
     let dead = Subscription::queue("orders.dead");

@@ -155,15 +155,19 @@ fn a_child_that_blocks_its_thread_is_never_started_a_second_time_beside_itself()
         let stage = Stage::default();
         let (blocks, mut blocked) = mpsc::channel(1);
         let starts = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&starts);
+        let (count, beside) = (Arc::clone(&starts), stage.clone());
         let supervisor = Supervisor::one_for_all("s")
             .backoff(Duration::from_millis(1), Duration::from_millis(1))
             .child(stage.child("a"))
             .child(
                 Child::new("b", move |_| {
                     count.fetch_add(1, Ordering::Relaxed);
-                    let blocks = blocks.clone();
+                    let (blocks, beside) = (blocks.clone(), beside.clone());
                     async move {
+                        // What waits for its first turn on this thread would never get it.
+                        while !beside.alive().iter().any(|name| name == "a") {
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
                         blocks.send(()).await.expect("somebody listens");
                         std::thread::sleep(30 * SECOND);
                     }

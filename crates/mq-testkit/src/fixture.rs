@@ -31,6 +31,27 @@ pub trait Fixture: Send + Sync + 'static {
         Duration::from_millis(500)
     }
 
+    /// A client, and a queue of this name of which a single active consumer can be asked. Asked again
+    /// it gives another client of the same queue. Default: a queue that is declared as any other;
+    /// where that takes a setting of the queue, it is made with it here.
+    ///
+    /// # Errors
+    /// What keeps it from being made.
+    ///
+    /// # Cancel safety
+    /// Dropped, the queue may be there.
+    fn single_active_queue(
+        &self,
+        name: &str,
+    ) -> impl Future<Output = Result<(Self::Broker, Destination)>> + Send {
+        async move {
+            let client = self.connect().await?;
+            let queue = Destination::queue(name);
+            client.declare(&queue).await?;
+            Ok((client, queue))
+        }
+    }
+
     /// Which faults this fixture can make. Default none: the cases that need one are then counted
     /// as *not declared*.
     fn hooks(&self) -> &'static [Hook] {

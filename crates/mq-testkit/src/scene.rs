@@ -112,6 +112,18 @@ impl<F: Fixture> Scene<F> {
         })
     }
 
+    /// A client, and the case's queue, of which it can ask for a single active consumer.
+    #[track_caller]
+    pub(crate) fn single_active_queue(
+        &self,
+    ) -> impl Future<Output = Check<(F::Broker, Destination)>> + Send {
+        located(async move {
+            let name = self.name("single");
+            let made = self.fixture.single_active_queue(&name).await;
+            made.map_err(|e| Failure::from(e).while_doing("make a queue for a single consumer"))
+        })
+    }
+
     /// A client, and a queue that takes no message any more.
     #[track_caller]
     pub(crate) fn refusing_queue(

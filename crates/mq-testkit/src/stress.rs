@@ -41,6 +41,13 @@ impl<F: Fixture> Fixture for Patient<F> {
         self.fixture.quiet()
     }
 
+    fn single_active_queue(
+        &self,
+        name: &str,
+    ) -> impl Future<Output = Result<(F::Broker, Destination)>> + Send {
+        self.fixture.single_active_queue(name)
+    }
+
     fn hooks(&self) -> &'static [Hook] {
         self.fixture.hooks()
     }

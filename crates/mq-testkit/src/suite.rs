@@ -37,6 +37,8 @@ pub struct Suite {
     pub(crate) planned: Vec<Planned>,
     /// Makes the conformance cases, as many times as they are to run.
     conformance: Option<Conformance>,
+    /// How many cases may run at a time.
+    threads: usize,
 }
 
 /// Makes the conformance cases, which may take a factor longer, and what they will have shown.
@@ -57,6 +59,7 @@ impl Suite {
             version,
             planned,
             conformance: None,
+            threads: THREADS,
         }
     }
 
@@ -74,7 +77,7 @@ impl Suite {
     {
         let body = move |address, deadline| trial::end_of(deadline, body(address));
         self.planned.push(Planned {
-            name,
+            name: name.into(),
             group: "",
             needs: String::new(),
             shows: None,
@@ -117,6 +120,8 @@ impl Suite {
         fixture: impl Fn(String) -> F + Send + Sync + 'static,
     ) -> Self {
         self.planned.extend(crate::network::planned(fixture));
+        // They wait for time-outs most of the time.
+        self.threads = NETWORK_THREADS;
         self
     }
 
@@ -155,7 +160,10 @@ pub fn run(suites: impl IntoIterator<Item = Suite>) -> ExitCode {
     };
     // Most cases wait for a broker most of the time. Of each copy fewer run at once, so that it is
     // the broker that is under stress and not the machine.
-    let threads = copies.map_or(THREADS, |copies| OF_A_COPY * copies);
+    let suites: Vec<Suite> = suites.into_iter().collect();
+    let most = suites.iter().map(|suite| suite.threads).max();
+    let most = most.unwrap_or(THREADS);
+    let threads = copies.map_or(most, |copies| OF_A_COPY * copies);
     arguments.test_threads.get_or_insert(threads);
     let not_declared = Arc::new(AtomicUsize::new(0));
     let mut trials = Vec::new();
@@ -175,6 +183,7 @@ pub fn run(suites: impl IntoIterator<Item = Suite>) -> ExitCode {
                     version: Arc::clone(&suite.version),
                     planned,
                     conformance: None,
+                    threads: suite.threads,
                 };
                 trial::trials(copy, copies.map(|_| number), &not_declared)
             };
@@ -229,6 +238,8 @@ fn say(line: &str) {
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const THREADS: usize = 6;
+#[cfg(feature = "proxy")]
+const NETWORK_THREADS: usize = 12;
 const OF_A_COPY: usize = 2;
 /// The suite's name in the records of copies.
 const STRESS: &str = "stress";

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    borrow::Cow,
     env,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,7 +19,7 @@ use crate::{Address, Check, Suite, coverage::Coverage, record::Record};
 
 /// A case that waits for its address.
 pub(crate) struct Planned {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// What it is about; empty outside the conformance suite.
     pub(crate) group: &'static str,
     /// The capabilities it needs, as shown; empty for none.
@@ -60,7 +61,8 @@ pub(crate) fn trials(
     let trial = |case: Planned| {
         let (address, version) = (address.clone(), Arc::clone(&version));
         let not_declared = Arc::clone(not_declared);
-        let (name, group) = (case.name, case.group);
+        let (name, group) = (case.name.clone(), case.group);
+        let told = name.clone();
         let body = move || {
             let start = Instant::now();
             let (needs, shows) = (case.needs.clone(), case.shows.clone());
@@ -82,7 +84,7 @@ pub(crate) fn trials(
                 broker,
                 version: version.get().map_or("", String::as_str),
                 group,
-                case: name,
+                case: &told,
                 capability: &needs,
                 result,
                 seconds: start.elapsed().as_secs_f64(),
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn a_missing_broker_is_ignored_and_a_required_one_fails() {
         let case = || Planned {
-            name: "x",
+            name: "x".into(),
             group: "",
             needs: String::new(),
             shows: None,

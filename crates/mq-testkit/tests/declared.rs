@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{Broker, Capabilities, Capability, ConsumePlan, Declaration, Result, Subscription};
+use mq_core::{
+    Broker, Capabilities, Capability, ConsumePlan, Declaration, Deletion, Result, Subscription,
+};
 use mq_memory::Memory;
 use mq_testkit::{Address, Fixture, Suite};
 
@@ -46,6 +48,10 @@ impl Broker for Boaster {
 
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         self.0.verify(what).await
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        self.0.delete(what).await
     }
 
     async fn close(&self) -> Result<()> {

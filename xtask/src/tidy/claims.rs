@@ -104,6 +104,15 @@ fn has(source: &str, case: &str) -> bool {
     if named.iter().any(|name| source.contains(name)) {
         return true;
     }
+    // The cases of the network matrix are made of three lists of words.
+    if let Some((side, rest)) = case.split_once(": ")
+        && let Some((toxic, moment)) = rest.split_once(", ")
+        && [side, toxic, moment]
+            .iter()
+            .all(|word| source.contains(&format!(", {})", literal(word))))
+    {
+        return true;
+    }
     case.split_once(": ").is_some_and(|(pattern, sentence)| {
         let (pattern, sentence) = (format!("{pattern}::"), literal(sentence));
         let mut lines = source.lines().map(str::trim_start);
@@ -131,11 +140,25 @@ mod tests {
 
     #[test]
     fn a_case_is_a_function_a_string_or_a_sentence_of_its_pattern() {
-        let source = "async fn one<F: Fixture>(\nfn two() {\n  .case(\"three, x\", f)\n  fan_out::f, \"four\";\n";
-        for case in ["one", "two", "three, x", "fan_out: four"] {
+        let source = "async fn one<F: Fixture>(\nfn two() {\n  .case(\"three, x\", f)\n  fan_out::f, \"four\";\n\
+                      (S, \"side\"),\n(T, \"a toxic\"),\n(M, \"moment\"),\n";
+        for case in [
+            "one",
+            "two",
+            "three, x",
+            "fan_out: four",
+            "side: a toxic, moment",
+        ] {
             assert!(has(source, case), "{case}");
         }
-        for case in ["on", "wo", "three", "routing: four", "fan_out: fou"] {
+        for case in [
+            "on",
+            "wo",
+            "three",
+            "routing: four",
+            "fan_out: fou",
+            "side: a toxic, other",
+        ] {
             assert!(!has(source, case), "{case}");
         }
     }

@@ -5,7 +5,10 @@ use std::path::Path;
 use crate::Result;
 
 /// The guides whose blocks are marked with the file that they come from.
-const GUIDES: [&str; 1] = ["docs/guides/writing-a-broker.md"];
+const GUIDES: [&str; 2] = [
+    "docs/guides/writing-a-broker.md",
+    "docs/guides/observability.md",
+];
 const FROM: &str = "<!-- from ";
 
 pub(super) fn check(root: &Path) -> Result<Vec<String>> {

@@ -6,27 +6,49 @@ fn parsed(url: &str) -> Settings {
     AmqpBuilder::new().url(url).expect("a URL").0
 }
 
+fn first(settings: &Settings) -> AMQPUri {
+    settings.uri(&settings.addresses()[0])
+}
+
+#[test]
+fn other_hosts_have_the_port_of_the_first_unless_they_name_one() {
+    let builder = AmqpBuilder::new().url("amqp://a:7").expect("a URL");
+    let builder = builder.another_host("b").another_host("c:8");
+    let builder = builder.another_host("::1").another_host("[::2]:9");
+    let told = builder
+        .0
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    assert_eq!(told, ["a:7", "b:7", "c:8", "::1:7", "::2:9"]);
+}
+
 #[test]
 fn takes_every_part_from_a_url() {
     let settings =
         parsed("amqps://al%69ce:p%40ss@[::1]:1234/a%2fb?heartbeat=30&connection_timeout=500");
-    let uri = settings.uri();
+    let uri = first(&settings);
     assert_eq!(
         (uri.scheme, uri.authority.host.as_str()),
         (AMQPScheme::AMQPS, "::1")
     );
     assert_eq!((uri.authority.port, uri.vhost.as_str()), (1234, "a/b"));
     assert_eq!(uri.authority.userinfo.username, "alice");
-    assert_eq!(uri.authority.userinfo.password, "p@ss");
+    assert_eq!(settings.login(), ("alice", "p@ss"));
+    assert_eq!(uri.authority.userinfo.password, PLACEHOLDER);
     assert_eq!(uri.query.heartbeat, Some(30));
     assert_eq!(settings.connect_timeout, Duration::from_millis(500));
-    let uri = parsed("amqp://127.0.0.1").uri();
+    let uri = first(&parsed("amqp://127.0.0.1"));
     assert_eq!(
         (uri.authority.host.as_str(), uri.authority.port),
         ("127.0.0.1", 5672)
     );
     assert_eq!(
-        (uri.vhost.as_str(), parsed("amqps://h").uri().authority.port),
+        (
+            uri.vhost.as_str(),
+            first(&parsed("amqps://h")).authority.port
+        ),
         ("/", 5671)
     );
 }

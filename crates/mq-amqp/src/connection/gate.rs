@@ -14,16 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
+use async_rs::{Tokio, traits::Reactor};
 use futures::{AsyncRead, AsyncWrite, Stream};
 
 /// Counts the messages that wait, and stops the reading when they are too many. A clone is the same
 /// gate.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<Mutex<State>>);
-
-/// What the client library connects by, with its socket behind a gate.
-pub(crate) type Gated = RuntimeParts<Tokio, GatedReactor>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct GatedReactor {
@@ -73,13 +70,12 @@ impl Gate {
         })))
     }
 
-    pub(crate) fn runtime(&self) -> Runtime<Gated> {
-        let tokio = Tokio::current();
-        let reactor = GatedReactor {
-            tokio: tokio.clone(),
+    /// What the client library's sockets are made by, so that they are behind this gate.
+    pub(crate) fn reactor(&self) -> GatedReactor {
+        GatedReactor {
+            tokio: Tokio::current(),
             gate: self.clone(),
-        };
-        Runtime::new(RuntimeParts::new(tokio, reactor))
+        }
     }
 
     /// Lets no more than one chunk through until [`count`](Self::count).

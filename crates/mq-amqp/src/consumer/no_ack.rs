@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     future::ready,
+    iter,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,16 +20,21 @@ use lapin::{
 use mq_core::{
     ConsumePlan, DeadLetters, Error, ErrorKind, Received, Result, Subscription,
     flow::{Flow, FlowKind},
+    trace::Tracer,
 };
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{lost, named, subscribed};
+use super::{
+    lost,
+    opener::{named, subscribed},
+};
 use crate::{
     capabilities::CAPABILITIES,
     config::Settings,
-    connection::{CHUNK, Gate, Link},
+    connection::{AmqpRole, CHUNK, Gate, Link},
     headers::received,
+    metrics::Counters,
 };
 
 /// A consumer whose messages are done for the broker as soon as it sent them (`no-ack`, AMQP 0-9-1,
@@ -55,6 +61,8 @@ pub struct AmqpNoAckConsumer {
     link: Arc<Link>,
     source: Subscription,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
     queue: ShortString,
     over: bool,
     /// Where the client tells the end once a closing has begun: its delegate is asked no more then.
@@ -95,7 +103,9 @@ impl AmqpNoAckConsumer {
             return Err(name(Error::new(ErrorKind::Config, OPERATION, text)));
         }
         let gate = Gate::new(buffer);
-        let link = Arc::new(Link::gated(settings, "consume without ack", &gate).await?);
+        let role = AmqpRole::ConsumeWithoutAck;
+        let link = Link::any(settings, role, &Arc::default(), Some(&gate)).await?;
+        let link = Arc::new(link);
         let channel = link.channel(OPERATION).await?;
         let queue = subscribed(&link, &channel, subscription).await?;
         // The answer comes within the first chunk, and whatever follows waits for the inbox.
@@ -123,6 +133,8 @@ impl AmqpNoAckConsumer {
             link,
             source: subscription.clone(),
             flow,
+            tracer: settings.tracer.clone(),
+            counters: Arc::clone(&settings.counters),
             queue,
             over: false,
             stream,
@@ -151,12 +163,16 @@ impl AmqpNoAckConsumer {
                 let received = received(&mut delivery, Arc::clone(self.source.name()));
                 let (flow, source) = (&self.flow, &self.source);
                 flow.delivery(FlowKind::Delivered, source, &received, number);
+                let redelivered = received.redelivered() == Some(true);
+                self.counters.received(redelivered);
+                self.tracer.received(source, iter::once(&received));
                 return Ok(Some(received));
             }
             let ended = self.inbox.lock().ended.take();
             if let Some(why) = ended {
                 self.over = true;
-                return Err(lost(&self.link, self.source.name(), why));
+                let error = lost(&self.link, self.source.name(), why);
+                return Err(error.help("open it again: it does not come back by itself"));
             }
             tokio::select! {
                 () = changed => {}

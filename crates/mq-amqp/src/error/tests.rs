@@ -88,10 +88,11 @@ fn every_client_error_has_its_kind_and_advice() {
     use ErrorKind as Kind;
     use RetryAdvice::{Later, Never};
     let io = || Client::from_io(io::ErrorKind::ConnectionRefused);
-    let tls = Client::from_io(io::ErrorKind::InvalidData);
+    let cut = || Client::from_io(io::ErrorKind::ConnectionReset);
     let cases = [
         (CONNECT, io(), Kind::Connect, Later),
-        (CONNECT, tls, Kind::Connect, Never),
+        (CONNECT, cut(), Kind::Connect, Later),
+        ("publish", cut(), Kind::Disconnected, Later),
         ("publish", io(), Kind::Disconnected, Later),
         (
             "publish",

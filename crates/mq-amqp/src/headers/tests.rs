@@ -199,7 +199,9 @@ fn hostile_numbers_do_not_overflow() {
 fn a_retry_copy_carries_its_attempt_and_routing_key() {
     let topic = Destination::topic("events").routing_key("eu.paid");
     let first = round_trip(&topic, &Message::new("x").build());
-    let copy = retry_copy(&first, &Destination::queue("q"), LIMITS).expect("a copy");
+    let copy = retry_copy(&first, &Destination::queue("q"))
+        .outbound(LIMITS)
+        .expect("a copy");
     let second = received(&mut delivery(copy), "events".into());
     assert_eq!(
         (second.attempt(), second.routing_key()),
@@ -218,4 +220,47 @@ fn no_header_stands_in_for_the_routing_key_of_a_topic() {
     delivery.properties = delivery.properties.clone().with_headers(table);
     let received = received(&mut delivery, "events".into());
     assert_eq!(received.routing_key(), Some("eu.paid"));
+}
+
+fn waiting(message: &Message) -> Result<Outbound> {
+    let later = Later::after("test", "orders", Duration::from_secs(5))?;
+    Outbound::later(&Destination::queue("orders"), message, later, LIMITS)
+}
+
+#[test]
+fn a_message_that_waits_has_no_expiry_and_no_priority_for_the_broker_and_takes_nothing_along_from_its_way()
+ {
+    let message = Message::new("x").header("mine", "yes");
+    let message = message
+        .expires_in(Duration::from_secs(60))
+        .priority(3)
+        .build();
+    let mut delivery = delivery(waiting(&message).expect("a legal message"));
+    assert_eq!(*delivery.properties.expiration(), None);
+    assert_eq!(*delivery.properties.priority(), None);
+    let mut table = delivery.properties.headers().clone().expect("headers");
+    for name in ["x-first-death-queue", "x-last-death-reason"] {
+        table.insert(name.into(), text("mq.delay.2"));
+    }
+    table.insert(
+        "x-death".into(),
+        AMQPValue::FieldArray(FieldArray::default()),
+    );
+    delivery.properties = std::mem::take(&mut delivery.properties).with_headers(table);
+    let received = received(&mut delivery, "orders".into());
+    assert_eq!(received.expires_in(), message.expires_in());
+    assert_eq!(received.priority(), Some(3));
+    assert_eq!(received.routing_key(), None);
+    let mut names: Vec<&str> = received.headers().iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["mine", headers::DUE]);
+}
+
+#[test]
+fn a_message_that_waits_leaves_room_for_what_the_broker_writes_into_its_headers() {
+    let message = Message::new("x").header("large", "x".repeat(LIMITS.headers - 4096));
+    let message = message.build();
+    assert!(Outbound::new(&Destination::queue("orders"), &message, LIMITS).is_ok());
+    let error = waiting(&message).expect_err("no room");
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
 }

@@ -3,10 +3,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::{Channel, options::BasicPublishOptions};
-use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow};
+use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow, trace::Tracer};
 use tokio::sync::Mutex;
 
-use crate::{config::Settings, connection::Link, error::within, headers::Outbound};
+use crate::{
+    config::Settings, connection::Uplink, error::within, headers::Outbound, metrics::Counters,
+};
 
 /// Publishes at most once, and does not hear what became of it.
 ///
@@ -18,23 +20,27 @@ pub struct AmqpUnconfirmed {
 }
 
 struct Shared {
-    link: Arc<Link>,
+    uplink: Arc<Uplink>,
     channel: Mutex<Option<Channel>>,
     limit: Duration,
     max_message_size: usize,
     flow: Flow,
+    tracer: Tracer,
+    counters: Arc<Counters>,
 }
 
 impl AmqpUnconfirmed {
-    pub(crate) fn new(settings: &Settings, link: Arc<Link>) -> Self {
+    pub(crate) fn new(settings: &Settings, uplink: Arc<Uplink>) -> Self {
         let limit = settings.publish_timeout;
         Self {
             shared: Arc::new(Shared {
-                link,
+                uplink,
                 channel: Mutex::default(),
                 limit,
                 max_message_size: settings.max_message_size,
                 flow: settings.flow.clone(),
+                tracer: settings.tracer.clone(),
+                counters: Arc::clone(&settings.counters),
             }),
         }
     }
@@ -45,19 +51,20 @@ impl AmqpUnconfirmed {
         if let Some(channel) = kept.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
-        let channel = self.shared.link.channel("hand over").await?;
+        let shared = &self.shared;
+        let link = shared.uplink.link_within("hand over", shared.limit).await?;
+        let channel = link.channel("hand over").await?;
         Ok(kept.insert(channel).clone())
     }
-}
 
-impl Unconfirmed for AmqpUnconfirmed {
-    /// It returns once the message is written to the socket, so a slow or blocked broker slows the
-    /// caller down instead of filling its memory.
-    async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
-        let message = message.into();
-        let limits = self.shared.link.limits(self.shared.max_message_size);
-        let mut outbound = Outbound::new(to, &message, limits)?;
-        if self.shared.link.named().is_transient(to) {
+    async fn write(&self, to: &Destination, message: &Message) -> Result<()> {
+        let limits = self
+            .shared
+            .uplink
+            .known()
+            .limits(self.shared.max_message_size);
+        let mut outbound = Outbound::new(to, message, limits)?;
+        if self.shared.uplink.settings().named.is_transient(to) {
             outbound.transient();
         }
         let channel = self.channel().await?;
@@ -72,27 +79,41 @@ impl Unconfirmed for AmqpUnconfirmed {
         let written = channel.basic_publish(exchange, routing_key, options, &payload, properties);
         within(self.shared.limit, "hand over", written)
             .await
-            .map_err(|e| e.with("to", to))?;
-        if let Some(flow) = self.shared.flow.publish(&message, to) {
+            .map(drop)
+            .map_err(|e| e.with("to", to))
+    }
+}
+
+impl Unconfirmed for AmqpUnconfirmed {
+    /// It returns once the message is written to the socket, so a slow or blocked broker slows the
+    /// caller down instead of filling its memory.
+    async fn hand_over(&self, to: &Destination, message: impl Into<Message> + Send) -> Result<()> {
+        let mut message = message.into();
+        let sending = self.shared.tracer.send(to, &mut message);
+        let written = self.write(to, &message).await;
+        sending.failed(&written);
+        written?;
+        self.shared.counters.handed_over();
+        if let Some(flow) = self.shared.flow.sending(&message, to, sending) {
             flow.handed_over();
         }
         Ok(())
     }
 
     async fn flush(&self) -> Result<()> {
-        let link = &self.shared.link;
-        if link.is_connected() {
-            Ok(())
-        } else {
-            Err(link.gone("flush"))
-        }
+        let shared = &self.shared;
+        shared
+            .uplink
+            .link_within("flush", shared.limit)
+            .await
+            .map(drop)
     }
 }
 
 impl fmt::Debug for AmqpUnconfirmed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AmqpUnconfirmed")
-            .field("link", &self.shared.link)
+            .field("uplink", &self.shared.uplink)
             .finish_non_exhaustive()
     }
 }

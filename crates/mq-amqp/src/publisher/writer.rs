@@ -15,7 +15,7 @@ use lapin::{
 use mq_core::{Error, ErrorKind, Receipt, Result, Stored, flow::PublishFlow};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -24,9 +24,10 @@ use super::{
     window::{Completion, Outcome, Window},
 };
 use crate::{
-    connection::Link,
+    connection::{AmqpEvent, Link, Uplink},
     error::map,
-    headers::{Outbound, number},
+    headers::{Letter, Outbound, number},
+    metrics::Counters,
 };
 
 /// What the publisher asks of its writer.
@@ -41,18 +42,20 @@ pub(super) enum Command {
     Flush(oneshot::Sender<()>),
 }
 
-/// One publish.
+/// One publish that is to be written.
 pub(super) struct Job {
-    pub(super) outbound: Outbound,
-    pub(super) reply: Reply,
-    pub(super) flow: Option<Box<PublishFlow>>,
-    pub(super) enqueued: Instant,
+    /// `None` if it has to be made again, since it was written to a channel that is gone.
+    outbound: Option<Outbound>,
+    publish: Publish,
 }
 
-/// A publish that was written, and whose outcome is missing.
-struct Written {
+/// One publish, until its outcome is told.
+struct Publish {
+    /// What it is made of, if it may have to be written again.
+    letter: Option<Letter>,
     reply: Reply,
     flow: Option<Box<PublishFlow>>,
+    enqueued: Instant,
 }
 
 /// Who waits for an outcome.
@@ -62,148 +65,232 @@ pub(super) enum Reply {
 }
 
 pub(super) struct Writer {
-    pub(super) link: Arc<Link>,
+    pub(super) uplink: Arc<Uplink>,
     pub(super) room: Arc<Semaphore>,
     pub(super) topics: Arc<Topics>,
     pub(super) limit: Duration,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// All that waits: it outlives a channel.
+struct Desk {
+    commands: mpsc::Receiver<Command>,
+    intake: Vec<Command>,
+    /// False when the last publisher was dropped.
+    open: bool,
+    jobs: VecDeque<Job>,
+    /// So many of the jobs are written one by one, each when the one before it has its outcome: one of
+    /// them ended its channel, and shall end no other publish again.
+    careful: usize,
+    /// What is on its way was written so.
+    alone: bool,
+    window: Window<Publish>,
+    flushes: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
 /// Why the writer stopped writing to a channel.
 enum End {
     /// The last publisher was dropped, and every outcome is told.
     Finished,
-    /// The channel is gone. These were never written to it.
-    Lost(VecDeque<Job>),
+    /// The channel is gone, for this reason if it is told.
+    Lost(Option<lapin::Error>),
+}
+
+impl Job {
+    pub(super) fn new(
+        outbound: Outbound,
+        letter: Option<Letter>,
+        reply: Reply,
+        flow: Option<Box<PublishFlow>>,
+        enqueued: Instant,
+    ) -> Self {
+        let publish = Publish {
+            letter,
+            reply,
+            flow,
+            enqueued,
+        };
+        Self {
+            outbound: Some(outbound),
+            publish,
+        }
+    }
+
+    /// True if the broker may have it.
+    fn was_written(&self) -> bool {
+        self.outbound.is_none()
+    }
 }
 
 impl Writer {
-    /// A channel with confirmations.
-    pub(super) async fn channel(&self) -> Result<Channel> {
-        let channel = self.link.channel("publish").await?;
-        let select = channel.confirm_select(ConfirmSelectOptions::default());
-        self.link.answer("publish", select).await?;
-        Ok(channel)
+    /// Begins with the channel of a link that is there.
+    pub(super) async fn run(self, first: (Arc<Link>, Channel), commands: mpsc::Receiver<Command>) {
+        let mut desk = Desk {
+            commands,
+            intake: Vec::new(),
+            open: true,
+            jobs: VecDeque::new(),
+            careful: 0,
+            alone: false,
+            window: Window::new(1, self.limit),
+            flushes: VecDeque::new(),
+        };
+        let (mut link, mut channel) = first;
+        let over = loop {
+            match self.drive(&channel, &mut desk).await {
+                End::Finished => return,
+                End::Lost(cause) => self.lose(&link, &mut desk, cause),
+            }
+            (link, channel) = match self.ready(&mut desk).await {
+                Ok(Some(ready)) => ready,
+                Ok(None) => return,
+                Err(over) => break over,
+            };
+        };
+        // Nothing is sent any more, and whoever asks is told so at once.
+        self.refuse(&mut desk, &over);
+        while desk.open {
+            desk.take().await;
+            self.refuse(&mut desk, &over);
+        }
     }
 
-    pub(super) async fn run(self, mut channel: Channel, mut commands: mpsc::Receiver<Command>) {
-        let mut window = Window::new(1, self.limit);
-        let mut unsent = VecDeque::new();
+    /// Waits for a channel, and keeps the deadlines meanwhile. `None` when nobody is left to want one.
+    async fn ready(&self, desk: &mut Desk) -> Result<Option<(Arc<Link>, Channel)>> {
+        let mut opening = std::pin::pin!(self.open());
         loop {
-            match self
-                .drive(&channel, &mut window, &mut commands, unsent)
-                .await
-            {
-                End::Finished => return,
-                End::Lost(jobs) => unsent = jobs,
+            let due = desk.deadline(self.limit);
+            tokio::select! {
+                biased;
+                opened = opening.as_mut() => return opened.map(Some),
+                () = desk.take() => {}
+                () = sleep_until(due) => self.expire(desk),
             }
-            // It may have been a topic that is gone, so what was seen has to be looked up again.
-            self.topics.forget();
-            channel = match self.channel().await {
-                Ok(channel) => channel,
+            desk.answer_flushes();
+            if !desk.open && desk.jobs.is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A channel with confirmations, as soon as there is one.
+    ///
+    /// # Errors
+    /// If there is no hope for a connection.
+    async fn open(&self) -> Result<(Arc<Link>, Channel)> {
+        loop {
+            let link = self.uplink.up("publish").await?;
+            match Self::channel(&link).await {
+                Ok(channel) => return Ok((link, channel)),
                 Err(error) => {
-                    tracing::warn!(%error, "the publisher has no channel any more");
-                    break;
+                    tracing::warn!(%error, "no channel for publishing yet");
+                    sleep(PAUSE).await;
                 }
-            };
-        }
-        // Without a connection nothing is sent, and whoever asks is told so at once.
-        for job in unsent {
-            self.refuse(job);
-        }
-        while let Some(command) = commands.recv().await {
-            match command {
-                Command::Publish(job) => self.refuse(job),
-                Command::Many(jobs) => jobs.into_iter().for_each(|job| self.refuse(job)),
-                Command::Flush(reply) => drop(reply.send(())),
             }
         }
+    }
+
+    /// A channel with confirmations on this link.
+    pub(super) async fn channel(link: &Link) -> Result<Channel> {
+        let channel = link.channel("publish").await?;
+        let select = channel.confirm_select(ConfirmSelectOptions::default());
+        link.answer("publish", select).await.map(|()| channel)
     }
 
     /// Writes and judges until the channel or the publisher ends.
-    async fn drive(
-        &self,
-        channel: &Channel,
-        window: &mut Window<Written>,
-        commands: &mut mpsc::Receiver<Command>,
-        mut jobs: VecDeque<Job>,
-    ) -> End {
+    async fn drive(&self, channel: &Channel, desk: &mut Desk) -> End {
         let mut flight = InFlight::new();
-        let mut flushes: VecDeque<(u64, oneshot::Sender<()>)> = VecDeque::new();
-        let (mut intake, mut done) = (Vec::new(), Vec::new());
-        let mut open = true;
+        let mut done = Vec::new();
         // It may fire early, since the oldest publish is replaced by younger ones; never late.
         let mut timer = std::pin::pin!(sleep_until(Instant::now()));
         // When to give up on a dead channel that still owes answers.
         let mut grace = None;
         loop {
             // A burst: each publish is polled once, so that its frames go out with all others.
-            while let Some(mut job) = jobs.pop_front() {
-                if !channel.status().connected() {
-                    jobs.push_front(job);
-                    break;
+            while let Some(job) = desk.next(channel) {
+                let Job { outbound, publish } = job;
+                if let Some((outbound, publish)) = self.written_form(outbound, publish) {
+                    let number = desk.window.next();
+                    let mut outbound = outbound;
+                    let properties = outbound.numbered(number);
+                    let enqueued = publish.enqueued;
+                    desk.window.push(publish, enqueued);
+                    let publishing = publish_to(channel, outbound, properties);
+                    let output = flight.push(number, publishing);
+                    done.extend(output.map(|output| (number, output)));
+                } else {
+                    self.room.add_permits(1);
+                    desk.clamp_flushes();
                 }
-                if let Some(flow) = &job.flow {
-                    flow.begin();
-                }
-                let (reply, flow) = (job.reply, job.flow);
-                let number = window.push(Written { reply, flow }, job.enqueued);
-                let properties = job.outbound.numbered(number);
-                let output = flight.push(number, publish(channel, job.outbound, properties));
-                done.extend(output.map(|output| (number, output)));
             }
             flight.drain(&mut done);
             let (round, lost) = completions(&mut done);
-            self.room.add_permits(window.round(round, tell));
+            self.room
+                .add_permits(desk.window.round(round, |publish, outcome| {
+                    self.tell(publish, outcome);
+                }));
             if let Some(cause) = lost {
-                return self.lose(window, cause, jobs);
+                return End::Lost(cause);
             }
             if !channel.status().connected() {
                 let now = Instant::now();
                 if flight.is_empty() || now >= *grace.get_or_insert(now + GRACE) {
-                    return self.lose(window, None, jobs);
+                    return End::Lost(None);
                 }
             }
-            while flushes
-                .front()
-                .is_some_and(|(below, _)| window.answered(*below))
-            {
-                let _ = flushes.pop_front().map(|(_, reply)| reply.send(()));
-            }
-            if !open && window.is_empty() {
+            desk.answer_flushes();
+            if !desk.open && desk.window.is_empty() && desk.jobs.is_empty() {
                 return End::Finished;
             }
+            if desk.may_go_on(channel) {
+                continue;
+            }
+            let open = desk.open;
             tokio::select! {
                 biased;
-                taken = commands.recv_many(&mut intake, BURST), if open => open = taken > 0,
+                () = desk.take(), if open => {}
                 () = flight.ready() => {}
                 () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {}
                 () = timer.as_mut() => {
-                    window.expire(Instant::now(), |written| written.tell(Err(self.silent())));
-                    let next = window.deadline().unwrap_or_else(|| Instant::now() + self.limit);
-                    timer.as_mut().reset(next);
-                }
-            }
-            for command in intake.drain(..) {
-                match command {
-                    Command::Publish(job) => jobs.push_back(job),
-                    Command::Many(many) => jobs.extend(many),
-                    Command::Flush(reply) => {
-                        flushes.push_back((window.next() + jobs.len() as u64, reply));
-                    }
+                    self.expire(desk);
+                    timer.as_mut().reset(desk.deadline(self.limit));
                 }
             }
         }
     }
 
-    /// Ends every publish on the channel as unknown.
-    fn lose(
+    /// The form that is written. One that was written before is made again; if that cannot be, it is
+    /// told.
+    fn written_form(
         &self,
-        window: &mut Window<Written>,
-        cause: Option<lapin::Error>,
-        unsent: VecDeque<Job>,
-    ) -> End {
-        let cause = cause.map_or_else(|| self.link.gone("publish"), |cause| map("publish", cause));
-        self.link.learn(&cause);
+        outbound: Option<Outbound>,
+        publish: Publish,
+    ) -> Option<(Outbound, Publish)> {
+        if let Some(outbound) = outbound {
+            if let Some(flow) = &publish.flow {
+                flow.begin();
+            }
+            self.counters.published(1);
+            return Some((outbound, publish));
+        }
+        let settings = self.uplink.settings();
+        let limits = self.uplink.known().limits(settings.max_message_size);
+        match publish.letter.as_ref()?.outbound(limits) {
+            Ok(outbound) => Some((outbound, publish)),
+            Err(error) => {
+                publish.tell(&self.counters, Err(error));
+                None
+            }
+        }
+    }
+
+    /// The channel is gone: its publishes are written again, or are unknown.
+    fn lose(&self, link: &Link, desk: &mut Desk, cause: Option<lapin::Error>) {
+        // It may have been a topic that is gone, so what was seen has to be looked up again.
+        self.topics.forget();
+        let soft = cause.as_ref().is_some_and(lapin::Error::is_amqp_soft_error);
+        let cause = cause.map_or_else(|| link.gone("publish"), |cause| map("publish", cause));
+        self.uplink.known().learn(&cause);
         let error = Error::new(
             ErrorKind::Unknown,
             "publish",
@@ -211,21 +298,122 @@ impl Writer {
         )
         .with("why", &cause)
         .help("publish it again with the same id")
-        .caused_by(cause);
-        self.room.add_permits(window.held());
-        for written in window.abandon() {
-            written.tell(Err(error.clone()));
+        .caused_by(cause.clone());
+        let held = desk.window.held();
+        let mut lost: VecDeque<Publish> = desk.window.abandon().collect();
+        let mut unknown = 0;
+        // The broker answered so to something that was written here.
+        if soft
+            && desk.alone
+            && let Some(publish) = lost.pop_front()
+        {
+            // It was written alone, so it is the one, and was not taken.
+            publish.tell(&self.counters, Err(cause.clone()));
         }
-        End::Lost(unsent)
+        let mut again = VecDeque::with_capacity(lost.len() + desk.jobs.len());
+        for publish in lost {
+            if publish.letter.is_some() {
+                let outbound = None;
+                again.push_back(Job { outbound, publish });
+            } else {
+                publish.tell(&self.counters, Err(error.clone()));
+                unknown += 1;
+            }
+        }
+        // Those that were answered at their deadline had their room until now.
+        self.room.add_permits(held - again.len());
+        let resent = again.len();
+        if soft || desk.careful > 0 {
+            desk.careful += resent;
+        }
+        desk.alone = false;
+        again.append(&mut desk.jobs);
+        desk.jobs = again;
+        desk.restart_flushes();
+        if held > 0 {
+            self.uplink
+                .settings()
+                .events
+                .tell(AmqpEvent::PublishesLost {
+                    why: cause,
+                    resent,
+                    unknown,
+                });
+        }
     }
 
-    fn refuse(&self, job: Job) {
-        job.reply.tell(Err(self.link.gone("publish")));
-        self.room.add_permits(1);
+    /// Ends what is past its deadline. What is written stays in the window: its confirmation may
+    /// still come.
+    fn expire(&self, desk: &mut Desk) {
+        let now = Instant::now();
+        desk.window.expire(now, |publish| {
+            publish.tell(&self.counters, Err(self.silent()))
+        });
+        let mut expired = 0;
+        while let Some(job) = desk.jobs.front()
+            && job.publish.enqueued + self.limit <= now
+        {
+            let Some(job) = desk.jobs.pop_front() else {
+                break;
+            };
+            desk.careful = desk.careful.saturating_sub(1);
+            if job.was_written() {
+                job.publish.tell(&self.counters, Err(self.silent()));
+            } else {
+                job.publish.tell_uncounted(Err(self.unsent()));
+            }
+            expired += 1;
+        }
+        if expired > 0 {
+            self.room.add_permits(expired);
+            desk.clamp_flushes();
+        }
+    }
+
+    /// Ends all that waits: there is no connection any more.
+    fn refuse(&self, desk: &mut Desk, over: &Error) {
+        self.room.add_permits(desk.jobs.len());
+        for job in desk.jobs.drain(..) {
+            if job.was_written() {
+                let unknown = Error::new(
+                    ErrorKind::Unknown,
+                    "publish",
+                    "the connection was lost before the broker answered",
+                )
+                .with("why", over)
+                .help("publish it again with the same id")
+                .caused_by(over.clone());
+                job.publish.tell(&self.counters, Err(unknown));
+            } else {
+                job.publish.tell_uncounted(Err(over.clone()));
+            }
+        }
+        desk.clamp_flushes();
+        desk.answer_flushes();
+    }
+
+    fn tell(&self, publish: Publish, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
+            Outcome::Rejected => Err(Error::new(
+                ErrorKind::Rejected,
+                "publish",
+                "a queue refused the message: it is full, or it failed",
+            )
+            .help("make room in the queue, then publish it again")),
+            Outcome::Unroutable(text) => Err(Error::new(
+                ErrorKind::Unroutable,
+                "publish",
+                "no queue took the message",
+            )
+            .with("broker", text)
+            .help("declare the queue or subscription first")),
+        };
+        publish.tell(&self.counters, outcome);
     }
 
     fn silent(&self) -> Error {
-        let help = if self.link.is_blocked() {
+        let help = if self.uplink.is_blocked() {
             "an alarm of the broker blocks publishing: see its memory and disk; publish it again \
              with the same id"
         } else {
@@ -239,9 +427,93 @@ impl Writer {
         .with("seconds", self.limit.as_secs_f32())
         .help(help)
     }
+
+    fn unsent(&self) -> Error {
+        Error::new(
+            ErrorKind::Timeout,
+            "publish",
+            "there was no connection in time: the message was never sent",
+        )
+        .with("seconds", self.limit.as_secs_f32())
+        .help("see why the broker cannot be reached, then publish it again")
+    }
 }
 
-async fn publish(
+impl Desk {
+    /// Takes what was asked in the meantime, or notes that nobody can ask any more. Waits for ever after
+    /// that.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn take(&mut self) {
+        if !self.open {
+            return std::future::pending().await;
+        }
+        self.open = self.commands.recv_many(&mut self.intake, BURST).await > 0;
+        for command in self.intake.drain(..) {
+            match command {
+                Command::Publish(job) => self.jobs.push_back(job),
+                Command::Many(many) => self.jobs.extend(many),
+                Command::Flush(reply) => {
+                    let below = self.window.next() + self.jobs.len() as u64;
+                    self.flushes.push_back((below, reply));
+                }
+            }
+        }
+    }
+
+    /// The next publish that may be written to this channel now.
+    fn next(&mut self, channel: &Channel) -> Option<Job> {
+        if !self.may_go_on(channel) {
+            return None;
+        }
+        let job = self.jobs.pop_front()?;
+        self.alone = self.careful > 0;
+        self.careful = self.careful.saturating_sub(1);
+        Some(job)
+    }
+
+    fn may_go_on(&self, channel: &Channel) -> bool {
+        let carefully = self.careful > 0 || self.alone;
+        let room = !carefully || self.window.is_empty();
+        room && !self.jobs.is_empty() && channel.status().connected()
+    }
+
+    /// When the oldest unanswered publish is due.
+    fn deadline(&self, limit: Duration) -> Instant {
+        let waiting = self.jobs.front().map(|job| job.publish.enqueued + limit);
+        let due = self.window.deadline().into_iter().chain(waiting).min();
+        due.unwrap_or_else(|| Instant::now() + limit)
+    }
+
+    fn answer_flushes(&mut self) {
+        while self
+            .flushes
+            .front()
+            .is_some_and(|(below, _)| self.window.answered(*below))
+        {
+            let _ = self.flushes.pop_front().map(|(_, reply)| reply.send(()));
+        }
+    }
+
+    /// After jobs went without being written: nobody waits for a number that nobody will have.
+    fn clamp_flushes(&mut self) {
+        let most = self.window.next() + self.jobs.len() as u64;
+        for (below, _) in &mut self.flushes {
+            *below = most.min(*below);
+        }
+    }
+
+    /// After jobs came back, which get new numbers.
+    fn restart_flushes(&mut self) {
+        let all = self.window.next() + self.jobs.len() as u64;
+        for (below, _) in &mut self.flushes {
+            *below = all;
+        }
+    }
+}
+
+async fn publish_to(
     channel: &Channel,
     outbound: Outbound,
     properties: BasicProperties,
@@ -260,7 +532,8 @@ async fn publish(
     let confirm = channel
         .basic_publish(exchange, routing_key, options, &payload, properties)
         .await?;
-    // The client has a copy; ours would otherwise live as long as the broker thinks.
+    // The client has a copy. Ours would otherwise live as long as the broker thinks, unless it is kept
+    // to be written again.
     drop(payload);
     confirm.await
 }
@@ -313,25 +586,6 @@ fn number_of(message: &lapin::message::BasicReturnMessage) -> u64 {
     number(&message.properties).unwrap_or(0)
 }
 
-fn tell(written: Written, outcome: Outcome) {
-    written.tell(match outcome {
-        Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
-        Outcome::Rejected => Err(Error::new(
-            ErrorKind::Rejected,
-            "publish",
-            "a queue refused the message: it is full, or it failed",
-        )
-        .help("make room in the queue, then publish it again")),
-        Outcome::Unroutable(text) => Err(Error::new(
-            ErrorKind::Unroutable,
-            "publish",
-            "no queue took the message",
-        )
-        .with("broker", text)
-        .help("declare the queue or subscription first")),
-    });
-}
-
 /// The outcome of a publish whose writer is gone, as at the end of the runtime.
 pub(super) fn abandoned() -> Error {
     Error::new(
@@ -341,8 +595,15 @@ pub(super) fn abandoned() -> Error {
     )
 }
 
-impl Written {
-    fn tell(self, outcome: Result<Receipt>) {
+impl Publish {
+    /// The end of one that was written.
+    fn tell(self, counters: &Counters, outcome: Result<Receipt>) {
+        counters.outcome(&outcome);
+        self.tell_uncounted(outcome);
+    }
+
+    /// The end of one that was never written.
+    fn tell_uncounted(self, outcome: Result<Receipt>) {
         if let Some(flow) = self.flow {
             flow.end(&outcome);
         }
@@ -439,6 +700,8 @@ impl BatchState {
     }
 }
 
+/// Before another try to open a channel on a connection that works.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Commands taken at a time.
 const BURST: usize = 256;
 /// The client ends every pending publish when it sees that a channel is dead; one that slipped in

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Copy;
+use crate::metrics::Settled;
 
 /// What is known of each delivery that may still be settled.
 ///
@@ -17,6 +18,8 @@ pub(crate) struct Ledger {
     acks: usize,
     /// Something is marked that must not wait.
     urgent: bool,
+    /// What was taken and not yet counted.
+    settled: Settled,
 }
 
 /// The state of one delivery.
@@ -27,6 +30,8 @@ pub(crate) enum Mark {
     Ack,
     Requeue,
     Release,
+    /// Handed back, and nobody saw it.
+    Unseen,
     /// A copy is to be sent first.
     Copy(Box<Copy>),
     /// The copy is on its way.
@@ -55,6 +60,7 @@ impl Ledger {
             marks: VecDeque::new(),
             acks: 0,
             urgent: false,
+            settled: Settled::default(),
         }
     }
 
@@ -124,10 +130,11 @@ impl Ledger {
                 Mark::Ack => {
                     run = Some(tag);
                     self.acks -= 1;
+                    self.settled.acked += 1;
                 }
-                Mark::Requeue | Mark::Release => {
+                Mark::Requeue | Mark::Release | Mark::Unseen => {
                     frames.extend(run.take().map(Frame::AckUpTo));
-                    frames.push(negative(mark, tag));
+                    frames.push(negative(mark, tag, &mut self.settled));
                 }
             }
             self.marks.pop_front();
@@ -139,10 +146,11 @@ impl Ledger {
                 Mark::Ack if all => {
                     frames.push(Frame::Ack(tag));
                     self.acks -= 1;
+                    self.settled.acked += 1;
                     *slot = Mark::Sent;
                 }
-                Mark::Requeue | Mark::Release => {
-                    frames.push(negative(slot, tag));
+                Mark::Requeue | Mark::Release | Mark::Unseen => {
+                    frames.push(negative(slot, tag, &mut self.settled));
                     *slot = Mark::Sent;
                 }
                 Mark::Copy(_) => {
@@ -157,16 +165,28 @@ impl Ledger {
         frames
     }
 
+    /// How much was taken since this was asked last, without what nobody saw.
+    pub(crate) fn settled(&mut self) -> Settled {
+        std::mem::take(&mut self.settled)
+    }
+
     fn slot(&mut self, tag: u64) -> Option<&mut Mark> {
         self.marks
             .get_mut(usize::try_from(tag.checked_sub(self.first)?).ok()?)
     }
 }
 
-fn negative(mark: &Mark, tag: u64) -> Frame {
+fn negative(mark: &Mark, tag: u64, settled: &mut Settled) -> Frame {
     match mark {
-        Mark::Release => Frame::Release(tag),
-        _ => Frame::Requeue(tag),
+        Mark::Unseen => Frame::Release(tag),
+        Mark::Release => {
+            settled.released += 1;
+            Frame::Release(tag)
+        }
+        _ => {
+            settled.requeued += 1;
+            Frame::Requeue(tag)
+        }
     }
 }
 

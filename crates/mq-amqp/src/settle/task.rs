@@ -7,14 +7,15 @@ use lapin::{
     Channel,
     options::{BasicAckOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions},
 };
-use mq_core::{Destination, Error, ErrorKind, Result};
+use mq_core::{Destination, Error, ErrorKind, Result, trace};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OnceCell, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
+use tracing::Span;
 
-use super::{Copy, Sink, ledger::Frame};
-use crate::{AmqpPublisher, connection::Link};
+use super::{Copy, Sink, Why, ledger::Frame};
+use crate::{AmqpPublisher, connection::Link, metrics::Settled, topology::cascade};
 
 /// What a consumer asks of its task.
 pub(crate) enum Command {
@@ -27,10 +28,12 @@ pub(crate) struct Task {
     pub(crate) link: Arc<Link>,
     pub(crate) publisher: AmqpPublisher,
     pub(crate) prefetch: u16,
+    /// Set once it is sure that what is delayed for the queue arrives.
+    pub(crate) arrives: Arc<OnceCell<()>>,
 }
 
 type Copying =
-    FuturesUnordered<Pin<Box<dyn Future<Output = (u64, Option<Destination>, Result<()>)> + Send>>>;
+    FuturesUnordered<Pin<Box<dyn Future<Output = (u64, Why, Result<Destination>)> + Send>>>;
 
 impl Task {
     /// Runs until the consumer is gone and nothing is left to be sent.
@@ -53,11 +56,9 @@ impl Task {
             tokio::select! {
                 () = sink.wake.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-                Some((tag, home, copied)) = copying.next(), if !copying.is_empty() => match copied {
-                    Ok(()) => {
-                        if let Some(home) = home {
-                            sink.dead_lettered(tag, &home);
-                        }
+                Some((tag, why, copied)) = copying.next(), if !copying.is_empty() => match copied {
+                    Ok(to) => {
+                        sink.copied(tag, why, &to);
                         sink.ledger().copied(tag);
                     }
                     Err(error) => {
@@ -101,23 +102,36 @@ impl Task {
     /// Sends what is marked, and starts copies.
     async fn flush(&self, all: bool, copying: &mut Copying) -> Result<()> {
         let mut copies = Vec::new();
-        let frames = self.sink.ledger().take(all, &mut copies);
+        let (frames, settled) = {
+            let mut ledger = self.sink.ledger();
+            (ledger.take(all, &mut copies), ledger.settled())
+        };
         for (tag, copy) in copies {
             let Copy {
-                to,
-                message,
-                dead,
+                letter,
+                outbound,
+                why,
                 flow,
             } = copy;
-            let publisher = self.publisher.clone();
+            let (publisher, link) = (self.publisher.clone(), Arc::clone(&self.link));
+            let arrives = Arc::clone(&self.arrives);
             copying.push(Box::pin(async move {
-                let home = dead.then(|| to.clone());
-                let copied = async { publisher.send(to, message, flow).await?.await };
-                (tag, home, copied.await.map(drop))
+                let to = letter.to.clone();
+                let copied = async {
+                    if why == Why::Defer {
+                        let sure = || cascade::arrives(&link, "settle", to.name());
+                        arrives.get_or_try_init(sure).await?;
+                    }
+                    publisher.send(letter, outbound, flow).await?.await?;
+                    Ok(to)
+                };
+                (tag, why, copied.await)
             }));
         }
         // Before they are written: a redelivery is told after its cause.
         frames.iter().for_each(|frame| self.sink.settling(*frame));
+        self.sink.held.settled(settled);
+        let spans = self.spans(settled);
         let channel = &self.sink.channel;
         let written = async {
             // All are queued in order before the first is waited for.
@@ -126,12 +140,40 @@ impl Task {
                 .into_iter()
                 .collect::<lapin::Result<()>>()
         };
-        self.link.answer("settle", written).await
+        let written = self.link.answer("settle", written).await;
+        spans.iter().for_each(|span| trace::failed(span, &written));
+        written
+    }
+
+    /// The spans of a flush, one for each verdict that is among it.
+    fn spans(&self, settled: Settled) -> [Span; 3] {
+        let Settled {
+            acked,
+            requeued,
+            released,
+        } = settled;
+        let (tracer, source) = (&self.sink.tracer, &self.sink.source);
+        [("ack", acked), ("reject", requeued), ("nack", released)].map(|(operation, count)| {
+            if count == 0 {
+                return Span::none();
+            }
+            tracer.settle(source, operation, Some(count))
+        })
     }
 
     /// A round trip on the channel: its answer comes after everything sent before. The prefetch is
     /// set to what it is, which needs no permission and changes nothing.
     async fn synced(&self) -> Result<()> {
+        // Before the round trip: what is marked meanwhile is not in it.
+        let any = self.sink.hear();
+        let answer = self.round_trip().await;
+        if answer.is_err() && any {
+            self.sink.unheard();
+        }
+        answer
+    }
+
+    async fn round_trip(&self) -> Result<()> {
         let options = BasicQosOptions::default();
         let answer = self.sink.channel.basic_qos(self.prefetch, options);
         match self.link.answer("settle", answer).await {

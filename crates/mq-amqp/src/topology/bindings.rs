@@ -3,32 +3,50 @@
 use lapin::types::{AMQPValue, FieldTable};
 use mq_core::{Error, ErrorKind, Filter, Result};
 
-use super::{ExchangeKind, Part, own_name, short};
+use super::{ExchangeKind, own_name, part::Part, short};
 
-/// What binds a queue to a topic so that it gets what the filter takes, and nothing else.
+/// What is bound.
+#[derive(Clone, Copy)]
+pub(super) enum End<'a> {
+    Queue(&'a str),
+    Exchange(&'a str),
+}
+
+/// What binds a queue or an exchange to a topic so that it gets what the filter takes, and nothing
+/// else.
 pub(super) fn bindings(
     operation: &'static str,
     topic: &str,
     kind: ExchangeKind,
-    queue: &str,
+    to: End<'_>,
     filter: &Filter,
 ) -> Result<Vec<Part>> {
     check_filter(operation, topic, kind, filter)?;
-    let bind = |exchange: String, key: &str, arguments| Part::Bind {
-        queue: queue.to_owned(),
-        exchange,
-        key: key.to_owned(),
-        arguments,
+    let bind = |exchange: String, key: &str, arguments| match to {
+        End::Queue(queue) => Part::Bind {
+            queue: queue.to_owned(),
+            exchange,
+            key: key.to_owned(),
+            arguments,
+        },
+        End::Exchange(to) => Part::Hang {
+            to: to.to_owned(),
+            from: exchange,
+            key: key.to_owned(),
+            arguments,
+        },
     };
+    let none: &[(String, String)] = &[];
     let (pairs, matching) = match filter {
+        Filter::All if kind == ExchangeKind::Headers => (none, "all"),
         // A fanout exchange does not look at the key.
         Filter::All => return Ok(vec![bind(topic.to_owned(), "#", FieldTable::default())]),
         Filter::Exact(key) | Filter::Pattern(key) => {
             return Ok(vec![bind(topic.to_owned(), key, FieldTable::default())]);
         }
         // The plain words would leave out headers that begin with `x-`.
-        Filter::AllHeaders(pairs) => (pairs, "all-with-x"),
-        Filter::AnyHeader(pairs) => (pairs, "any-with-x"),
+        Filter::AllHeaders(pairs) => (&**pairs, "all-with-x"),
+        Filter::AnyHeader(pairs) => (&**pairs, "any-with-x"),
     };
     let mut arguments = FieldTable::default();
     for (name, value) in pairs {
@@ -36,15 +54,20 @@ pub(super) fn bindings(
         arguments.insert(short(operation, name)?, wanted);
     }
     arguments.insert(MATCH.into(), AMQPValue::LongString(matching.into()));
+    if kind == ExchangeKind::Headers {
+        return Ok(vec![bind(topic.to_owned(), "", arguments)]);
+    }
     let headers = own_name(operation, &format!("{topic}.headers"))?;
     Ok(vec![
         Part::Exchange {
             name: headers.clone(),
-            kind: lapin::ExchangeKind::Headers,
+            kind: ExchangeKind::Headers,
         },
         Part::Hang {
-            topic: topic.to_owned(),
-            headers: headers.clone(),
+            to: headers.clone(),
+            from: topic.to_owned(),
+            key: "#".to_owned(),
+            arguments: FieldTable::default(),
         },
         bind(headers, "", arguments),
     ])
@@ -63,12 +86,14 @@ pub(super) fn check_filter(
     let refused = |text: &'static str| {
         Err(Error::new(ErrorKind::Config, operation, text)
             .with("topic", topic)
-            .with("filter", show(filter)))
+            .with("filter", show(filter, SHOWN)))
     };
     let kept = match kind {
         ExchangeKind::Topic => true,
         ExchangeKind::Direct => matches!(filter, Filter::Exact(_)),
-        ExchangeKind::Fanout => !matches!(filter, Filter::Exact(_) | Filter::Pattern(_)),
+        ExchangeKind::Fanout | ExchangeKind::Headers => {
+            !matches!(filter, Filter::Exact(_) | Filter::Pattern(_))
+        }
     };
     if !kept {
         return refused("this kind of exchange cannot keep this filter").map_err(|error| {
@@ -76,9 +101,7 @@ pub(super) fn check_filter(
                 ExchangeKind::Direct => {
                     "a direct exchange takes an exact key; make it a topic exchange for other filters"
                 }
-                _ => {
-                    "a fanout exchange takes everything or headers; make it a topic exchange for keys"
-                }
+                _ => "it takes everything or headers; make it a topic exchange for keys",
             })
         });
     }
@@ -101,9 +124,9 @@ pub(super) fn check_filter(
     }
 }
 
-/// The filter as a person would say it, cut short.
-fn show(filter: &Filter) -> String {
-    let cut = |text: &str| text.chars().take(64).collect::<String>();
+/// The filter as a person would say it, each of its texts cut at this length.
+pub(super) fn show(filter: &Filter, most: usize) -> String {
+    let cut = |text: &str| text.chars().take(most).collect::<String>();
     match filter {
         Filter::All => "all".into(),
         Filter::Exact(key) => format!("exact {:?}", cut(key)),
@@ -114,3 +137,4 @@ fn show(filter: &Filter) -> String {
 }
 
 const MATCH: &str = "x-match";
+const SHOWN: usize = 64;

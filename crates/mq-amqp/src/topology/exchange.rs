@@ -1,4 +1,4 @@
-//! The kinds of exchange that a topic can be.
+//! The kinds of exchange.
 
 use std::fmt;
 
@@ -16,6 +16,9 @@ pub enum ExchangeKind {
     /// Gives every message to every subscription, whatever its routing key. Takes
     /// [`Filter::All`](mq_core::Filter::All) and filters by headers.
     Fanout,
+    /// Routes by headers, whatever the routing key. Takes [`Filter::All`](mq_core::Filter::All) and
+    /// filters by headers.
+    Headers,
 }
 
 impl From<ExchangeKind> for lapin::ExchangeKind {
@@ -24,6 +27,7 @@ impl From<ExchangeKind> for lapin::ExchangeKind {
             ExchangeKind::Topic => Self::Topic,
             ExchangeKind::Direct => Self::Direct,
             ExchangeKind::Fanout => Self::Fanout,
+            ExchangeKind::Headers => Self::Headers,
         }
     }
 }
@@ -34,6 +38,7 @@ impl fmt::Display for ExchangeKind {
             Self::Topic => "topic",
             Self::Direct => "direct",
             Self::Fanout => "fanout",
+            Self::Headers => "headers",
         })
     }
 }

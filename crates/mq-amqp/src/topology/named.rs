@@ -7,7 +7,7 @@ use mq_core::{
     check_name,
 };
 
-use super::{ExchangeKind, QueueSettings};
+use super::{ExchangeKind, QueueSettings, Topology};
 use crate::error::CONNECT;
 
 /// What is told about exchanges and queues; the rest has the defaults.
@@ -16,6 +16,8 @@ pub(crate) struct Named {
     exchanges: HashMap<String, ExchangeKind>,
     queues: HashMap<String, QueueSettings>,
     transient: HashSet<(DestinationKind, String)>,
+    /// Of consumers, by the name of their subscription.
+    priorities: HashMap<String, i32>,
 }
 
 impl Named {
@@ -29,6 +31,37 @@ impl Named {
 
     pub(crate) fn set_transient(&mut self, to: &Destination) {
         self.transient.insert((to.kind(), to.name().to_string()));
+    }
+
+    pub(crate) fn set_topology(&mut self, topology: &Topology) {
+        for (name, kind) in topology.exchanges() {
+            self.set_exchange(name.to_owned(), kind);
+        }
+        for (name, settings) in topology.queues() {
+            self.set_queue(name.to_owned(), settings.clone());
+        }
+    }
+
+    pub(crate) fn set_priority(&mut self, subscription: &Subscription, priority: i32) {
+        self.priorities
+            .insert(subscription.name().to_string(), priority);
+    }
+
+    /// The priority that the consumers of this subscription were given.
+    pub(super) fn priority(&self, subscription: &Subscription) -> Option<i32> {
+        self.priorities.get(&**subscription.name()).copied()
+    }
+
+    /// An exchange or a queue to which something else was given than the topology says.
+    pub(super) fn against<'t>(&self, topology: &'t Topology) -> Option<(&'static str, &'t str)> {
+        let exchange = topology
+            .exchanges()
+            .find(|(name, kind)| self.exchanges.get(*name).is_some_and(|k| k != kind));
+        let queue = topology
+            .queues()
+            .find(|(name, settings)| self.queues.get(*name).is_some_and(|s| s != *settings));
+        let exchange = exchange.map(|(name, _)| ("topic", name));
+        exchange.or(queue.map(|(name, _)| ("queue", name)))
     }
 
     pub(crate) fn exchange(&self, topic: &str) -> ExchangeKind {
@@ -53,12 +86,12 @@ impl Named {
         for (kind, name) in &self.transient {
             check_name(CONNECT, name)?;
             if *kind == DestinationKind::Queue && !self.queues.contains_key(name) {
-                self.queue(name).check(name, true)?;
+                self.queue(name).check(CONNECT, name, true)?;
             }
         }
         for (name, settings) in &self.queues {
             let transient = (DestinationKind::Queue, name.clone());
-            settings.check(name, self.transient.contains(&transient))?;
+            settings.check(CONNECT, name, self.transient.contains(&transient))?;
         }
         Ok(())
     }

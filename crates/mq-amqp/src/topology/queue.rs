@@ -5,8 +5,6 @@ use std::{fmt, time::Duration};
 use lapin::types::{AMQPValue, FieldTable};
 use mq_core::{DeadLetters, Destination, Error, ErrorKind, Result, check_name, time};
 
-use crate::error::CONNECT;
-
 /// The settings of a queue: of what kind it is, what it may hold, and what the broker does with the
 /// rest.
 ///
@@ -30,6 +28,7 @@ pub struct QueueSettings {
     message_ttl: Option<Duration>,
     expires: Option<Duration>,
     single_active_consumer: bool,
+    consumer_timeout: Option<Duration>,
     broker_dead_letters: DeadLetters,
 }
 
@@ -86,6 +85,7 @@ impl QueueSettings {
             message_ttl: None,
             expires: None,
             single_active_consumer: false,
+            consumer_timeout: None,
             broker_dead_letters: DeadLetters::Default,
         }
     }
@@ -135,9 +135,24 @@ impl QueueSettings {
         self
     }
 
-    /// One consumer at a time gets messages, the others stand by. Default off.
+    /// One consumer at a time gets messages, the others stand by; the next takes over when it closes
+    /// or dies. Default off. A consume plan that asks for it needs a queue with this setting.
+    ///
+    /// With a prefetch of 1 order holds when the active one dies. A close hands over first and gives
+    /// back then: what was on its way to the old one comes behind what the new one has got by then.
     pub fn single_active_consumer(mut self) -> Self {
         self.single_active_consumer = true;
+        self
+    }
+
+    /// The most time that a delivery from a quorum queue may be unsettled; then the broker cancels its
+    /// consumer, which ends with [`Lost`](ErrorKind::Lost), and gives its messages to the next. Above
+    /// 0, at most a day, in whole milliseconds; default that of the broker, 30 min.
+    ///
+    /// RabbitMQ 4.3 keeps it exactly; earlier ones look once a minute. Deadlines of handlers have to
+    /// be shorter.
+    pub fn consumer_timeout(mut self, unsettled: Duration) -> Self {
+        self.consumer_timeout = Some(unsettled);
         self
     }
 
@@ -163,8 +178,31 @@ impl QueueSettings {
         self.kind == Kind::Quorum
     }
 
+    pub(super) fn is_single_active(&self) -> bool {
+        self.single_active_consumer
+    }
+
+    pub(crate) fn unsettled_at_most(&self) -> Option<Duration> {
+        self.consumer_timeout
+    }
+
+    pub(super) fn has_expiry(&self) -> bool {
+        self.expires.is_some()
+    }
+
+    /// True if the broker does not wait until its own dead letters are stored.
+    pub(super) fn sends_letters_once(&self) -> bool {
+        self.kind != Kind::Quorum || self.overflow == Some(Overflow::DropHead)
+    }
+
     pub(super) fn is_exclusive(&self) -> bool {
         self.kind == Kind::Exclusive
+    }
+
+    /// True if it refuses a message for which it has no room.
+    pub(super) fn refuses(&self) -> bool {
+        let limited = self.max_length.is_some() || self.max_bytes.is_some();
+        limited && self.overflow != Some(Overflow::DropHead)
     }
 
     /// Where the broker's own dead letters go; `home` is that of the queue.
@@ -185,9 +223,14 @@ impl QueueSettings {
     }
 
     /// Refuses what the broker would, and what would lose messages without a word.
-    pub(super) fn check(&self, queue: &str, transient: bool) -> Result<()> {
-        check_name(CONNECT, queue)?;
-        let wrong = |text| Error::new(ErrorKind::Config, CONNECT, text).with("queue", queue);
+    pub(super) fn check(
+        &self,
+        operation: &'static str,
+        queue: &str,
+        transient: bool,
+    ) -> Result<()> {
+        check_name(operation, queue)?;
+        let wrong = |text| Error::new(ErrorKind::Config, operation, text).with("queue", queue);
         let clash = |one: &str, other: &str, help| {
             Err(wrong("two settings of a queue exclude each other")
                 .with("setting", one)
@@ -201,6 +244,11 @@ impl QueueSettings {
             ("max_bytes", self.max_bytes, MAX),
             ("message_ttl", self.message_ttl.map(time::millis), MAX_TTL),
             ("expires", self.expires.map(time::millis), MAX_TTL),
+            (
+                "consumer_timeout",
+                self.consumer_timeout.map(time::millis),
+                DAY,
+            ),
         ] {
             if value.is_some_and(|value| value == 0 || value > most) {
                 return Err(wrong("a setting of a queue is out of range")
@@ -214,6 +262,13 @@ impl QueueSettings {
                 "delivery_limit",
                 &kind,
                 "only a quorum queue counts deliveries",
+            );
+        }
+        if self.consumer_timeout.is_some() && self.kind != Kind::Quorum {
+            return clash(
+                "consumer_timeout",
+                &kind,
+                "only a quorum queue looks at the time that its consumers take",
             );
         }
         if let Some(overflow) = self.overflow
@@ -249,7 +304,7 @@ impl QueueSettings {
             );
         }
         if let Some(to) = self.named_letters() {
-            check_name(CONNECT, to.name())?;
+            check_name(operation, to.name())?;
             if to.is_queue() && &**to.name() == queue {
                 return clash(
                     "broker_dead_letters",
@@ -304,9 +359,14 @@ impl QueueSettings {
                 self.expires.map(|unused| number(time::millis(unused))),
             ),
             (
-                "x-single-active-consumer",
+                SINGLE_ACTIVE,
                 self.single_active_consumer
                     .then_some(AMQPValue::Boolean(true)),
+            ),
+            (
+                "x-consumer-timeout",
+                self.consumer_timeout
+                    .map(|unsettled| number(time::millis(unsettled))),
             ),
             (
                 "x-dead-letter-exchange",
@@ -337,6 +397,37 @@ impl Default for QueueSettings {
     }
 }
 
+impl fmt::Display for QueueSettings {
+    /// The kind, and each setting that is not the default.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        let millis = |time: Option<Duration>| time.map(|time| format!("{} ms", time::millis(time)));
+        let letters = match &self.broker_dead_letters {
+            DeadLetters::Default => None,
+            DeadLetters::To(to) => Some(to.to_string()),
+            _ => Some("none".to_owned()),
+        };
+        for (name, value) in [
+            ("delivery_limit", self.delivery_limit.map(|n| n.to_string())),
+            ("max_length", self.max_length.map(|n| n.to_string())),
+            ("max_bytes", self.max_bytes.map(|n| n.to_string())),
+            ("overflow", self.overflow.map(|o| o.to_string())),
+            ("message_ttl", millis(self.message_ttl)),
+            ("expires", millis(self.expires)),
+            ("consumer_timeout", millis(self.consumer_timeout)),
+            ("broker_dead_letters", letters),
+        ] {
+            if let Some(value) = value {
+                write!(f, ", {name} {value}")?;
+            }
+        }
+        match self.single_active_consumer {
+            true => f.write_str(", single_active_consumer"),
+            false => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -363,6 +454,9 @@ const DELIVERY_LIMIT: u32 = 20;
 const MAX: u64 = i64::MAX as u64;
 /// Ten years in milliseconds: the broker refuses anything above.
 const MAX_TTL: u64 = 315_360_000_000;
+/// In milliseconds.
+const DAY: u64 = 86_400_000;
+pub(super) const SINGLE_ACTIVE: &str = "x-single-active-consumer";
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ fn names_with(named: &Named, what: impl Into<Declaration>) -> Result<Vec<String>
             format!("queue {name} -> {}", letters.unwrap_or_default())
         }
         Part::Exchange { name, kind } => format!("{kind:?} {name}"),
-        Part::Hang { topic, headers } => format!("{topic} -> {headers}"),
+        Part::Hang { to, from, .. } => format!("{from} -> {to}"),
         Part::Bind {
             queue,
             exchange,

@@ -5,6 +5,9 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod management;
+#[cfg(feature = "tls")]
+pub mod pki;
 pub mod relay;
 
 use std::{
@@ -16,7 +19,8 @@ use std::{
 use lapin::{
     Channel, Connection, ConnectionProperties,
     options::{
-        BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+        BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -42,6 +46,13 @@ pub fn unique(what: &str) -> String {
 /// A settings object for the broker under test.
 pub fn builder(url: &str) -> Check<mq_amqp::AmqpBuilder> {
     Ok(Amqp::builder().url(url)?)
+}
+
+/// The same with long deadlines: a broker under load is slow, and that is no failure.
+pub fn patient(url: &str) -> Check<mq_amqp::AmqpBuilder> {
+    let slow = Duration::from_secs(60);
+    let builder = builder(url)?.connect_timeout(slow);
+    Ok(builder.operation_timeout(slow).publish_timeout(slow))
 }
 
 /// Ends a wait that should not be one.
@@ -198,6 +209,27 @@ impl Bare {
         self.channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await?;
+        Ok(())
+    }
+
+    pub async fn delete_exchange(&self, name: &str) -> Check {
+        let options = ExchangeDeleteOptions::default();
+        self.channel.exchange_delete(name.into(), options).await?;
+        Ok(())
+    }
+
+    /// Deletes a queue and makes it anew, without a pause between the two.
+    pub async fn delete_and_declare(&self, name: &str) -> Check {
+        let delete = self
+            .channel
+            .queue_delete(name.into(), QueueDeleteOptions::default());
+        let table = FieldTable::default();
+        let declare =
+            self.channel
+                .queue_declare(name.into(), QueueDeclareOptions::durable(), table);
+        let (deleted, declared) = tokio::join!(delete, declare);
+        deleted?;
+        declared?;
         Ok(())
     }
 

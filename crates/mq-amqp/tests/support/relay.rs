@@ -9,7 +9,7 @@ use mq_testkit::{Check, Failure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Notify, watch},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -23,10 +23,12 @@ pub struct Relay {
 
 struct State {
     flow: watch::Sender<Flow>,
+    /// So many times all connections of the moment were cut.
+    cuts: watch::Sender<u32>,
     /// What each connection wrote to the broker.
     written: Mutex<Vec<Vec<u8>>>,
     /// A client wrote while nothing passes.
-    held: Notify,
+    held: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,13 +63,21 @@ impl Relay {
         let own = url.replacen(&upstream, &address.to_string(), 1);
         let state = Arc::new(State {
             flow: watch::channel(Flow::Open).0,
+            cuts: watch::channel(0).0,
             written: Mutex::default(),
-            held: Notify::new(),
+            held: watch::channel(false).0,
         });
         let shared = Arc::clone(&state);
         let accept = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, upstream.clone(), Arc::clone(&shared)));
+                let mut cuts = shared.cuts.subscribe();
+                let carried = carry(client, upstream.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = carried => {}
+                        _ = cuts.changed() => {}
+                    }
+                });
             }
         });
         Ok(Self {
@@ -88,12 +98,25 @@ impl Relay {
     }
 
     pub fn set(&self, flow: Flow) {
+        self.state.held.send_replace(false);
         self.state.flow.send_replace(flow);
+    }
+
+    /// Cuts the connections of the moment; new ones pass.
+    pub fn cut(&self) {
+        self.state.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Waits until a client has written something that a frozen relay does not pass on.
     pub async fn until_held(&self) {
-        self.state.held.notified().await;
+        let mut held = self.state.held.subscribe();
+        // The sender is in `self`.
+        let _ = held.wait_for(|held| *held).await;
     }
 
     /// What clients settled, in order, connection by connection.
@@ -123,17 +146,18 @@ async fn carry(mut client: TcpStream, upstream: String, state: Arc<State>) {
     };
     let mut flow = state.flow.subscribe();
     let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
-    let mut held = false;
+    let (mut held, mut byte) = (false, [0]);
     loop {
         let now = *flow.borrow_and_update();
         let moved = match now {
             Flow::Cut => return,
             Flow::Frozen => tokio::select! {
                 changed = flow.changed() => changed.is_ok(),
-                ready = client.readable(), if !held => {
+                // `readable` alone may speak of what was read before.
+                waiting = client.peek(&mut byte), if !held => {
                     held = true;
-                    state.held.notify_one();
-                    ready.is_ok()
+                    state.held.send_replace(true);
+                    waiting.is_ok()
                 }
             },
             Flow::Garbage => {

@@ -1,21 +1,24 @@
 //! The faults of a schedule, made one after the other, each healed before the next one.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
+use mq_chaos::containers::now;
 use mq_testkit::{
     history::Event,
     proxy::{self, Direction},
 };
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::{io::AsyncReadExt, net::TcpStream, time::sleep};
 
-use super::Run;
+use super::{Alarm, Run};
 use crate::{
     Result,
-    container::now,
-    crew::Member,
+    crew::{Member, Now},
     in_flight,
-    process::Role,
+    process::{self, Role},
     schedule::{Fault, Schedule, Step, Target, Toxic},
 };
 
@@ -23,11 +26,35 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) step: Step,
+    /// The node that it was made to, where there are several.
+    pub(crate) node: Option<String>,
     /// Messages that were in flight when it struck.
     pub(crate) in_flight: usize,
     /// From when to when it was on, in microseconds since 1970.
     pub(crate) from: u64,
     pub(crate) to: u64,
+    pub(crate) drain: Option<Drain>,
+    pub(crate) alarm: Option<Alarm>,
+}
+
+/// How a process ended that was told to by SIGTERM.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    /// From the signal to its end.
+    pub(crate) took: Duration,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+    /// Messages that were delivered to it and without effect when it ended. They come again.
+    pub(crate) left: usize,
+}
+
+/// What came of a step, beside its times.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) node: Option<String>,
+    pub(super) in_flight: usize,
+    pub(super) drain: Option<Drain>,
+    pub(super) alarm: Option<Alarm>,
 }
 
 impl Done {
@@ -38,32 +65,68 @@ impl Done {
 }
 
 impl Run {
-    /// Makes the faults until the time of the load is over.
+    /// Makes the faults until all that was asked for is reached: the time, so many faults, so many messages.
     pub(super) async fn make_faults(
         &mut self,
         schedule: &Schedule,
         start: Instant,
     ) -> Result<Vec<Done>> {
-        let end = Duration::from_secs(self.plan.minutes * 60);
+        let end = self
+            .plan
+            .minutes
+            .map(|minutes| Duration::from_secs(minutes * 60));
+        // Those that have to be there: they are made again if they strike nothing.
+        let wanted = self.plan.faults;
+        let mut steps: VecDeque<Step> = schedule.0.iter().copied().collect();
         let mut made: Vec<Done> = Vec::new();
         let mut free_from = Duration::ZERO;
-        for (number, step) in (1..).zip(&schedule.0) {
+        while let Some(step) = steps.pop_front() {
             let at = step.at.max(free_from);
-            if at + step.lasts + RECOVERY > end {
+            if wanted.is_none() && end.is_some_and(|end| at + step.lasts + step.recovery() > end) {
                 break;
             }
             sleep(at.saturating_sub(start.elapsed())).await;
-            let done = self.make(number, *step).await?;
+            let done = self.make(made.len() + 1, step).await?;
             let took = (done.to - done.from) as f64 / 1e6;
+            let node = done
+                .node
+                .as_deref()
+                .map_or(String::new(), |node| format!(" ({node})"));
             println!(
-                "{step}: {} in flight, over after {took:.1} s",
+                "{step}{node}: {} in flight, over after {took:.1} s",
                 done.in_flight
             );
+            let void = step.fault == Fault::Kill && !done.counts();
+            if void && wanted.is_some_and(|wanted| made.len() < wanted * 3) {
+                steps.push_front(step);
+            }
             made.push(done);
             free_from = start.elapsed() + QUIET;
         }
-        sleep(end.saturating_sub(start.elapsed())).await;
+        sleep(end.unwrap_or_default().saturating_sub(start.elapsed())).await;
+        if let Some(messages) = self.plan.messages {
+            self.sent(messages).await;
+        }
         Ok(made)
+    }
+
+    /// Waits until so many messages were sent.
+    async fn sent(&mut self, messages: u64) {
+        let missing = messages.saturating_sub(self.crew.sent());
+        // Three times as long as the rate says.
+        let patience = Duration::from_secs(60 + 3 * missing / u64::from(self.plan.rate));
+        let start = Instant::now();
+        while self.crew.sent() < messages {
+            if start.elapsed() > patience {
+                let sent = self.crew.sent();
+                self.problems.push(format!(
+                    "only {sent} of {messages} messages were sent {} s after the last fault",
+                    patience.as_secs()
+                ));
+                return;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
     }
 
     async fn make(&mut self, number: usize, step: Step) -> Result<Done> {
@@ -72,23 +135,27 @@ impl Run {
         self.record(Event::fault(&name))?;
         let from = now();
         let made = match step.target {
-            Target::Broker => self.fault_broker(step).await,
+            Target::Broker => self.fault_broker(number, step).await,
             Target::Process(role, number) => {
                 fault_process(self.crew.member(role, number)?, step).await
             }
             Target::Link(role) => self.fault_link(role, step).await,
+            Target::Links => self.short_lives(step).await,
         };
-        let in_flight = made.unwrap_or_else(|error| {
+        let made = made.unwrap_or_else(|error| {
             self.problems.push(format!("{name}: {error}"));
-            0
+            Made::default()
         });
         self.record(Event::healed(&name))?;
         let to = now();
         Ok(Done {
             step,
-            in_flight,
+            node: made.node,
+            in_flight: made.in_flight,
             from,
             to,
+            drain: made.drain,
+            alarm: made.alarm,
         })
     }
 
@@ -96,7 +163,7 @@ impl Run {
     async fn await_messages(&self, target: Target) {
         let start = Instant::now();
         let open = || match target {
-            Target::Broker => self.crew.open(None),
+            Target::Broker | Target::Links => self.crew.open(None),
             Target::Process(role, number) => {
                 let member = self.crew.member(role, number).ok();
                 let status = member.and_then(|member| member.now().status);
@@ -109,31 +176,56 @@ impl Run {
         }
     }
 
-    async fn fault_broker(&mut self, step: Step) -> Result<usize> {
+    async fn fault_broker(&mut self, number: usize, step: Step) -> Result<Made> {
+        if matches!(step.fault, Fault::MemoryAlarm | Fault::DiskAlarm) {
+            return self.alarm(step).await;
+        }
+        let at = self.site.leader(number).await?;
         let files = self.crew.files(None);
         let asked = now();
         let mut struck = asked;
         match step.fault {
             Fault::Kill => {
-                struck = self.container.kill().await?;
+                struck = self.kill(at).await?;
                 sleep(step.lasts).await;
-                self.container.start_again().await?;
+                self.site.nodes[at].start().await?;
             }
             Fault::Pause | Fault::Stall => {
-                self.container.pause().await?;
+                self.site.nodes[at].pause().await?;
                 sleep(step.lasts).await;
-                self.container.unpause().await?;
+                self.site.nodes[at].unpause().await?;
             }
-            Fault::Restart => self.container.restart().await?,
-            Fault::Network(_) => return Err("the broker is no link".into()),
+            Fault::Restart => {
+                self.site.nodes[at].stop().await?;
+                self.site.nodes[at].start().await?;
+            }
+            _ => return Err("that is no fault of a broker".into()),
         }
         let in_flight = in_flight::at(&files, asked, struck)?;
+        self.site.whole().await?;
         self.broker_answers().await?;
         self.crew.ready(READY).await?;
-        Ok(in_flight)
+        let nodes = &self.site.nodes;
+        Ok(Made {
+            node: (nodes.len() > 1).then(|| nodes[at].service().to_owned()),
+            in_flight,
+            ..Made::default()
+        })
     }
 
-    async fn fault_link(&mut self, role: Role, step: Step) -> Result<usize> {
+    /// `kill -9` of a node, and until it is dead. Returns when it died, in microseconds since 1970.
+    async fn kill(&mut self, at: usize) -> Result<u64> {
+        // The engine says when it has noticed. On a busy machine that is late; a connection breaks at once.
+        let mut connection = TcpStream::connect(&self.plan.ground.hosts()[at]).await?;
+        let broken = tokio::spawn(async move {
+            while matches!(connection.read(&mut [0; 64]).await, Ok(1..)) {}
+            now()
+        });
+        let noticed = self.site.nodes[at].kill().await?;
+        Ok(broken.await?.min(noticed))
+    }
+
+    async fn fault_link(&mut self, role: Role, step: Step) -> Result<Made> {
         let Fault::Network(toxic) = step.fault else {
             return Err("only the network has links".into());
         };
@@ -146,11 +238,14 @@ impl Run {
         link.clear();
         let in_flight = in_flight::at(&files, struck, struck)?;
         self.crew.ready(READY).await?;
-        Ok(in_flight)
+        Ok(Made {
+            in_flight,
+            ..Made::default()
+        })
     }
 
     /// Waits until the broker answers with all that the run needs.
-    async fn broker_answers(&mut self) -> Result {
+    pub(super) async fn broker_answers(&mut self) -> Result {
         let start = Instant::now();
         loop {
             match self.observer.left().await {
@@ -167,11 +262,12 @@ impl Run {
     }
 }
 
-async fn fault_process(member: &Member, step: Step) -> Result<usize> {
+async fn fault_process(member: &Member, step: Step) -> Result<Made> {
     let before = member.ready(READY).await?;
     let file = before.status.unwrap_or_default().file;
     let asked = now();
     let mut struck = asked;
+    let mut drain = None;
     let next = |what| {
         member.until(what, READY, move |now| {
             now.life > before.life && now.status.is_some()
@@ -191,12 +287,38 @@ async fn fault_process(member: &Member, step: Step) -> Result<usize> {
             member.ready(READY).await?;
         }
         Fault::Restart => {
+            let told = Instant::now();
             member.signal(Signal::TERM).await;
+            let ended = |now: &Now| now.life > before.life || now.pid.is_none();
+            member.until("ended", READY, ended).await?;
+            drain = Some(Drain {
+                took: told.elapsed(),
+                limit: match member.role {
+                    Role::Consumer => process::DEADLINE + SLACK,
+                    Role::Producer => OUTCOMES + SLACK,
+                },
+                left: in_flight::at(std::slice::from_ref(&file), u64::MAX, u64::MAX)?,
+            });
             next("ended and started again").await?;
         }
-        Fault::Network(_) => return Err("a process is no link".into()),
+        _ => return Err("that is no fault of a process".into()),
     }
-    Ok(in_flight::at(&[file], asked, struck)?)
+    Ok(Made {
+        in_flight: in_flight::at(&[file], asked, struck)?,
+        drain,
+        ..Made::default()
+    })
+}
+
+impl Step {
+    /// Time that is left after it.
+    fn recovery(&self) -> Duration {
+        match self.fault {
+            // It is the load, and its schedule leaves a quiet phase.
+            Fault::Lives => Duration::ZERO,
+            _ => RECOVERY,
+        }
+    }
 }
 
 /// What the proxy is to do.
@@ -231,8 +353,12 @@ fn faults_of(toxic: Toxic) -> Vec<(Direction, proxy::Fault)> {
 const QUIET: Duration = Duration::from_secs(2);
 /// Left at the end for a recovery.
 const RECOVERY: Duration = Duration::from_secs(6);
+/// Beyond its deadline a process may take so long to end.
+const SLACK: Duration = Duration::from_secs(1);
+/// What a producer has on its way has its outcome in that time.
+const OUTCOMES: Duration = Duration::from_secs(30);
 /// A broker on a busy machine.
 const BROKER: Duration = Duration::from_secs(120);
 /// A process that is started again, and one that finishes what it has.
-const READY: Duration = Duration::from_secs(90);
+pub(super) const READY: Duration = Duration::from_secs(90);
 const FOR_MESSAGES: Duration = Duration::from_secs(5);

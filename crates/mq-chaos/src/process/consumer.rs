@@ -9,7 +9,7 @@ use std::{
 use mq_core::{Broker, Received, State, Worker};
 use mq_testkit::history::{Event, HistoryError, Tag};
 
-use super::Stage;
+use super::{Pace, Stage};
 use crate::{
     Result,
     broker::{CONSUMERS, Kind, OPEN, ORDERS},
@@ -27,6 +27,7 @@ pub(super) async fn run<B: Broker>(
         .prefetch((OPEN / CONSUMERS) as u16)
         // A message is delivered again at each crash of who holds it: that is no fault of the message.
         .max_attempts(MAX_ATTEMPTS)
+        .shutdown_deadline(DEADLINE)
         .state(Arc::clone(stage));
     let worker = match kind {
         Kind::RabbitMq => worker,
@@ -49,7 +50,8 @@ async fn effect(stage: &Stage, received: &Received) -> Result<(), HistoryError> 
     stage.counters.delivered.fetch_add(1, Relaxed);
     // Corrupt bytes are recorded too, and done with.
     if let Ok(tag) = stage.recorder.received(ORDERS, received)? {
-        tokio::time::sleep(work(stage.order.seed, &tag)).await;
+        let (seed, pace) = (stage.order.seed, stage.order.pace);
+        tokio::time::sleep(work(seed, pace, &tag)).await;
         stage
             .recorder
             .record(Event::effect(received.source(), &tag))?;
@@ -58,12 +60,21 @@ async fn effect(stage: &Stage, received: &Received) -> Result<(), HistoryError> 
     Ok(())
 }
 
-/// 5 to 30 ms, by the seed and the message.
-fn work(seed: u64, tag: &Tag) -> Duration {
+/// How long the handler takes, by the seed, the pace and the message.
+fn work(seed: u64, pace: Pace, tag: &Tag) -> Duration {
     let mut hasher = DefaultHasher::new();
     (seed, tag).hash(&mut hasher);
-    Duration::from_millis(5 + hasher.finish() % 26)
+    let drawn = hasher.finish();
+    let brisk = Duration::from_millis(5 + drawn % 26);
+    match pace {
+        Pace::Brisk => brisk,
+        Pace::Slow => brisk * 10,
+        Pace::Outlive if (drawn >> 32).is_multiple_of(100) => DEADLINE + Duration::from_secs(3),
+        Pace::Outlive => brisk,
+    }
 }
 
+/// How long handlers may go on after SIGTERM.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
 /// As many as RabbitMQ counts before it takes a message away itself.
 const MAX_ATTEMPTS: u32 = 20;

@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{Broker, Error, ErrorKind, Message, Publisher};
-use mq_testkit::history::{Event, HistoryError};
+use mq_core::{Broker, Destination, Error, ErrorKind, Message, Publisher};
+use mq_testkit::history::{Event, HistoryError, Tag};
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
@@ -68,15 +68,22 @@ async fn publish<B: Broker>(
             let tag = tags.next(&key);
             stage.recorder.record(Event::send(&tag))?;
             stage.counters.sent.fetch_add(1, Relaxed);
-            let message = Message::new(tag.to_payload(SIZE)).key(tag.key());
+            let message = Message::from(Message::new(tag.to_payload(SIZE)).key(tag.key()));
+            let again = stage
+                .order
+                .resend
+                .then(|| (publisher.clone(), message.clone()));
             match publisher.enqueue(&to, message).await {
                 Ok(pending) => {
-                    let stage = Arc::clone(stage);
+                    let (stage, to) = (Arc::clone(stage), to.clone());
                     answers.spawn(async move {
                         let outcome = pending.await;
                         stage
                             .recorder
                             .record(Event::outcome(&tag, ORDERS, &outcome))?;
+                        if let (true, Some((publisher, message))) = (is_unknown(&outcome), again) {
+                            resend(&stage, &publisher, &to, &tag, message).await?;
+                        }
                         stage.counters.answered.fetch_add(1, Relaxed);
                         drop(permit);
                         Ok(())
@@ -99,6 +106,33 @@ async fn publish<B: Broker>(
             answer??;
         }
     }
+}
+
+/// Sends a message again, the same with the same id, until its outcome is known or the publisher is over.
+async fn resend(
+    stage: &Stage,
+    publisher: &impl Publisher,
+    to: &Destination,
+    tag: &Tag,
+    message: Message,
+) -> Result<(), HistoryError> {
+    loop {
+        stage.recorder.record(Event::send(tag))?;
+        let outcome = match publisher.enqueue(to, message.clone()).await {
+            Ok(pending) => pending.await,
+            Err(error) => Err(error),
+        };
+        stage
+            .recorder
+            .record(Event::outcome(tag, ORDERS, &outcome))?;
+        if !is_unknown(&outcome) {
+            return Ok(());
+        }
+    }
+}
+
+fn is_unknown<T>(outcome: &mq_core::Result<T>) -> bool {
+    matches!(outcome, Err(error) if error.kind() == ErrorKind::Unknown)
 }
 
 /// True unless the error is about this one message.

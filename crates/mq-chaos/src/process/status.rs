@@ -24,6 +24,10 @@ pub(crate) struct Status {
     /// Messages delivered, and of them those whose handler is done.
     pub(crate) delivered: u64,
     pub(crate) finished: u64,
+    /// Since when the broker lets it not publish, in microseconds since 1970; 0: it lets it.
+    pub(crate) blocked_at: u64,
+    /// Connections that the client told to be lost.
+    pub(crate) connections_lost: u64,
 }
 
 impl Status {
@@ -38,19 +42,34 @@ impl FromStr for Status {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
-        let mut words = line.splitn(5, ' ');
-        let mut number = || words.next().and_then(|word| word.parse().ok());
-        let numbers = (number(), number(), number(), number());
-        match (numbers, words.next()) {
-            ((Some(sent), Some(answered), Some(delivered), Some(finished)), Some(file)) => {
-                Ok(Self {
-                    file: file.into(),
-                    sent,
-                    answered,
-                    delivered,
-                    finished,
-                })
-            }
+        let mut words = line.splitn(7, ' ');
+        let numbers: Vec<u64> = words
+            .by_ref()
+            .take(6)
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        match (<[u64; 6]>::try_from(numbers), words.next()) {
+            (
+                Ok(
+                    [
+                        sent,
+                        answered,
+                        delivered,
+                        finished,
+                        blocked_at,
+                        connections_lost,
+                    ],
+                ),
+                Some(file),
+            ) => Ok(Self {
+                file: file.into(),
+                sent,
+                answered,
+                delivered,
+                finished,
+                blocked_at,
+                connections_lost,
+            }),
             _ => Err(format!("{line:?} is no status")),
         }
     }
@@ -63,6 +82,8 @@ pub(super) struct Counters {
     pub(super) answered: AtomicU64,
     pub(super) delivered: AtomicU64,
     pub(super) finished: AtomicU64,
+    pub(super) blocked_at: AtomicU64,
+    pub(super) connections_lost: AtomicU64,
     told: Mutex<String>,
 }
 
@@ -74,17 +95,24 @@ impl Counters {
             answered: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             finished: AtomicU64::new(0),
+            blocked_at: AtomicU64::new(0),
+            connections_lost: AtomicU64::new(0),
             told: Mutex::new(String::new()),
         }
     }
 
     /// Prints the status if it changed. Nobody to read it means that the conductor is gone, which the standard input tells.
     pub(super) fn tell(&self) {
-        let [sent, answered, delivered, finished] =
-            [&self.sent, &self.answered, &self.delivered, &self.finished]
-                .map(|count| count.load(Relaxed));
-        let file = self.file.display();
-        let line = format!("{sent} {answered} {delivered} {finished} {file}\n");
+        let numbers = [
+            &self.sent,
+            &self.answered,
+            &self.delivered,
+            &self.finished,
+            &self.blocked_at,
+            &self.connections_lost,
+        ];
+        let numbers = numbers.map(|count| count.load(Relaxed).to_string());
+        let line = format!("{} {}\n", numbers.join(" "), self.file.display());
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if *told != line {
             let _ = std::io::stdout().write_all(line.as_bytes());
@@ -115,10 +143,11 @@ mod tests {
 
     #[test]
     fn a_line_is_read_as_it_was_printed() {
-        let status: Status = "7 5 3 1 /a folder/x.0.jsonl".parse().unwrap();
+        let status: Status = "7 5 3 1 99 2 /a folder/x.0.jsonl".parse().unwrap();
         assert_eq!(status.open(), 4);
+        assert_eq!((status.blocked_at, status.connections_lost), (99, 2));
         assert_eq!(status.file, Path::new("/a folder/x.0.jsonl"));
-        assert!("7 5 3 x f".parse::<Status>().is_err());
+        assert!("7 5 3 x 0 0 f".parse::<Status>().is_err());
         assert!("error: no".parse::<Status>().is_err());
     }
 }

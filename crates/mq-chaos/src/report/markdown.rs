@@ -57,8 +57,13 @@ impl Report {
         writeln!(
             out,
             "- {PRODUCERS} producers with at most {WINDOW} publishes without outcome each, {CONSUMERS} consumers with at most \
-             {OPEN} open deliveries together, {} messages a second in all, for {} s. What is unknown is not sent again.",
-            self.rate, self.load.seconds
+             {OPEN} open deliveries together, {} messages a second in all, for {} s. What is unknown is {}.",
+            self.rate,
+            self.load.seconds,
+            match self.resend {
+                true => "sent again with the same id",
+                false => "left to the crate",
+            }
         )
     }
 
@@ -72,6 +77,7 @@ impl Report {
             ("rejected", counts.rejected),
             ("unknown", counts.unknown),
             ("of the unknown, appeared", counts.recovered),
+            ("sent again by the producers here", self.sent_again),
             ("deliveries", counts.deliveries),
             ("of them again", duplicates),
             ("effects", counts.effects),
@@ -133,6 +139,18 @@ impl Report {
             spread(&self.between_effects),
             spread(&self.around_faults)
         )?;
+        self.kept(out)?;
+        writeln!(
+            out,
+            "\n| process | lives | ended by its own error | connections lost, as it told |\n|---|---:|---:|---:|"
+        )?;
+        for (name, life) in &self.lives {
+            writeln!(
+                out,
+                "| {name} | {} | {} | {} |",
+                life.lives, life.ended_by_error, life.connections_lost
+            )?;
+        }
         if self.ended_by_error.is_empty() {
             return writeln!(out, "\nNo process ended by an error of its own.");
         }
@@ -142,6 +160,37 @@ impl Report {
         )?;
         for (words, count) in &self.ended_by_error {
             writeln!(out, "- {count} × {words}")?;
+        }
+        Ok(())
+    }
+
+    /// What drains and alarms kept to.
+    fn kept(&self, out: &mut String) -> std::fmt::Result {
+        if let Some(drains) = &self.drains {
+            writeln!(
+                out,
+                "\n{} processes were told to end by SIGTERM; {} of them ended later than their deadline and 1 s. Until the end, ms (p50 / \
+                 p99 / max): consumers {}, producers {}. {} deliveries were open at a deadline.",
+                drains.count,
+                drains.late,
+                spread(&drains.consumers),
+                spread(&drains.producers),
+                drains.left
+            )?;
+        }
+        if let Some(alarms) = &self.alarms {
+            writeln!(
+                out,
+                "\n{} alarms. From the alarm to a producer's knowing that it is blocked, ms (p50 / p99 / max): {}; {} times it did not \
+                 get to know. A producer grew by {} KiB at most, with its window full all the time ({} times it was not). The fewest \
+                 effects during an alarm: {}.",
+                alarms.count,
+                spread(&alarms.blocked),
+                alarms.not_blocked,
+                alarms.growth_kib,
+                alarms.not_full,
+                alarms.fewest_effects
+            )?;
         }
         Ok(())
     }

@@ -10,8 +10,9 @@ use mq_testkit::{
 use super::*;
 use crate::{
     broker::Kind,
-    process::Role,
+    process::{Role, Status},
     schedule::{Fault, Scenario, Step},
+    site::Ground,
 };
 
 /// What a made-up run does.
@@ -34,9 +35,12 @@ fn done(fault: Fault, target: Target, in_flight: usize) -> Done {
     };
     Done {
         step,
+        node: None,
         in_flight,
         from: 1_000,
         to: 5_001_000,
+        drain: None,
+        alarm: None,
     }
 }
 
@@ -59,14 +63,24 @@ fn report(name: &str, run: Run) -> Report {
     }
     recorder.record(Event::drained()).unwrap();
     let plan = Plan {
-        kind: Kind::RabbitMq,
+        ground: Ground {
+            kind: Kind::RabbitMq,
+            cluster: false,
+            version: None,
+        },
         scenario: Scenario::Crash,
-        minutes: 2,
+        minutes: Some(2),
+        faults: None,
+        messages: None,
         seed: 7,
         rate: 400,
+        protocol: None,
+        resend: false,
         into: folder.clone(),
     };
-    let checked = Checker::new(plan.kind.claim()).check(&history).unwrap();
+    let checked = Checker::new(plan.ground.kind.claim())
+        .check(&history)
+        .unwrap();
     let effects = Effects::read(&history).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     let load = Load {
@@ -78,6 +92,7 @@ fn report(name: &str, run: Run) -> Report {
         name: name.into(),
         by_error,
         words: "error: the connection was lost".into(),
+        last: Status::default(),
     };
     Report::new(
         folder,

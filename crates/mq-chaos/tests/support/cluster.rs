@@ -1,25 +1,15 @@
-//! A Kafka cluster as an operator sees it: who leads a partition, and who is in sync.
+//! A Kafka cluster for a test: its nodes, and one partition as they tell it.
 
-use std::time::Duration;
-
-use krafka::admin::{AdminClient, DescribeTopicsOptions};
+pub use mq_chaos::cluster::kafka::Partition;
+use mq_chaos::{cluster::kafka, containers::Node};
 use mq_testkit::{Check, Failure};
-use tokio::time::{Instant, sleep};
 
-use super::{PATIENCE, node::Node, told};
+use super::told;
 
 /// Three nodes; what is asked is partition 0 of a topic.
 pub struct Cluster {
     servers: String,
     pub nodes: Vec<Node>,
-}
-
-/// What a node says of a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
-    pub leader: Option<usize>,
-    pub in_sync: usize,
-    pub replicas: usize,
 }
 
 impl Cluster {
@@ -35,8 +25,8 @@ impl Cluster {
         })
     }
 
-    /// Waits until a partition is as it should be; `from` are the nodes that are asked, all if it is
-    /// empty. Nodes are counted from 0.
+    /// Waits until a partition is as it should be; `from` are the nodes that are asked. Nodes are
+    /// counted from 0.
     pub async fn until(
         &self,
         what: &str,
@@ -44,65 +34,19 @@ impl Cluster {
         from: &[usize],
         mut good: impl FnMut(&Partition) -> bool,
     ) -> Check<Partition> {
-        let start = Instant::now();
-        let mut last = String::new();
-        while start.elapsed() < PATIENCE {
-            match self.look(topic, from).await {
-                Ok(partition) if good(&partition) => return Ok(partition),
-                Ok(partition) => last = format!("{partition:?}"),
-                Err(error) => last = format!("{error:?}"),
-            }
-            sleep(Duration::from_millis(250)).await;
-        }
-        let seconds = PATIENCE.as_secs();
-        Err(Failure::new(format!(
-            "{topic}: {what}: not within {seconds} s, last {last}"
-        )))
+        let all: Vec<&str> = self.servers.split(',').collect();
+        let asked: Vec<&str> = from.iter().map(|node| all[*node]).collect();
+        let good = |partitions: &[Partition]| partitions.first().is_some_and(&mut good);
+        first(kafka::until(what, &asked.join(","), topic, good).await?)
     }
 
     /// Waits until every node is in sync and leads or follows.
     pub async fn whole(&self, topic: &str) -> Check<Partition> {
-        for node in 0..3 {
-            let whole = |p: &Partition| p.in_sync == 3 && p.leader.is_some();
-            self.until("all in sync", topic, &[node], whole).await?;
-        }
-        self.look(topic, &[]).await
+        first(kafka::whole(&self.servers, topic).await?)
     }
+}
 
-    async fn look(&self, topic: &str, from: &[usize]) -> Check<Partition> {
-        let all: Vec<&str> = self.servers.split(',').collect();
-        let asked: Vec<&str> = match from {
-            [] => all,
-            some => some.iter().map(|node| all[*node]).collect(),
-        };
-        // A new client each time: what it knows is what the nodes say now.
-        let looking = async {
-            let client = krafka::Kafka::builder(asked.join(","))
-                .connect_timeout(Duration::from_secs(2))
-                .request_timeout(Duration::from_secs(3))
-                .connect()
-                .await?;
-            let admin: AdminClient = client.admin();
-            let mut found = admin
-                .describe_topics([topic], DescribeTopicsOptions::default())
-                .await?;
-            let found = found
-                .remove(topic)
-                .ok_or_else(|| Failure::new("no answer"))??;
-            let partition = found
-                .partitions
-                .first()
-                .ok_or_else(|| Failure::new("no partition"))?;
-            let leader = partition.leader.and_then(|id| usize::try_from(id - 1).ok());
-            Ok(Partition {
-                leader,
-                in_sync: partition.isr.len(),
-                replicas: partition.replicas.len(),
-            })
-        };
-        match tokio::time::timeout(Duration::from_secs(6), looking).await {
-            Ok(partition) => partition,
-            Err(_) => Err(Failure::new("no node answers")),
-        }
-    }
+fn first(partitions: Vec<Partition>) -> Check<Partition> {
+    let first = partitions.into_iter().next();
+    first.ok_or_else(|| Failure::new("no partition"))
 }

@@ -1,4 +1,4 @@
-//! What the tests that kill brokers share: the containers of a run, and stories that the checker judges.
+//! What the tests that kill brokers share: a cluster of a run, and stories that the checker judges.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -6,7 +6,6 @@
 )]
 
 pub mod cluster;
-pub mod node;
 pub mod story;
 
 use std::{

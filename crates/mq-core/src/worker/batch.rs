@@ -5,11 +5,12 @@ use std::{
 };
 
 use futures::FutureExt;
+use tracing::Instrument;
 
 use super::runner::{Runner, Shared};
 use crate::{
     Broker, Failure, Guarantee, Outcome, Received, Rejection, Settlement, extract::State,
-    guarantee::settle_logged, handler::panic_failure, rejection::chain,
+    guarantee::settle_logged, handler::panic_failure, rejection::chain, trace,
 };
 
 /// How large a batch gets, and how long it waits for that.
@@ -226,16 +227,19 @@ where
                     }
                 }
                 if !taken.is_empty() {
-                    let outcome = call(&handler, state.clone(), messages).await;
-                    for (settlement, outcome) in taken.into_iter().zip(outcome.0) {
-                        let received = settlement.received();
-                        let decision = outcome.decision();
-                        shared
-                            .flow
-                            .handled(&shared.subscription, received, decision);
-                        let outcome = shared.ceiling(outcome, received.attempt());
-                        finish::<B, G>(&shared, settlement, outcome).await;
-                    }
+                    let source = &shared.subscription;
+                    let span = shared.tracer.process_batch(source, &messages);
+                    let whole = async {
+                        let outcome = call(&handler, state.clone(), messages).await;
+                        for (settlement, outcome) in taken.into_iter().zip(outcome.0) {
+                            let received = settlement.received();
+                            shared.flow.handled(source, received, outcome.decision());
+                            let outcome = shared.ceiling(outcome, received.attempt());
+                            trace::processed(&span, outcome.decision());
+                            finish::<B, G>(&shared, settlement, outcome).await;
+                        }
+                    };
+                    whole.instrument(span.clone()).await;
                 }
                 shared.lanes.done(all, &keys);
             }

@@ -12,8 +12,8 @@ use super::{
     runner::SingleRunner,
 };
 use crate::{
-    AtLeastOnce, BoxError, Broker, ConsumePlan, DeadLetters, Error, ErrorKind, Guarantee,
-    IntoService, Outcome, Received, Result, Subscription, layer::IntoLayer,
+    AtLeastOnce, BoxError, Broker, Capability, ConsumePlan, DeadLetters, Deferred, Error,
+    ErrorKind, Guarantee, IntoService, Outcome, Received, Result, Subscription, layer::IntoLayer,
 };
 
 /// Consumes a subscription with a handler (EIP *Event-Driven Consumer*, *Message Dispatcher*).
@@ -97,6 +97,9 @@ impl<B: Broker, G, S, L> Worker<B, G, S, L> {
     /// A failed message is then attempted again in place, at once, while later ones of its key
     /// wait and other keys go on. This orders within one process: across processes it needs
     /// partitions or a single active consumer.
+    ///
+    /// With a layer that asks for delays it asks for [`Deferred::InPlace`] too: a broker without it
+    /// is refused.
     pub fn ordered_by_key(mut self) -> Self {
         self.ordered = true;
         self
@@ -251,11 +254,27 @@ where
         }
         let mut plan = self.plan.clone();
         self.guarantee.plan(&mut plan);
+        if self.ordered && !plan.delays.is_empty() {
+            // Set aside, a message would be overtaken by the later ones of its key.
+            plan.deferred = Deferred::InPlace;
+        }
         if plan.prefetch > 0 {
             let wanted = u16::try_from(self.concurrency).unwrap_or(u16::MAX);
             plan.prefetch = plan.prefetch.max(wanted);
         }
-        plan.check(&self.subscription, self.broker.capabilities())?;
+        let can = self.broker.capabilities();
+        if plan.deferred == Deferred::InPlace && !can.has(Capability::DeferInPlace) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "worker",
+                "order by key and delayed retries exclude each other here: later messages of a key \
+                 would overtake the one that waits",
+            )
+            .with("capability", Capability::DeferInPlace)
+            .with("subscription", &self.subscription)
+            .help("retry in place alone, or leave out `ordered_by_key`"));
+        }
+        plan.check(&self.subscription, can)?;
         if plan.dead_letter_home(&self.subscription).is_none() {
             return Err(Error::new(
                 ErrorKind::Config,

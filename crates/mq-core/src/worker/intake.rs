@@ -50,6 +50,7 @@ where
         ordered: parts.ordered,
         subscription: parts.subscription.clone(),
         flow: parts.broker.flow(),
+        tracer: parts.broker.tracer(),
         fault: Fault::default(),
     });
     // Dropping the set aborts the runners, so dropping this future leaves no task behind.
@@ -102,7 +103,18 @@ where
         );
         runners.shutdown().await;
     }
-    let closed = consumer.close().await;
+    let closed = match consumer.close().await {
+        // Messages that come again are no failure of the worker: a group that shared out its partitions anew may have cost
+        // verdicts hours ago.
+        Err(error) if error.kind() == ErrorKind::Stale => {
+            tracing::warn!(
+                subscription = %parts.subscription, %error,
+                "some settlements did not reach the broker; their messages come again"
+            );
+            Ok(())
+        }
+        closed => closed,
+    };
     // The first error is the cause; those after it are what it led to.
     fed.and(shared.fault.take().map_or(Ok(()), Err)).and(closed)
 }

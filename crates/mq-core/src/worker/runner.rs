@@ -10,6 +10,7 @@ use std::{
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tower_service::Service;
+use tracing::Instrument;
 
 use super::lanes::Lanes;
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     flow::Flow,
     guarantee::settle_logged,
     handler::{panicked, ready_call},
+    trace::{self, Tracer},
 };
 
 /// What the runners of one worker share.
@@ -30,6 +32,7 @@ pub(super) struct Shared<G, Session> {
     pub(super) ordered: bool,
     pub(super) subscription: Subscription,
     pub(super) flow: Flow,
+    pub(super) tracer: Tracer,
     pub(super) fault: Fault,
 }
 
@@ -86,10 +89,17 @@ where
                     .cloned();
                 let mut held = Some(settlement);
                 while let Some(settlement) = held.take() {
-                    let outcome = shared
-                        .attempts(&mut service, &fresh, settlement.received())
-                        .await;
-                    held = shared.finish::<B>(settlement, outcome).await;
+                    let (source, received) = (&shared.subscription, settlement.received());
+                    let span = shared.tracer.process(source, received, settlement.tag());
+                    // What the outcome publishes belongs to it too.
+                    let whole = async {
+                        let outcome = shared
+                            .attempts(&mut service, &fresh, settlement.received())
+                            .await;
+                        trace::processed(&span, outcome.decision());
+                        shared.finish::<B>(settlement, outcome).await
+                    };
+                    held = whole.instrument(span.clone()).await;
                 }
                 shared.lanes.done(1, key.as_slice());
             }
@@ -174,6 +184,10 @@ impl<G, Session> Shared<G, Session> {
             let ends = !error.is_retryable();
             return self.hand_back(settlement, error, ends).await;
         }
+        let settlement = match outcome.attempt() {
+            Some(attempt) => settlement.after_attempt(attempt),
+            None => settlement,
+        };
         let undone = self
             .guarantee
             .settle(&self.session, settlement, outcome)

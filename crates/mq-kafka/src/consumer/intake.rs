@@ -20,24 +20,38 @@ use mq_core::{
 };
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::assignment::Assigned;
+use super::{
+    assignment::Assigned,
+    events::{self, Events, KafkaEvent},
+    listener::Listener,
+};
 use crate::{
-    error::{self, Stage, closed, is_passing},
+    error::{self, Stage, closed, is_fenced, is_passing},
     headers,
-    settle::{Group, Incoming, Ledger},
-    topology::edges,
+    settle::{Group, Incoming, Ledger, Wait},
+    topology::{edges, readable_ends},
 };
 
 pub(super) struct Intake {
     pub(super) group: Arc<Group>,
+    pub(super) listener: Arc<Listener>,
+    /// A static member under the classic protocol.
+    pub(super) static_classic: bool,
     pub(super) ledger: Arc<Ledger>,
     pub(super) assigned: Arc<Assigned>,
     pub(super) admin: Arc<AdminClient>,
     pub(super) source: Arc<str>,
     pub(super) filter: Filter,
+    /// How long a record waits at most, if this is a retry topic.
+    pub(super) tier: Option<Duration>,
     pub(super) topic_id: [u8; 16],
+    /// How many the topic had when the consumer was opened.
+    pub(super) partitions: usize,
+    pub(super) read_committed: bool,
+    pub(super) events: Events,
+    pub(super) stalled_after: Duration,
     /// The connection closes.
     pub(super) closing: CancellationToken,
     /// The consumer closes.
@@ -103,17 +117,23 @@ impl Intake {
 
     async fn poll(&self) {
         let mut paused: HashSet<i32> = HashSet::new();
+        let mut waiting: Option<Instant> = None;
         let consumer = &self.group.consumer;
         let topic = &*self.group.topic;
         while !self.stop.is_cancelled() && !self.ledger.has_ended() {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
+            if self.static_classic && self.listener.rejoin.take() {
+                self.join_again().await;
+            }
+            let unplaced = self.place(&mut waiting).await;
             let room = self.ledger.has_room();
-            let pause: HashSet<i32> = match room {
+            let mut pause: HashSet<i32> = match room {
                 true => self.ledger.clogged().into_iter().collect(),
                 false => self.ledger.partitions().into_iter().collect(),
             };
+            pause.extend(unplaced);
             let resume: Vec<i32> = paused.difference(&pause).copied().collect();
             if !resume.is_empty() {
                 consumer.resume(topic, &resume).await;
@@ -143,6 +163,29 @@ impl Intake {
         }
     }
 
+    /// Gives partitions that wait for it a place to read from, here where no record is on its way. Returns those that still wait.
+    async fn place(&self, waiting: &mut Option<Instant>) -> Vec<i32> {
+        let unplaced = self.ledger.unplaced();
+        if unplaced.is_empty() {
+            *waiting = None;
+            return unplaced;
+        }
+        let since = *waiting.get_or_insert_with(Instant::now);
+        let (source, partitions) = (&self.source, &unplaced);
+        match self.listener.place(&self.group).await {
+            Ok(()) => *waiting = None,
+            Err(error) if error.is_retryable() && since.elapsed() < HELD => {
+                debug!(%source, ?partitions, %error, "no place to read from yet");
+                if since.elapsed() > LATE {
+                    warn!(%source, ?partitions, %error, "a transaction holds the offsets");
+                }
+                sleep(BACKOFF).await;
+            }
+            Err(error) => self.ledger.end(Some(error.with("source", source))),
+        }
+        self.ledger.unplaced()
+    }
+
     /// krafka asks a partition that failed again only after a while, which doubles up to 30 s. A seek to where the partition
     /// is makes it ask now. Between two polls, so that no record is on its way.
     async fn fetch_now(&self) {
@@ -155,6 +198,17 @@ impl Intake {
             if let Err(error) = sought {
                 // It was given up since.
                 debug!(source = %self.source, partition, %error, "not asked again at once");
+            }
+        }
+    }
+
+    /// Has the next poll join the group once more, which with what it owns now is a rebalance. The
+    /// client does so when the list of topics changes, and here it changes and changes back.
+    async fn join_again(&self) {
+        let topic = &*self.group.topic;
+        for topics in [&[topic, topic][..], &[topic]] {
+            if let Err(error) = self.group.consumer.subscribe(topics).await {
+                debug!(source = %self.source, %error, "not joined again");
             }
         }
     }
@@ -174,6 +228,8 @@ impl Intake {
             partition,
             offset,
             received: None,
+            time: record.timestamp,
+            wait: None,
         };
         if headers::is_expired(&record, now) {
             return skipped;
@@ -193,7 +249,10 @@ impl Intake {
         let received = Received::new(message, Arc::clone(&self.source), key)
             .with_attempt(attempt.saturating_add(1))
             .with_position(position);
+        let due = || received.headers().text(names::DUE)?.parse().ok();
         Incoming {
+            // Without a due time of ours it is due.
+            wait: self.tier.and_then(|most| Wait::until(due()?, most)),
             received: Some(received),
             ..skipped
         }
@@ -224,9 +283,21 @@ impl Intake {
                 }
                 self.assigned.tell(self.ledger.partitions());
             }
+            // Its place is asked for before the next poll.
+            KrafkaError::NoOffset { partitions }
+                if partitions
+                    .iter()
+                    .all(|(_, p)| self.ledger.unplaced().contains(p)) =>
+            {
+                sleep(BACKOFF).await;
+            }
             // The watch counts how long it goes on.
             error if is_passing(&error) => sleep(BACKOFF).await,
             error => {
+                if is_fenced(&error) {
+                    let subscription = Arc::clone(&self.source);
+                    self.events.tell(KafkaEvent::Fenced { subscription });
+                }
                 let shown = unreadable(&error).map(ToOwned::to_owned);
                 let partition = match &error {
                     KrafkaError::NoOffset { partitions } => partitions.first().map(|(_, p)| *p),
@@ -250,11 +321,14 @@ impl Intake {
     async fn watch(&self) {
         let mut answered = Instant::now();
         let mut silent = false;
+        let mut partitions = self.partitions;
         let topic = &*self.group.topic;
         let ended = |kind, text| Error::new(kind, "consume", text).with("topic", topic);
         while !self.ledger.has_ended() {
             let pause = if silent { BACKOFF } else { WATCH };
-            sleep(pause.min(self.unreachable_after)).await;
+            let pause = pause.min(self.unreachable_after).min(self.stalled_after);
+            sleep(pause).await;
+            self.tell_stalled();
             let asked = Instant::now();
             let options = DescribeTopicsOptions::default();
             let answer = self.admin.describe_topics([topic], options).await;
@@ -267,6 +341,8 @@ impl Intake {
                         self.group.consumer.wakeup();
                     }
                     silent = false;
+                    self.tell_partitions(&mut partitions, found.partitions.len());
+                    self.look_at_ends().await;
                 }
                 Ok(Some(
                     Ok(_)
@@ -287,25 +363,69 @@ impl Intake {
         }
     }
 
+    /// Tells of messages that hold up the commits of their partitions for too long.
+    fn tell_stalled(&self) {
+        for stalled in self.ledger.newly_stalled(self.stalled_after) {
+            let (partition, offset, time) = (stalled.partition, stalled.offset, stalled.time);
+            warn!(
+                source = %self.source, partition, offset, ?time,
+                "a message is with its handler, or waits for one, for too long; no offset behind it is committed"
+            );
+            self.events.tell(KafkaEvent::Stalled {
+                subscription: Arc::clone(&self.source),
+                partition,
+                offset,
+                time,
+            });
+        }
+    }
+
+    /// Tells of another number of partitions: a key may go to another one since.
+    fn tell_partitions(&self, before: &mut usize, now: usize) {
+        if *before == now {
+            return;
+        }
+        warn!(
+            source = %self.source, before, now,
+            "the topic has another number of partitions: messages of one key may lie in two of them"
+        );
+        self.events.tell(KafkaEvent::PartitionsChanged {
+            subscription: Arc::clone(&self.source),
+            before: *before,
+            now,
+        });
+        *before = now;
+    }
+
+    /// Notes where the logs end, for the lag. What does not answer now is asked again later.
+    async fn look_at_ends(&self) {
+        let partitions = self.ledger.partitions();
+        let topic = &*self.group.topic;
+        let ends = readable_ends(&self.admin, topic, &partitions, self.read_committed);
+        if let Ok(ends) = timeout(LOOK, ends).await {
+            self.ledger.saw_ends(ends);
+        }
+    }
+
     /// Settlements from now on are stale; those given before are copied and committed; then the
     /// group is left.
     async fn close(&self) -> Result<()> {
         let partitions = self.ledger.partitions();
+        if self.ledger.is_transactional() {
+            // What an abort gave back in earlier days came again since.
+            self.ledger.take_lost();
+        }
         self.ledger.drain(&partitions);
-        let copied = async {
-            loop {
-                let mut progress = std::pin::pin!(self.ledger.progress.notified());
-                progress.as_mut().enable();
-                if !self.ledger.is_copying() {
-                    return;
-                }
-                progress.await;
-            }
-        };
+        if self.ledger.is_transactional() {
+            self.end_transaction(&partitions).await;
+        }
+        let copied = self.ledger.until(|ledger| !ledger.is_copying());
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
         let committed = self.group.commit(&self.ledger, None).await;
-        self.ledger.remove(&partitions, FlowKind::Revoked);
+        let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::revoked, &self.source, &removed);
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
         let left = self.group.consumer.close_with(options).await;
@@ -322,6 +442,18 @@ impl Intake {
             return Err(mq_core::stale(&self.source));
         }
         left.map_err(failed)
+    }
+}
+
+impl Intake {
+    /// Waits until what was settled is committed, or its transaction has come to another end.
+    async fn end_transaction(&self, partitions: &[i32]) {
+        self.ledger.request_flush();
+        let over = self
+            .ledger
+            .until(|ledger| ledger.failure().is_some() || ledger.is_transacted(partitions));
+        // What is not committed by then is counted as lost when the partitions go.
+        let _ = timeout(self.publish_timeout, over).await;
     }
 }
 
@@ -350,5 +482,10 @@ const POLL: Duration = Duration::from_millis(250);
 const KEEP: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
+/// How long the ends of partitions may take to be told: it is milliseconds, or not now.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long an open transaction may hold the offsets of a partition: a broker lets none be open for longer (`transaction.max.timeout.ms`),
+/// and looks every 10 s.
+const HELD: Duration = Duration::from_secs(16 * 60);
 /// An answer that took longer came from a broker, or over a link, that was away in between.
 const LATE: Duration = Duration::from_secs(1);

@@ -1,7 +1,10 @@
 //! What happens when the group gives or takes partitions. It runs inside the poll.
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -16,9 +19,12 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::assignment::Assigned;
+use super::{
+    assignment::Assigned,
+    events::{self, Events},
+};
 use crate::{
-    error::{self, Stage, is_passing},
+    error::{self, Stage, is_passing, is_unstable},
     settle::{Group, Ledger},
     topology::{committed, edges},
 };
@@ -33,6 +39,29 @@ pub(super) struct Listener {
     /// Weak: the group's consumer owns this listener.
     group: OnceLock<Weak<Group>>,
     joined: watch::Sender<Joined>,
+    events: Events,
+    /// How long handlers may take to end what they have of a revoked partition. The whole group
+    /// waits.
+    drain: Duration,
+    pub(super) rejoin: Rejoin,
+}
+
+/// Whether a member has to join once more after it lost its membership and got it back.
+///
+/// A static member that joins again is given what it had, without a rebalance. If that was half of a
+/// cooperative rebalance, the partitions that it was to give up are nobody's: the other half, which
+/// begins when it has given them up, never comes.
+#[derive(Debug, Default)]
+pub(super) struct Rejoin {
+    lost: AtomicBool,
+    due: AtomicBool,
+}
+
+impl Rejoin {
+    /// True once after each loss, when the membership is back.
+    pub(super) fn take(&self) -> bool {
+        self.due.swap(false, Relaxed)
+    }
 }
 
 /// How far a member got since it was opened.
@@ -54,6 +83,8 @@ impl Listener {
         admin: Arc<AdminClient>,
         group_id: Arc<str>,
         topic: Arc<str>,
+        events: Events,
+        drain: Duration,
     ) -> (Arc<Self>, watch::Receiver<Joined>) {
         let (joined, first) = watch::channel(Joined::No);
         let listener = Arc::new(Self {
@@ -64,6 +95,9 @@ impl Listener {
             topic,
             group: OnceLock::new(),
             joined,
+            events,
+            drain,
+            rejoin: Rejoin::default(),
         });
         (listener, first)
     }
@@ -76,6 +110,14 @@ impl Listener {
 
     fn group(&self) -> Option<Arc<Group>> {
         self.group.get()?.upgrade()
+    }
+
+    /// Gives the partitions that wait for it a place to read from. Not inside a poll.
+    pub(super) async fn place(&self, group: &Group) -> Result<()> {
+        let unplaced = self.ledger.unplaced();
+        self.start(group, &unplaced).await?;
+        self.assigned.tell(self.ledger.partitions());
+        Ok(())
     }
 
     /// Reads where the group stands, and starts there. A partition without a place was added after
@@ -113,6 +155,25 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// What is settled of these partitions is committed in its transaction, or that is aborted. A new owner does not begin before
+    /// (it asks for stable offsets), and what would be sent later is fenced by the group's generation.
+    async fn end_transaction(&self, partitions: &[i32]) {
+        self.ledger.request_flush();
+        let committed = self
+            .ledger
+            .until(|ledger| ledger.has_ended() || ledger.is_transacted(partitions));
+        let _ = timeout(TRANSACTION, committed).await;
+        self.ledger.remove(partitions, FlowKind::Revoked);
+        let ended = self
+            .ledger
+            .until(|ledger| ledger.has_ended() || ledger.is_transacted(partitions));
+        if timeout(TRANSACTION, ended).await.is_err() {
+            debug!(group = %self.group_id, "a transaction outlives its partitions");
+        }
+    }
+}
+
 impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_assigned(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
@@ -120,10 +181,11 @@ impl ConsumerRebalanceListener for Listener {
         if let Some(group) = self.group()
             && !partitions.is_empty()
         {
+            self.ledger.rebalanced();
             let mut result = self.start(&group, &partitions).await;
             for _ in 0..START_TRIES {
                 match &result {
-                    Err(error) if error.is_retryable() => {
+                    Err(error) if error.is_retryable() && !is_unstable(error) => {
                         sleep(START_BACKOFF).await;
                         result = self.start(&group, &partitions).await;
                     }
@@ -131,10 +193,22 @@ impl ConsumerRebalanceListener for Listener {
                 }
             }
             if let Err(error) = result {
-                self.ledger.end(Some(error.with("group", &self.group_id)));
+                // A transaction may hold the place until its time-out: longer than the others can be
+                // held up here.
+                if is_unstable(&error) {
+                    debug!(group = %self.group_id, %error, "no place to read from yet");
+                    self.ledger.hold_back(&partitions);
+                } else {
+                    self.ledger.end(Some(error.with("group", &self.group_id)));
+                }
             }
             self.assigned.tell(self.ledger.partitions());
+            self.events
+                .tell_partitions(events::assigned, &self.group_id, &partitions);
         }
+        self.rejoin
+            .due
+            .fetch_or(self.rejoin.lost.swap(false, Relaxed), Relaxed);
         let now = match partitions.is_empty() {
             true => Joined::Empty,
             false => Joined::Assigned,
@@ -147,6 +221,7 @@ impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_revoked(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions revoked");
+        self.ledger.rebalanced();
         self.ledger.drain(&partitions);
         let drained = async {
             loop {
@@ -159,7 +234,10 @@ impl ConsumerRebalanceListener for Listener {
             }
         };
         // Past this the records come again elsewhere, which at least once allows.
-        let _ = timeout(DRAIN, drained).await;
+        let _ = timeout(self.drain, drained).await;
+        if self.ledger.is_transactional() {
+            self.end_transaction(&partitions).await;
+        }
         if let Some(group) = self.group() {
             for _ in 0..COMMIT_TRIES {
                 match group.commit(&self.ledger, Some(&partitions)).await {
@@ -171,16 +249,22 @@ impl ConsumerRebalanceListener for Listener {
                 }
             }
         }
-        self.ledger.remove(&partitions, FlowKind::Revoked);
+        let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::revoked, &self.group_id, &removed);
     }
 
     /// They belong to somebody else already: no commit.
     async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions lost");
-        self.ledger.remove(&partitions, FlowKind::Lost);
+        self.ledger.rebalanced();
+        let removed = self.ledger.remove(&partitions, FlowKind::Lost);
         self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::lost, &self.group_id, &removed);
+        self.rejoin.lost.store(true, Relaxed);
     }
 }
 
@@ -204,10 +288,10 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<i32> {
     numbers
 }
 
-/// How long handlers may take to end what they have of a revoked partition. The whole group waits.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long the ends of partitions may take to be told: it is milliseconds, or not now.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a transaction may take to end before its partitions are given up.
+const TRANSACTION: Duration = Duration::from_secs(5);
 const COMMIT_TRIES: usize = 5;
 const COMMIT_BACKOFF: Duration = Duration::from_millis(100);
 const START_TRIES: usize = 5;

@@ -2,9 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use mq_core::{Error, Received, Rejection};
+use mq_core::{Error, Received};
+use tokio::time::Instant;
 
-use super::tracker::Tracker;
+use super::{
+    keys::Keys,
+    marks::Marks,
+    moves::Move,
+    staging::Staging,
+    tracker::Tracker,
+    waiting::{WAITING, WAITING_BYTES, Waiting},
+};
 
 /// The deliveries of all partitions.
 #[derive(Debug, Default)]
@@ -16,9 +24,12 @@ pub(super) struct State {
     pub(super) ready_bytes: usize,
     /// Given back in place, in the order of the log: delivered before what is buffered.
     pub(super) again: BTreeMap<(i32, u64), Received>,
-    pub(super) handed: usize,
-    pub(super) rejects: Vec<Reject>,
-    pub(super) rejects_open: usize,
+    /// Deferred: not to be handed out before its time.
+    pub(super) waiting: BTreeMap<(Instant, i32, u64), Waiting>,
+    /// Where the order of keys is kept.
+    pub(super) keys: Option<Keys>,
+    pub(super) moves: Vec<Move>,
+    pub(super) moves_open: usize,
     /// Verdicts that were given; up to which of them a commit was asked for, and up to which one was taken.
     pub(super) done: u64,
     pub(super) asked: u64,
@@ -29,6 +40,12 @@ pub(super) struct State {
     /// A verdict was given that can no longer reach the broker.
     pub(super) lost: bool,
     pub(super) ended: Option<Option<Error>>,
+    /// Somebody has asked for deliveries; before that nothing is committed.
+    pub(super) asked_for: bool,
+    /// Partitions that are ours and have no place to read from; of one that had a place, the failures of its records.
+    pub(super) unplaced: BTreeMap<i32, Option<Marks>>,
+    /// Where verdicts wait for a transaction, if that is how they reach the broker.
+    pub(super) staging: Option<Staging>,
 }
 
 /// The deliveries of one assignment of a partition.
@@ -37,12 +54,21 @@ pub(super) struct Partition {
     pub(super) assignment: u64,
     pub(super) tracker: Tracker,
     pub(super) committed: (i64, String),
+    /// Up to where transactions have taken it.
+    pub(super) taken: i64,
     /// Verdicts that were given, and up to which of them the broker has them.
     pub(super) verdicts: u64,
     pub(super) confirmed: u64,
     pub(super) handed: usize,
+    /// Records that wait for their time or behind one of their key, and their size.
+    pub(super) waiting: usize,
+    pub(super) waiting_bytes: usize,
     /// About to be given up: nothing more is handed out.
     pub(super) draining: bool,
+    /// Where its log ended when somebody last looked: what a reader may read.
+    pub(super) end: Option<i64>,
+    /// The record that was told to be stalled last.
+    pub(super) told: Option<i64>,
 }
 
 /// A buffered delivery.
@@ -50,14 +76,6 @@ pub(super) struct Partition {
 pub(super) struct Ready {
     pub(super) tag: Tag,
     pub(super) received: Received,
-}
-
-/// A rejected record on its way to the dead-letter home.
-#[derive(Debug)]
-pub(crate) struct Reject {
-    pub(crate) received: Received,
-    pub(crate) why: Box<Rejection>,
-    pub(super) tag: Tag,
 }
 
 /// What may be committed, and of all partitions how many verdicts were given before it.
@@ -96,11 +114,23 @@ impl State {
     }
 
     /// True while what is handed out could not be committed soon: if this process dies, it comes again.
-    pub(super) fn is_held_up(&self) -> bool {
-        self.refused || self.done - self.saved >= UNCOMMITTED
+    ///
+    /// That is after twice the verdicts that make a commit due, so that work goes on while one is
+    /// under way.
+    pub(super) fn is_held_up(&self, commit_after: u64) -> bool {
+        match &self.staging {
+            Some(staging) => staging.is_full(),
+            None => self.refused || self.done - self.saved >= 2 * commit_after,
+        }
     }
 
-    pub(super) fn next(&mut self) -> Option<(Tag, Received)> {
+    /// What was given back comes also while the rest is held up, where that waits for it: in a
+    /// transaction nothing passes a record that is not done.
+    pub(super) fn hands_out(&self, commit_after: u64) -> bool {
+        !self.is_held_up(commit_after) || (self.staging.is_some() && !self.again.is_empty())
+    }
+
+    pub(super) fn next(&mut self, commit_after: u64) -> Option<(Tag, Received)> {
         if let Some(((partition, seq), received)) = self.again.pop_first() {
             let assignment = self.partitions.get(&partition).map_or(0, |p| p.assignment);
             let tag = Tag {
@@ -110,9 +140,27 @@ impl State {
             };
             return Some((tag, received));
         }
+        if self.is_held_up(commit_after) {
+            return None;
+        }
         let ready = self.ready.pop_front()?;
         self.ready_bytes -= ready.received.message().size();
         Some((ready.tag, ready.received))
+    }
+
+    /// Gives the delivery back if it may be handed out; where the order of keys is kept, it may have
+    /// to wait behind an earlier one.
+    pub(super) fn enter(&mut self, tag: Tag, received: Received) -> Option<Received> {
+        let Some(keys) = &mut self.keys else {
+            return Some(received);
+        };
+        let size = received.size();
+        let turn = keys.enter(tag, received);
+        if let (None, Some(owner)) = (&turn, self.partitions.get_mut(&tag.partition)) {
+            owner.waiting += 1;
+            owner.waiting_bytes += size;
+        }
+        turn
     }
 
     pub(super) fn forget(&mut self, partitions: &[i32]) {
@@ -121,10 +169,25 @@ impl State {
         self.ready_bytes = self.ready.iter().map(|r| r.received.message().size()).sum();
         self.again
             .retain(|(partition, _), _| !partitions.contains(partition));
+        self.waiting
+            .retain(|(_, partition, _), _| !partitions.contains(partition));
+        if let Some(keys) = &mut self.keys {
+            keys.forget(partitions);
+        }
+        for partition in partitions {
+            if let Some(entry) = self.partitions.get_mut(partition) {
+                (entry.waiting, entry.waiting_bytes) = (0, 0);
+            }
+        }
     }
 }
 
 impl Partition {
+    /// True if it is to take no more for now.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.tracker.len() >= RING || self.waiting >= WAITING || self.waiting_bytes >= WAITING_BYTES
+    }
+
     pub(super) fn place(&self, partition: i32) -> Place {
         let offset = self.tracker.low_water();
         let (metadata, complete) = self.tracker.marks().encode(offset);
@@ -164,9 +227,7 @@ pub(super) fn again(received: Received, failures: u32) -> Received {
     received.with_attempt(attempt)
 }
 
-/// Verdicts after which a commit is due, whatever the clock says.
-pub(super) const COMMIT_AFTER: u64 = 5000;
-/// Verdicts without a commit after which nothing more is handed out: twice, so that work goes on while a commit is under way.
-const UNCOMMITTED: u64 = 2 * COMMIT_AFTER;
+/// Records of one partition between its watermark and its newest one.
+const RING: usize = 20_000;
 const SEQ_BITS: u32 = 40;
 const SEQ_MASK: u64 = (1 << SEQ_BITS) - 1;

@@ -16,7 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::ledger::Ledger;
-use crate::error::{self, Stage, is_passing};
+use crate::{
+    consumer::{Events, KafkaEvent},
+    error::{self, Stage, is_fenced, is_passing},
+};
 
 /// The group member that commits for a ledger.
 pub(crate) struct Group {
@@ -54,6 +57,9 @@ impl Group {
         only: Option<&[i32]>,
     ) -> Result<(), KrafkaError> {
         let _gate = self.gate.lock().await;
+        if !ledger.commits_by_itself() {
+            return Ok(());
+        }
         let snapshot = ledger.snapshot(only);
         let changed: Vec<_> = snapshot
             .places
@@ -66,12 +72,15 @@ impl Group {
             })
             .collect();
         if !changed.is_empty() {
+            let span = ledger.commit_span();
             let answer = self.consumer.commit_offsets(changed);
             // A commit that is dropped may still be applied, which is the same as applied.
-            match tokio::time::timeout(self.deadline, answer).await {
-                Ok(answer) => answer?,
-                Err(_) => return Err(KrafkaError::timeout("offset commit")),
-            }
+            let answer = match tokio::time::timeout(self.deadline, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(KrafkaError::timeout("offset commit")),
+            };
+            ledger.commit_answered(&span, answer.as_ref().err());
+            answer?;
         }
         ledger.committed(snapshot);
         Ok(())
@@ -83,6 +92,9 @@ pub(crate) struct Committer {
     pub(crate) group: Arc<Group>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) stop: CancellationToken,
+    pub(crate) events: Events,
+    /// How long a verdict may wait for its commit.
+    pub(crate) every: Duration,
     /// For how long commits may fail before the consumer ends.
     pub(crate) unreachable_after: Duration,
 }
@@ -90,7 +102,7 @@ pub(crate) struct Committer {
 impl Committer {
     pub(crate) async fn run(self) {
         let mut failing: Option<Instant> = None;
-        let mut tick = tokio::time::interval(COMMIT_EVERY);
+        let mut tick = tokio::time::interval(self.every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -109,6 +121,10 @@ impl Committer {
                     debug!(group = %self.group.topic, %error, "commit failed");
                     self.ledger.refused();
                     let since = *failing.get_or_insert_with(Instant::now);
+                    if is_fenced(&error) {
+                        let subscription = Arc::clone(self.ledger.source_name());
+                        self.events.tell(KafkaEvent::Fenced { subscription });
+                    }
                     if !is_passing(&error) {
                         let error = error::map("commit", Stage::Before, error);
                         return self
@@ -133,6 +149,3 @@ impl Committer {
         .caused_by(error)
     }
 }
-
-/// How long a verdict may wait for its commit; what a crash repeats at most.
-const COMMIT_EVERY: Duration = Duration::from_millis(250);

@@ -1,40 +1,97 @@
 //! The deliveries of one consumer: buffered, handed out, settled.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod flush;
+mod transacted;
+mod watched;
 
-use mq_core::{
-    Delivery, Destination, Error, ErrorKind, Position, Received, Result, Settle, Subscription,
-    SubscriptionKind, Verdict,
-    flow::{Flow, FlowKind},
-    stale,
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
-use tokio::sync::Notify;
+
+use krafka::KrafkaError;
+use mq_core::{
+    Deferred, Delivery, Error, ErrorKind, Position, Received, Result, Settle, Subscription,
+    SubscriptionKind, Verdict, flow::FlowKind, stale, trace,
+};
+use tokio::{sync::Notify, time::Instant};
+use tracing::Span;
+
+pub(crate) use transacted::Moved;
 
 use super::{
-    book::{COMMIT_AFTER, Partition, Ready, Reject, Snapshot, State, Tag, again},
+    book::{Partition, Ready, Snapshot, State, Tag, again},
+    copier::Homes,
+    keys::Keys,
     marks::Marks,
+    moves::{Move, What},
+    staging::Staged,
     tracker::{Pushed, Tracker},
+    waiting::{Wait, due},
+};
+use crate::{
+    error::{self, Stage},
+    metrics::Watch,
 };
 
 /// Shared by a consumer, its tasks and its deliveries. No call waits for the network.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     state: Mutex<State>,
-    /// Something can be handed out, or nothing ever will.
-    pub(crate) deliverable: Notify,
     /// There is room in the buffer again.
     pub(crate) room: Notify,
     /// A commit is due.
     pub(crate) due: Notify,
-    /// A record was rejected.
-    pub(crate) rejected: Notify,
+    /// A record is to be copied elsewhere.
+    pub(crate) moving: Notify,
     /// Something was settled, committed, lost or ended.
     pub(crate) progress: Notify,
     source: Subscription,
-    flow: Flow,
+    /// What is read: the source itself, or one of its retry topics.
+    log: Subscription,
+    watch: Watch,
+    window: Arc<Window>,
+    /// Verdicts after which a commit is due, whatever the clock says.
+    commit_after: u64,
+    deferred: Deferred,
+    pub(crate) homes: Homes,
+    /// Seconds are counted from here.
+    began: Instant,
+}
+
+/// What a consumer has handed out, of all topics that it reads.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Something can be handed out, or nothing ever will.
+    pub(crate) deliverable: Notify,
+    handed: AtomicUsize,
     prefetch: usize,
-    /// Where rejected records go.
-    home: Option<Destination>,
+}
+
+impl Window {
+    pub(crate) fn new(prefetch: usize) -> Arc<Self> {
+        Arc::new(Self {
+            deliverable: Notify::new(),
+            handed: AtomicUsize::new(0),
+            prefetch,
+        })
+    }
+
+    /// How many more may be handed out.
+    fn room(&self) -> usize {
+        self.prefetch.saturating_sub(self.handed.load(Relaxed))
+    }
+
+    fn out(&self, count: usize) {
+        self.handed.fetch_add(count, Relaxed);
+    }
+
+    fn back(&self, count: usize) {
+        self.handed.fetch_sub(count, Relaxed);
+    }
 }
 
 /// A record as it comes from the poll.
@@ -44,10 +101,11 @@ pub(crate) struct Incoming {
     pub(crate) offset: i64,
     /// `None`: not for this subscription, or expired.
     pub(crate) received: Option<Received>,
+    /// Not before then.
+    pub(crate) wait: Option<Wait>,
+    /// The record's own time, in ms since 1970.
+    pub(crate) time: i64,
 }
-
-/// Verdicts that a caller waits for: partition, assignment, number.
-pub(crate) type Awaited = Vec<(i32, u64, u64)>;
 
 /// What [`Ledger::take`] found.
 #[derive(Debug)]
@@ -62,41 +120,81 @@ pub(crate) enum Taken {
 
 impl Ledger {
     pub(crate) fn new(
-        source: Subscription,
-        prefetch: usize,
-        home: Option<Destination>,
-        flow: Flow,
+        (source, log): (Subscription, Subscription),
+        window: Arc<Window>,
+        commit_after: u64,
+        deferred: Deferred,
+        homes: Homes,
+        watch: Watch,
     ) -> Arc<Self> {
+        let keys = (deferred == Deferred::InPlace).then(Keys::default);
         Arc::new(Self {
-            state: Mutex::default(),
-            deliverable: Notify::new(),
+            state: Mutex::new(State {
+                keys,
+                ..State::default()
+            }),
             room: Notify::new(),
             due: Notify::new(),
-            rejected: Notify::new(),
+            moving: Notify::new(),
             progress: Notify::new(),
             source,
-            flow,
-            prefetch,
-            home,
+            log,
+            watch,
+            window,
+            commit_after,
+            deferred,
+            homes,
+            began: Instant::now(),
         })
     }
 
     /// Tells a step of a delivery.
     fn tell(&self, kind: FlowKind, received: &Received) {
-        self.flow.delivery(kind, &self.source, received, None);
+        self.watch.flow.delivery(kind, &self.source, received, None);
+    }
+
+    /// Tells and counts the settlement of a delivery.
+    fn settled(&self, kind: FlowKind, received: &Received) {
+        self.tell(kind, received);
+        self.watch.counters.settled(kind);
+    }
+
+    /// The span of what `receive` hands out.
+    pub(crate) fn handed_out(&self, deliveries: &[Delivery]) {
+        let received = deliveries.iter().map(Delivery::received);
+        self.watch.tracer.received(&self.source, received);
+    }
+
+    /// Counts a change of what the group's members have.
+    pub(crate) fn rebalanced(&self) {
+        self.watch.counters.rebalanced();
+    }
+
+    /// The span of a commit.
+    pub(crate) fn commit_span(&self) -> Span {
+        self.watch.tracer.settle(&self.source, "commit", None)
+    }
+
+    /// Counts a commit that was asked for, and ends its span.
+    pub(crate) fn commit_answered(&self, span: &Span, failure: Option<&KrafkaError>) {
+        self.watch.counters.committed(failure.is_none());
+        if let Some(failure) = failure.filter(|_| !span.is_disabled()) {
+            let error = error::map("commit", Stage::Before, failure.clone());
+            trace::failed::<()>(span, &Err(error));
+        }
     }
 
     /// Tells a step of a partition, with the offset that is next there.
     fn tell_partition(&self, kind: FlowKind, partition: i32, offset: i64) {
         if let (Ok(partition), Ok(offset)) = (u32::try_from(partition), u64::try_from(offset)) {
             let position = Some(Position { partition, offset });
-            self.flow.consumer(kind, &self.source, position);
+            self.watch.flow.consumer(kind, &self.log, position);
         }
     }
 
     /// Tells a step of the consumer.
     pub(crate) fn tell_consumer(&self, kind: FlowKind) {
-        self.flow.consumer(kind, &self.source, None);
+        self.watch.flow.consumer(kind, &self.log, None);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,20 +206,35 @@ impl Ledger {
     pub(crate) fn assign(&self, partition: i32, offset: i64, metadata: &str) {
         let state = &mut *self.lock();
         state.assignments += 1;
+        let rewound = state.unplaced.remove(&partition).flatten();
+        let again = rewound.is_some();
+        let marks = match metadata {
+            "" => rewound.unwrap_or_default(),
+            metadata => Marks::parse(metadata, offset),
+        };
         let entry = Partition {
             assignment: state.assignments,
-            tracker: Tracker::new(offset, Marks::parse(metadata, offset)),
+            tracker: Tracker::new(offset, marks),
             committed: (offset, metadata.to_owned()),
+            taken: offset,
             verdicts: 0,
             confirmed: 0,
             handed: 0,
+            waiting: 0,
+            waiting_bytes: 0,
             draining: false,
+            end: None,
+            told: None,
         };
         state.forget(&[partition]);
         if let Some(old) = state.partitions.insert(partition, entry) {
-            state.handed -= old.handed;
+            self.window.back(old.handed);
+            self.watch.counters.given_up(old.handed);
         }
-        self.tell_partition(FlowKind::Assigned, partition, offset);
+        if !again {
+            self.watch.counters.partition(FlowKind::Assigned);
+            self.tell_partition(FlowKind::Assigned, partition, offset);
+        }
     }
 
     /// True if the partition is ours.
@@ -131,6 +244,7 @@ impl Ledger {
 
     /// Takes in records, in the order of their partitions.
     pub(crate) fn push(&self, records: Vec<Incoming>) {
+        let now = self.now();
         let state = &mut *self.lock();
         for record in records {
             let Some(partition) = state.partitions.get_mut(&record.partition) else {
@@ -140,19 +254,39 @@ impl Ledger {
                 partition.tracker.skip(record.offset);
                 continue;
             };
-            if let Pushed::Deliver { seq, failures } = partition.tracker.push(record.offset) {
+            let pushed = partition.tracker.push(record.offset, record.time, now);
+            if let Pushed::Deliver { seq, failures, due } = pushed {
                 let tag = Tag {
                     partition: record.partition,
                     assignment: partition.assignment,
                     seq,
                 };
-                state.ready_bytes += received.message().size();
                 let received = again(received, failures);
+                if let Some(staging) = &mut state.staging
+                    && let Some(why) = staging.condemned(record.partition, record.offset)
+                {
+                    partition.tracker.done(seq);
+                    partition.verdicts += 1;
+                    state.done += 1;
+                    let staged = Staged::rejected(record.offset, received, why);
+                    staging.stage(record.partition, seq, staged);
+                    self.due.notify_one();
+                    continue;
+                }
+                // Deferred in place by an earlier owner, or a retry copy.
+                if let Some(wait) = Wait::until(due, Duration::MAX).or(record.wait) {
+                    partition.tracker.wait(seq, self.second(wait.until));
+                    if let Some(received) = state.enter(tag, received) {
+                        state.wait(tag, wait, received);
+                    }
+                    continue;
+                }
+                state.ready_bytes += received.message().size();
                 state.ready.push_back(Ready { tag, received });
             }
         }
-        if !state.ready.is_empty() {
-            self.deliverable.notify_one();
+        if !state.ready.is_empty() || !state.waiting.is_empty() {
+            self.window.deliverable.notify_one();
         }
     }
 
@@ -162,13 +296,11 @@ impl Ledger {
         state.ready.len() < BUFFER && state.ready_bytes < BUFFER_BYTES
     }
 
-    /// The partitions that take no more, since too many records wait for one that is not settled.
+    /// The partitions that take no more, since too many records wait for one that is not settled or
+    /// not due.
     pub(crate) fn clogged(&self) -> Vec<i32> {
         let state = self.lock();
-        let clogged = state
-            .partitions
-            .iter()
-            .filter(|(_, p)| p.tracker.len() >= RING);
+        let clogged = state.partitions.iter().filter(|(_, p)| p.is_clogged());
         clogged.map(|(partition, _)| *partition).collect()
     }
 
@@ -178,26 +310,40 @@ impl Ledger {
         if let Some(end) = &state.ended {
             return Taken::Ended(end.clone());
         }
-        if state.is_held_up() {
+        state.asked_for = true;
+        if !state.hands_out(self.commit_after) {
             return Taken::Nothing;
         }
-        let room = max.min(self.prefetch.saturating_sub(state.handed));
-        let mut taken = 0;
+        let going_on = state.let_go();
+        if going_on > 0 {
+            self.window.out(going_on);
+            self.watch.counters.going_on(going_on);
+            self.moving.notify_one();
+        }
+        let now = self.now();
+        let room = max.min(self.window.room());
+        let (mut taken, mut redelivered) = (0, 0);
         while taken < room {
-            let Some((tag, received)) = state.next() else {
+            let Some((tag, received)) = state.next(self.commit_after) else {
                 break;
+            };
+            let Some(received) = state.enter(tag, received) else {
+                continue;
             };
             let Some(partition) = state.partitions.get_mut(&tag.partition) else {
                 continue;
             };
-            partition.tracker.hand_out(tag.seq);
+            partition.tracker.hand_out(tag.seq, now);
             partition.handed += 1;
-            state.handed += 1;
+            self.window.out(1);
             taken += 1;
+            redelivered += usize::from(received.attempt() > 1);
             self.tell(FlowKind::Delivered, &received);
             let sink = Arc::clone(self) as Arc<dyn Settle>;
             into.push(Delivery::new(received, sink, tag.pack()));
         }
+        // Under the lock, so that nothing of it is given up before.
+        self.watch.counters.delivered(taken, redelivered);
         if state.ready.len() < BUFFER / 2 {
             self.room.notify_one();
         }
@@ -205,6 +351,13 @@ impl Ledger {
             0 => Taken::Nothing,
             n => Taken::Some(n),
         }
+    }
+
+    /// When something is due that waits; not while nothing may be handed out.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let state = self.lock();
+        let waits = state.ended.is_none() && !state.is_held_up(self.commit_after);
+        waits.then(|| state.next_due()).flatten()
     }
 
     /// Stops handing out what belongs to these partitions; what was only buffered is forgotten.
@@ -231,19 +384,35 @@ impl Ledger {
     }
 
     /// These partitions are no longer ours, since they were revoked or lost: settlements from now on
-    /// are stale.
-    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) {
+    /// are stale. Returns those that were ours.
+    pub(crate) fn remove(&self, partitions: &[i32], how: FlowKind) -> Vec<i32> {
         let state = &mut *self.lock();
         state.forget(partitions);
+        if let Some(staging) = &mut state.staging {
+            staging.remove(partitions);
+            // A transaction that has something of theirs must end now.
+            self.due.notify_one();
+        }
+        let mut removed = Vec::new();
         for partition in partitions {
+            let unplaced = state.unplaced.remove(partition);
             if let Some(entry) = state.partitions.remove(partition) {
-                state.handed -= entry.handed;
+                removed.push(*partition);
+                self.window.back(entry.handed);
                 state.lost |= entry.verdicts > entry.confirmed;
+                self.watch.counters.given_up(entry.handed);
+                self.watch.counters.partition(how);
                 self.tell_partition(how, *partition, entry.committed.0);
+            } else if let Some(rewound) = unplaced {
+                removed.push(*partition);
+                if rewound.is_some() {
+                    self.watch.counters.partition(how);
+                }
             }
         }
         self.progress.notify_waiters();
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
+        removed
     }
 
     /// Every partition, in ascending order.
@@ -256,7 +425,7 @@ impl Ledger {
     /// Hands out nothing more, for ever. The first end counts.
     pub(crate) fn end(&self, error: Option<Error>) {
         self.lock().ended.get_or_insert(error);
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
         self.progress.notify_waiters();
     }
 
@@ -270,61 +439,83 @@ impl Ledger {
         self.lock().ended.is_some()
     }
 
-    /// The rejected records that nobody took yet.
-    pub(crate) fn take_rejects(&self) -> Vec<Reject> {
-        std::mem::take(&mut self.lock().rejects)
+    /// The records to be copied elsewhere that nobody took yet.
+    pub(crate) fn take_moves(&self) -> Vec<Move> {
+        std::mem::take(&mut self.lock().moves)
     }
 
-    /// The copy of a rejected record is confirmed: the record is done, and that is committed at
-    /// once.
-    pub(crate) fn copied(&self, reject: &Reject) {
-        if let Some(home) = &self.home {
-            let (source, received) = (&self.source, &reject.received);
-            self.flow.dead_lettered(source, received, None, home);
-        }
-        self.close_reject(reject, FlowKind::Acked, |tracker, seq| tracker.done(seq));
+    /// The copy of a record is confirmed: the record is done, and that is committed at once.
+    pub(crate) fn copied(&self, moved: &Move) {
+        let (source, received) = (&self.source, &moved.received);
+        let told = match (&moved.what, &self.homes.dead) {
+            (What::Reject(_), Some(home)) => {
+                self.watch.flow.dead_lettered(source, received, None, home);
+                self.watch.counters.dead_lettered();
+                Some(FlowKind::Acked)
+            }
+            (What::Defer { .. }, _) => {
+                self.tell(FlowKind::Deferred, received);
+                self.watch.counters.deferred();
+                Some(FlowKind::Acked)
+            }
+            // Nobody had it.
+            (What::GoOn { .. }, _) | (What::Reject(_), None) => None,
+        };
+        self.close_move(moved, told, true);
     }
 
-    /// The copy of a rejected record was not confirmed: the record is delivered again.
-    pub(crate) fn not_copied(&self, reject: &Reject) {
-        self.close_reject(reject, FlowKind::Requeued, |tracker, seq| {
-            tracker.give_back(seq, true);
-        });
+    /// The copy of a record was not confirmed: the record is delivered again.
+    pub(crate) fn not_copied(&self, moved: &Move) {
+        let told = match moved.what {
+            What::GoOn { .. } => None,
+            _ => Some(FlowKind::Requeued),
+        };
+        self.close_move(moved, told, false);
     }
 
-    fn close_reject(
-        &self,
-        reject: &Reject,
-        kind: FlowKind,
-        verdict: impl FnOnce(&mut Tracker, u64),
-    ) {
+    fn close_move(&self, moved: &Move, told: Option<FlowKind>, done: bool) {
         let state = &mut *self.lock();
-        state.rejects_open -= 1;
-        if let Some(partition) = state.partition(reject.tag) {
-            self.tell(kind, &reject.received);
-            verdict(&mut partition.tracker, reject.tag.seq);
+        state.moves_open -= 1;
+        if let Some(partition) = state.partition(moved.tag) {
+            match told {
+                Some(kind) => self.settled(kind, &moved.received),
+                None => self.watch.counters.given_up(1),
+            }
             partition.handed -= 1;
             partition.verdicts += 1;
-            state.handed -= 1;
+            self.window.back(1);
+            if done {
+                partition.tracker.done(moved.tag.seq);
+                state.pass_on(moved.tag, &moved.received);
+            } else {
+                partition.tracker.give_back(moved.tag.seq, told.is_some());
+            }
             state.done += 1;
             state.flush = true;
             self.due.notify_one();
         } else {
             state.lost = true;
         }
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
         self.progress.notify_waiters();
     }
 
-    /// True while a rejected record is neither copied nor given up.
-    pub(crate) fn is_copying(&self) -> bool {
-        self.lock().rejects_open > 0
+    /// It counts as handed out until its copy is confirmed, so that the prefetch bounds the copies
+    /// under way too.
+    fn move_out(&self, state: &mut State, tag: Tag, received: &Received, what: What) {
+        let received = received.clone();
+        state.moves.push(Move {
+            received,
+            what,
+            tag,
+        });
+        state.moves_open += 1;
+        self.moving.notify_one();
     }
 
-    /// True if a commit should not wait for the clock.
-    pub(crate) fn wants_flush(&self) -> bool {
-        let state = self.lock();
-        state.flush || state.done - state.asked >= COMMIT_AFTER
+    /// True while a record is neither copied nor given up.
+    pub(crate) fn is_copying(&self) -> bool {
+        self.lock().moves_open > 0
     }
 
     /// Where each partition that is not about to be given up goes on: the offset after the last record that came in.
@@ -332,33 +523,6 @@ impl Ledger {
         let state = self.lock();
         let kept = state.partitions.iter().filter(|(_, p)| !p.draining);
         kept.map(|(at, p)| (*at, p.tracker.next())).collect()
-    }
-
-    /// Asks for a commit; returns the verdicts to wait for.
-    pub(crate) fn request_flush(&self) -> Awaited {
-        let state = &mut *self.lock();
-        state.flush = true;
-        self.due.notify_one();
-        let open = state
-            .partitions
-            .iter()
-            .filter(|(_, p)| p.verdicts > p.confirmed);
-        open.map(|(at, p)| (*at, p.assignment, p.verdicts))
-            .collect()
-    }
-
-    /// True if the broker has these verdicts, or never will.
-    pub(crate) fn is_confirmed(&self, awaited: &Awaited) -> bool {
-        let state = self.lock();
-        awaited.iter().all(|(partition, assignment, verdicts)| {
-            let entry = state.partitions.get(partition);
-            entry.is_none_or(|p| p.assignment != *assignment || p.confirmed >= *verdicts)
-        })
-    }
-
-    /// True once if a verdict could not reach the broker.
-    pub(crate) fn take_lost(&self) -> bool {
-        std::mem::take(&mut self.lock().lost)
     }
 
     /// What may be committed now, of all partitions or of these.
@@ -393,11 +557,11 @@ impl Ledger {
             }
         }
         if let Some(done) = snapshot.done {
-            let held_up = state.is_held_up();
+            let held_up = state.is_held_up(self.commit_after);
             state.saved = done;
             state.refused = false;
             if held_up {
-                self.deliverable.notify_one();
+                self.window.deliverable.notify_one();
             }
         }
         self.progress.notify_waiters();
@@ -420,6 +584,7 @@ impl Settle for Ledger {
             Error::new(ErrorKind::Unsupported, "settle", text).with("source", self.source.name())
         };
         let state = &mut *self.lock();
+        let transacts = state.staging.is_some();
         // After the end nothing is sure to be committed any more.
         let entry = match state.ended {
             None => state.partition(tag),
@@ -431,8 +596,13 @@ impl Settle for Ledger {
         match verdict {
             Verdict::Ack => {
                 // Under the lock, as all of them here: before the commit that it leads to.
-                self.tell(FlowKind::Acked, received);
+                self.settled(FlowKind::Acked, received);
                 entry.tracker.done(tag.seq);
+                if let Some(staging) = &mut state.staging {
+                    staging.acked(tag, received);
+                    self.due.notify_one();
+                }
+                state.pass_on(tag, received);
             }
             Verdict::Requeue | Verdict::Release => {
                 let failed = matches!(verdict, Verdict::Requeue);
@@ -440,26 +610,47 @@ impl Settle for Ledger {
                     true => FlowKind::Requeued,
                     false => FlowKind::Released,
                 };
-                self.tell(kind, received);
+                self.settled(kind, received);
                 entry.tracker.give_back(tag.seq, failed);
                 if !entry.draining {
                     let received = again(received.clone(), u32::from(failed));
                     state.again.insert((tag.partition, tag.seq), received);
                 }
             }
-            Verdict::Defer(_) => {
-                return Err(unsupported("this backend cannot delay a message"));
+            Verdict::Defer(delay) if self.deferred == Deferred::InPlace => {
+                self.tell(FlowKind::Deferred, received);
+                self.watch.counters.deferred();
+                self.watch.counters.given_up(1);
+                let due = due(delay);
+                entry.tracker.defer(tag.seq, due);
+                if let (false, Some(wait)) = (entry.draining, Wait::until(due, Duration::MAX)) {
+                    entry.tracker.wait(tag.seq, self.second(wait.until));
+                    state.wait(tag, wait, again(received.clone(), 1));
+                }
             }
-            Verdict::Reject(_) if self.home.is_none() => {
+            Verdict::Defer(delay) => {
+                if self.homes.tiers.is_empty() {
+                    return Err(unsupported("this subscription has no retry topics").help(
+                        "give its delays to KafkaBuilder::delays and declare it, then open it anew",
+                    ));
+                }
+                let (due, attempts) = (due(delay), received.attempt());
+                self.move_out(state, tag, received, What::Defer { due, attempts });
+                return Ok(());
+            }
+            Verdict::Reject(_) if self.homes.dead.is_none() => {
                 return Err(unsupported("this consumer has no dead-letter home"));
             }
+            Verdict::Reject(why) if transacts => {
+                self.watch.counters.given_up(1);
+                entry.tracker.done(tag.seq);
+                if let Some(staging) = &mut state.staging {
+                    staging.rejected(tag, received, why);
+                    self.due.notify_one();
+                }
+            }
             Verdict::Reject(why) => {
-                // It counts as handed out until its copy is confirmed, so that the prefetch bounds
-                // the copies under way too.
-                let received = received.clone();
-                state.rejects.push(Reject { received, why, tag });
-                state.rejects_open += 1;
-                self.rejected.notify_one();
+                self.move_out(state, tag, received, What::Reject(why));
                 return Ok(());
             }
         }
@@ -467,12 +658,12 @@ impl Settle for Ledger {
             entry.handed -= 1;
             entry.verdicts += 1;
         }
-        state.handed -= 1;
+        self.window.back(1);
         state.done += 1;
-        if state.done - state.asked >= COMMIT_AFTER {
+        if state.done - state.asked >= self.commit_after {
             self.due.notify_one();
         }
-        self.deliverable.notify_one();
+        self.window.deliverable.notify_one();
         self.progress.notify_waiters();
         Ok(())
     }
@@ -481,8 +672,6 @@ impl Settle for Ledger {
 /// Records that are buffered between the poll and `receive_many`.
 const BUFFER: usize = 4000;
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;
-/// Records of one partition between its watermark and its newest one.
-const RING: usize = 20_000;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
 //! What is committed beside an offset, as text: which records above it are done, which failed.
 //!
 //! The text is `mq1` and then, for each run of records of one kind, `;<from>-<to>` as distances
-//! from the committed offset, and `d` (done) or `x<n>` (n failed deliveries): `mq1;0-0x2;3-9d`. A
-//! consumer that does not know it reads the records again, which at least once allows.
+//! from the committed offset, and `d` (done), `x<n>` (n failed deliveries) or `x<n>@<time>` (the same,
+//! not to be delivered before that time, in milliseconds since 1970): `mq1;0-0x2;3-9d`. A consumer
+//! that does not know it reads the records again, which at least once allows.
 
 use std::fmt::Write;
 
@@ -13,6 +14,8 @@ pub(crate) enum Mark {
     Done,
     /// Not settled; this many deliveries have failed.
     Failed(u32),
+    /// The same, and it is due then, in milliseconds since 1970.
+    Deferred(u32, u64),
 }
 
 /// Marks of the records of one partition, as runs in the order of the log.
@@ -54,6 +57,7 @@ impl Marks {
             let _ = match run.mark {
                 Mark::Done => write!(text, ";{from}-{to}d"),
                 Mark::Failed(failures) => write!(text, ";{from}-{to}x{failures}"),
+                Mark::Deferred(failures, due) => write!(text, ";{from}-{to}x{failures}@{due}"),
             };
             if text.len() > LIMIT {
                 text.truncate(before);
@@ -81,7 +85,13 @@ impl Marks {
                 Some(to) => (to, Mark::Done),
                 None => {
                     let (to, failures) = rest.split_once('x')?;
-                    (to, Mark::Failed(failures.parse().ok()?))
+                    let mark = match failures.split_once('@') {
+                        None => Mark::Failed(failures.parse().ok()?),
+                        Some((failures, due)) => {
+                            Mark::Deferred(failures.parse().ok()?, due.parse().ok()?)
+                        }
+                    };
+                    (to, mark)
                 }
             };
             let absolute = |text: &str| committed.checked_add(text.parse::<u32>().ok()?.into());
@@ -123,8 +133,12 @@ mod tests {
     use super::*;
 
     fn marks() -> impl Strategy<Value = Marks> {
-        let mark = prop_oneof![Just(Mark::Done), (1..u32::MAX).prop_map(Mark::Failed)];
-        prop::collection::btree_map(0..10_000_i64, mark, 0..100)
+        let mark = prop_oneof![
+            Just(Mark::Done),
+            (1..u32::MAX).prop_map(Mark::Failed),
+            (1..u32::MAX, 1..u64::MAX).prop_map(|(failures, due)| Mark::Deferred(failures, due)),
+        ];
+        prop::collection::btree_map(0..10_000_i64, mark, 0..80)
             .prop_map(|map| map.into_iter().collect())
     }
 
@@ -139,7 +153,7 @@ mod tests {
         }
 
         #[test]
-        fn foreign_text_is_no_marks_and_no_panic(text in "(mq1)?[;x\\-d0-9 ]{0,40}|.*", base in any::<i64>()) {
+        fn foreign_text_is_no_marks_and_no_panic(text in "(mq1)?[;x@\\-d0-9 ]{0,40}|.*", base in any::<i64>()) {
             let _ = Marks::parse(&text, base);
         }
 
@@ -160,6 +174,8 @@ mod tests {
             .into_iter()
             .collect();
         assert_eq!(marks.encode(10), ("mq1;0-0x2;3-4d".to_owned(), true));
+        let deferred: Marks = [(10, Mark::Deferred(1, 77))].into_iter().collect();
+        assert_eq!(deferred.encode(10), ("mq1;0-0x1@77".to_owned(), true));
         assert_eq!(Marks::default().encode(10), (String::new(), true));
         assert_eq!(Marks::parse("other's text", 3), Marks::default());
     }

@@ -25,6 +25,23 @@ struct Slot {
     state: State,
     /// Deliveries that ended in a failure.
     failures: u32,
+    /// When it is due, in milliseconds since 1970; 0 if it is not deferred.
+    due: u64,
+    /// The record's own time, in ms since 1970.
+    time: i64,
+    /// Since when it waits for a handler, or is with one, in the caller's seconds. That is later than
+    /// now if it is not due yet.
+    since: u32,
+}
+
+/// The lowest record that is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) offset: i64,
+    /// The record's own time, in ms since 1970.
+    pub(crate) time: i64,
+    /// Since when it waits for a handler, or is with one, in the caller's seconds.
+    pub(crate) since: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +63,8 @@ pub(crate) enum Pushed {
         seq: u64,
         /// Failed deliveries, known from the committed metadata.
         failures: u32,
+        /// When it is due, in milliseconds since 1970; 0 if it was not deferred.
+        due: u64,
     },
     /// An earlier owner has settled it.
     Settled,
@@ -62,22 +81,26 @@ impl Tracker {
         }
     }
 
-    /// Takes in the next record of the log.
-    pub(crate) fn push(&mut self, offset: i64) -> Pushed {
+    /// Takes in the next record of the log, with its own time and that of now.
+    pub(crate) fn push(&mut self, offset: i64, time: i64, now: u32) -> Pushed {
         let seq = self.first + self.slots.len() as u64;
-        let (state, failures) = match self.inherited.get(offset) {
-            Some(Mark::Done) => (State::Done, 0),
-            Some(Mark::Failed(failures)) => (State::Waiting, failures),
-            None => (State::Waiting, 0),
+        let (state, failures, due) = match self.inherited.get(offset) {
+            Some(Mark::Done) => (State::Done, 0, 0),
+            Some(Mark::Failed(failures)) => (State::Waiting, failures, 0),
+            Some(Mark::Deferred(failures, due)) => (State::Waiting, failures, due),
+            None => (State::Waiting, 0, 0),
         };
         self.append(Slot {
             offset,
             state,
             failures,
+            due,
+            time,
+            since: now,
         });
         match state {
             State::Done => Pushed::Settled,
-            _ => Pushed::Deliver { seq, failures },
+            _ => Pushed::Deliver { seq, failures, due },
         }
     }
 
@@ -87,6 +110,9 @@ impl Tracker {
             offset,
             state: State::Done,
             failures: 0,
+            due: 0,
+            time: 0,
+            since: 0,
         });
     }
 
@@ -96,10 +122,12 @@ impl Tracker {
         self.advance();
     }
 
-    /// Notes that the record is with a handler.
-    pub(crate) fn hand_out(&mut self, seq: u64) {
+    /// Notes that the record is with a handler from now on.
+    pub(crate) fn hand_out(&mut self, seq: u64, now: u32) {
         if let Some(slot) = self.slot(seq) {
             slot.state = State::Out;
+            slot.due = 0;
+            slot.since = now;
         }
     }
 
@@ -119,15 +147,53 @@ impl Tracker {
         slot.failures
     }
 
+    /// Takes a record back after a failure, not to be delivered before this time.
+    pub(crate) fn defer(&mut self, seq: u64, due: u64) {
+        self.give_back(seq, true);
+        if let Some(slot) = self.slot(seq) {
+            slot.due = due;
+        }
+    }
+
+    /// Notes that nobody can have the record before then.
+    pub(crate) fn wait(&mut self, seq: u64, since: u32) {
+        if let Some(slot) = self.slot(seq) {
+            slot.since = since;
+        }
+    }
+
     /// The offset that may be committed: that of the lowest record that is not done, or the next
     /// one of the log.
     pub(crate) fn low_water(&self) -> i64 {
         self.slots.front().map_or(self.next, |slot| slot.offset)
     }
 
+    /// The number of the lowest record that is not done: all below it are.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The failures alone, counted, of the records that are not done.
+    pub(crate) fn failures(&self) -> Marks {
+        let failed = |slot: &&Slot| slot.state != State::Done && slot.failures > 0;
+        let failed = self.slots.iter().filter(failed);
+        failed
+            .map(|slot| (slot.offset, Mark::Failed(slot.failures)))
+            .collect()
+    }
+
     /// The offset after the last record that was pushed.
     pub(crate) fn next(&self) -> i64 {
         self.next
+    }
+
+    /// The lowest record that is not done, if one was taken in.
+    pub(crate) fn oldest(&self) -> Option<Oldest> {
+        self.slots.front().map(|slot| Oldest {
+            offset: slot.offset,
+            time: slot.time,
+            since: slot.since,
+        })
     }
 
     /// How many records lie between the watermark and the newest one.
@@ -144,6 +210,7 @@ impl Tracker {
                 (State::Done, _) => Mark::Done,
                 (State::Out, failures) => Mark::Failed(failures.saturating_add(1)),
                 (State::Waiting, 0) => return None,
+                (State::Waiting, failures) if slot.due > 0 => Mark::Deferred(failures, slot.due),
                 (State::Waiting, failures) => Mark::Failed(failures),
             };
             Some((slot.offset, mark))
@@ -176,8 +243,8 @@ mod tests {
     use super::*;
 
     fn delivered(tracker: &mut Tracker, offset: i64) -> (u64, u32) {
-        match tracker.push(offset) {
-            Pushed::Deliver { seq, failures } => (seq, failures),
+        match tracker.push(offset, 0, 0) {
+            Pushed::Deliver { seq, failures, .. } => (seq, failures),
             Pushed::Settled => panic!("{offset} is settled"),
         }
     }
@@ -194,10 +261,28 @@ mod tests {
     }
 
     #[test]
+    fn a_new_owner_knows_until_when_a_record_waits() {
+        let mut tracker = Tracker::new(0, Marks::default());
+        let (seq, _) = delivered(&mut tracker, 0);
+        tracker.hand_out(seq, 0);
+        tracker.defer(seq, 77);
+        let mut again = Tracker::new(0, tracker.marks());
+        let expected = Pushed::Deliver {
+            seq: 0,
+            failures: 1,
+            due: 77,
+        };
+        assert_eq!(again.push(0, 0, 0), expected);
+        // In work it is a failure like any other.
+        again.hand_out(0, 0);
+        assert_eq!(again.marks().get(0), Some(Mark::Failed(2)));
+    }
+
+    #[test]
     fn a_new_owner_knows_what_was_done_and_what_failed() {
         let mut tracker = Tracker::new(0, Marks::default());
         let seqs: Vec<u64> = (0..4).map(|o| delivered(&mut tracker, o).0).collect();
-        seqs.iter().for_each(|seq| tracker.hand_out(*seq));
+        seqs.iter().for_each(|seq| tracker.hand_out(*seq, 0));
         assert_eq!(tracker.give_back(seqs[0], true), 1);
         tracker.done(seqs[1]);
         assert_eq!(tracker.give_back(seqs[2], false), 0);
@@ -206,7 +291,7 @@ mod tests {
         assert!(complete);
         let mut next = Tracker::new(0, Marks::parse(&text, 0));
         assert_eq!(delivered(&mut next, 0).1, 1);
-        assert_eq!(next.push(1), Pushed::Settled);
+        assert_eq!(next.push(1, 0, 0), Pushed::Settled);
         assert_eq!(delivered(&mut next, 2).1, 0);
         assert_eq!(delivered(&mut next, 3).1, 1);
     }
@@ -222,6 +307,32 @@ mod tests {
         let again = Marks::parse(&text, 4);
         assert_eq!(again.get(5), Some(Mark::Done));
         assert_eq!(again.get(6), Some(Mark::Failed(3)));
+    }
+
+    #[test]
+    fn the_oldest_record_is_the_one_that_holds_the_watermark() {
+        let mut tracker = Tracker::new(10, Marks::default());
+        assert_eq!(tracker.oldest(), None);
+        let seqs: Vec<u64> = [(10, 500), (12, 400)]
+            .into_iter()
+            .map(|(offset, time)| match tracker.push(offset, time, 1) {
+                Pushed::Deliver { seq, .. } => seq,
+                Pushed::Settled => panic!("{offset} is settled"),
+            })
+            .collect();
+        tracker.hand_out(seqs[0], 3);
+        let oldest = |offset, time, since| {
+            Some(Oldest {
+                offset,
+                time,
+                since,
+            })
+        };
+        assert_eq!(tracker.oldest(), oldest(10, 500, 3));
+        tracker.done(seqs[0]);
+        assert_eq!(tracker.oldest(), oldest(12, 400, 1));
+        tracker.done(seqs[1]);
+        assert_eq!(tracker.oldest(), None);
     }
 
     #[derive(Debug, Clone)]

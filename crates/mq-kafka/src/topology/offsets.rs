@@ -1,6 +1,6 @@
 //! The places of a group in a topic.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use krafka::{
     KrafkaError,
@@ -12,6 +12,7 @@ use krafka::{
 };
 use mq_core::{Error, Result};
 
+use super::At;
 use crate::{
     connection::Inner,
     error::{self, Stage},
@@ -26,7 +27,8 @@ pub(crate) struct Committed {
 }
 
 /// What the group committed, for these partitions or for all it ever did. Waits for transactions
-/// that may still change it.
+/// that may still change it; not for long where partitions are named, since a member asks then, and
+/// all of its others wait.
 pub(crate) async fn committed(
     admin: &AdminClient,
     operation: &'static str,
@@ -38,7 +40,9 @@ pub(crate) async fn committed(
     let mut options = ListConsumerGroupOffsetsOptions::default().require_stable(true);
     if let Some(partitions) = partitions {
         let name = |p: &i32| TopicPartition::new(topic, *p);
-        options = options.partitions(partitions.iter().map(name).collect());
+        options = options
+            .partitions(partitions.iter().map(name).collect())
+            .timeout(UNSTABLE);
     }
     let listed = admin
         .list_consumer_group_offsets(group, options)
@@ -57,6 +61,9 @@ pub(crate) async fn committed(
         })
         .collect()
 }
+
+/// How long a member waits for the end of a transaction that may still change where it begins.
+const UNSTABLE: Duration = Duration::from_secs(2);
 
 /// The first or the next offset of each of these partitions, once its leader answers.
 pub(crate) async fn edges(
@@ -77,7 +84,26 @@ pub(crate) async fn edges(
         .collect()
 }
 
-/// Commits the end of the topic as the start of a new group, on every partition.
+/// Where what may be read of these partitions ends, as far as their leaders answer: at the last
+/// stable offset for a reader of what is committed.
+pub(crate) async fn readable_ends(
+    admin: &AdminClient,
+    topic: &str,
+    partitions: &[i32],
+    read_committed: bool,
+) -> HashMap<i32, i64> {
+    let all = partitions
+        .iter()
+        .map(|p| (TopicPartition::new(topic, *p), OffsetSpec::Latest));
+    let options = ListOffsetsOptions::default().read_committed(read_committed);
+    let listed = admin.list_offsets(all, options).await.unwrap_or_default();
+    listed
+        .into_iter()
+        .filter_map(|(at, found)| Some((at.partition, found.ok()?.offset)))
+        .collect()
+}
+
+/// Commits the start of a new group, on every partition.
 ///
 /// A group that has a place anywhere is not new: its other partitions were added later, and are
 /// read from their beginning. Two processes that declare one subscription at the same moment are
@@ -87,6 +113,7 @@ pub(super) async fn fix_start(
     group: &str,
     topic: &str,
     partitions: usize,
+    start: &At,
 ) -> Result<()> {
     const DECLARE: &str = "declare";
     let failed = |e| -> Error { error::map(DECLARE, Stage::Before, e).with("subscription", group) };
@@ -95,14 +122,14 @@ pub(super) async fn fix_start(
         return Ok(());
     }
     let all: Vec<i32> = (0..i32::try_from(partitions).unwrap_or(i32::MAX)).collect();
-    let ends = edges(&inner.admin, DECLARE, topic, &all, OffsetSpec::Latest).await?;
-    let ends = ends
+    let starts = start.resolve(&inner.admin, DECLARE, topic, &all).await?;
+    let starts = starts
         .into_iter()
-        .map(|(p, end)| (TopicPartition::new(topic, p), end));
+        .map(|(p, offset)| (TopicPartition::new(topic, p), offset));
     let options = AlterConsumerGroupOffsetsOptions::default();
     let set = inner
         .admin
-        .alter_consumer_group_offsets(group, ends, options)
+        .alter_consumer_group_offsets(group, starts, options)
         .await
         .map_err(failed)?;
     for (_, result) in set {

@@ -122,6 +122,17 @@ impl TopicSettings {
         }
     }
 
+    /// What a retry topic takes from its source: its retention is never shorter than that of the
+    /// source or a week, and counts from when a message is due.
+    pub(crate) fn for_tier(self, delay: Duration) -> Self {
+        let kept = self.retention.unwrap_or_default().max(WEEK);
+        Self {
+            retention: Some(kept.saturating_add(delay)),
+            cleanup: Some(Cleanup::Delete),
+            ..self.for_home()
+        }
+    }
+
     /// Checks what can be checked without a cluster.
     pub(crate) fn check(&self) -> std::result::Result<(), &'static str> {
         let zero = [self.replication, self.min_in_sync].contains(&Some(0));
@@ -336,6 +347,8 @@ fn limit(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(-1)
 }
 
+/// How long Kafka keeps messages unless it is told otherwise.
+const WEEK: Duration = Duration::from_hours(7 * 24);
 /// Partitions of a new topic: how many consumers can share a queue.
 const PARTITIONS: u32 = 8;
 /// With three replicas and two in sync, one broker can be lost and one more be down.

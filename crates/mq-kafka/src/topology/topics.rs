@@ -1,10 +1,12 @@
-//! Kafka topics: names, description and creation.
+//! Kafka topics: names, description, creation and deletion.
 
 use std::time::Duration;
 
 use krafka::{
     KrafkaError,
-    admin::{CreateTopicsOptions, DescribeTopicsOptions, NewTopic, OffsetSpec},
+    admin::{
+        CreateTopicsOptions, DeleteTopicsOptions, DescribeTopicsOptions, NewTopic, OffsetSpec,
+    },
     error::ErrorCode,
 };
 use mq_core::{Error, ErrorKind, Result, check_name};
@@ -147,6 +149,32 @@ pub(super) async fn create(inner: &Inner, name: &str, settings: TopicSettings) -
         )
         .with("topic", name)),
     }
+}
+
+/// Deletes a topic with its records, and waits until it is gone. One that is not there is no error.
+pub(super) async fn delete(inner: &Inner, name: &str) -> Result<()> {
+    const DELETE: &str = "delete";
+    let failed = |e| error::map(DELETE, Stage::Before, e).with("topic", name);
+    let options = DeleteTopicsOptions::default();
+    let deleted = inner.admin.delete_topics([name], options).await;
+    match deleted.map_err(failed)?.remove(name) {
+        Some(Err(error)) if is_missing(&error) => {}
+        Some(Err(error)) => return Err(failed(error)),
+        Some(Ok(())) | None => {}
+    }
+    // The controller has forgotten it; the brokers hear of it a moment later.
+    let gone = async {
+        while describe(inner, DELETE, &[name]).await?[0].is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    };
+    let gone = tokio::time::timeout(READY, gone).await;
+    inner.topics.forget(name);
+    gone.unwrap_or_else(|_| {
+        let text = "the topic was deleted, but the brokers still have it";
+        Err(Error::new(ErrorKind::Timeout, DELETE, text).with("topic", name))
+    })
 }
 
 fn is_missing(error: &KrafkaError) -> bool {

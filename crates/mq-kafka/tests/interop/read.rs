@@ -364,7 +364,7 @@ async fn write_kcat(
     Ok(records.len() + 1 + keys.len())
 }
 
-/// Texts of 1 to 40 characters, each other at every run; none has what separates them in the input.
+/// Texts of 0 to 64 characters, most of them of several bytes, each other at every run; none has what separates them in the input.
 fn keys() -> Vec<String> {
     const ALPHABET: &[char] = &[
         'a', 'Z', '0', '9', ' ', '-', '_', '/', 'ß', 'ü', '中', '🦀', '\u{1}',
@@ -374,9 +374,9 @@ fn keys() -> Vec<String> {
         hasher.write_usize(seed);
         usize::try_from(hasher.finish() >> 8).unwrap_or_default()
     };
-    let mut keys = BTreeSet::new();
+    let mut keys = BTreeSet::from([String::new()]);
     while keys.len() < KEYS {
-        let length = 1 + random(keys.len()) % 40;
+        let length = random(keys.len()) % 65;
         keys.insert(
             (0..length)
                 .map(|at| ALPHABET[random(at) % ALPHABET.len()])
@@ -386,7 +386,7 @@ fn keys() -> Vec<String> {
     keys.into_iter().collect()
 }
 
-const KEYS: usize = 1000;
+const KEYS: usize = 10_000;
 /// Between key and value, and between records, of what `kcat` reads.
 const KEY: &str = "<<|>>";
 const END: &str = "<<;>>";

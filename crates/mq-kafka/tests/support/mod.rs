@@ -5,6 +5,8 @@
     reason = "each test program uses a part of it"
 )]
 
+pub mod pki;
+pub mod scram;
 pub mod wire;
 
 use std::{collections::HashMap, future::Future, time::Duration};
@@ -22,7 +24,7 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Failure};
-use tokio::time::timeout;
+use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
 
 pub async fn queue(servers: &str, what: &str) -> Check<(Kafka, Destination)> {
     let kafka = Kafka::connect(servers).await?;
@@ -255,6 +257,27 @@ impl Bare {
     }
 }
 
+/// The timestamps of a topic's records, as the broker has them, in milliseconds.
+pub async fn stamps(servers: &str, topic: &str) -> Check<Vec<u64>> {
+    let bare = krafka::Kafka::builder(servers).connect().await?;
+    let reader = bare.consumer_without_group().enable_auto_commit(false);
+    let reader = reader.auto_offset_reset(krafka::consumer::AutoOffsetReset::Earliest);
+    let reader = reader.build().await?;
+    reader.subscribe([topic]).await?;
+    let mut stamps = Vec::new();
+    let found = async {
+        while stamps.is_empty() {
+            for record in reader.poll(Duration::from_millis(200)).await? {
+                stamps.push(u64::try_from(record.timestamp).unwrap_or_default());
+            }
+        }
+        Ok::<_, krafka::KrafkaError>(())
+    };
+    within(60, found).await??;
+    reader.close().await?;
+    Ok(stamps)
+}
+
 pub fn check(good: bool, otherwise: impl Into<String>) -> Check {
     if good {
         Ok(())
@@ -268,4 +291,33 @@ pub fn same<T: PartialEq + std::fmt::Debug>(found: T, expected: T, what: &str) -
         found == expected,
         format!("{what}: found {found:?}, expected {expected:?}"),
     )
+}
+
+/// A runtime of its own inside another one, where it must not end by its own drop.
+pub struct Own(Option<Runtime>);
+
+impl Own {
+    pub fn new() -> Check<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Ok(Self(Some(builder.worker_threads(1).enable_all().build()?)))
+    }
+
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.0.as_ref().expect("it has not ended").spawn(task)
+    }
+
+    pub fn end(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.end();
+    }
 }

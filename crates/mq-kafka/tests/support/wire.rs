@@ -35,19 +35,45 @@ pub async fn write(
     request.put_i32(partition);
     request.put_i32(i32::try_from(batch.len())?);
     request.put_slice(&batch);
-    let server = servers.split(',').next().unwrap_or_default();
-    let mut socket = TcpStream::connect(server).await?;
-    socket.write_i32(i32::try_from(request.len())?).await?;
-    socket.write_all(&request).await?;
-    let length = socket.read_i32().await?;
-    let mut answer = vec![0; usize::try_from(length)?];
-    socket.read_exact(&mut answer).await?;
+    let answer = ask(servers, &request).await?;
     // Correlation, one topic with its name, one partition; then the code.
     let at = 4 + 4 + 2 + topic.len() + 4 + 4;
     match answer.get(at..at + 2) {
         Some([0, 0]) => Ok(()),
         other => Err(Failure::new(format!("the broker answered {other:?}"))),
     }
+}
+
+/// Asks once for a transactional id (InitProducerId version 1); the code of the answer.
+pub async fn ask_id(servers: &str, id: &str) -> Check<i16> {
+    let mut request = BytesMut::new();
+    request.put_i16(22); // InitProducerId
+    request.put_i16(1);
+    request.put_i32(1); // correlation
+    request.put_i16(-1); // no client id
+    request.put_i16(i16::try_from(id.len())?);
+    request.put_slice(id.as_bytes());
+    request.put_i32(30_000);
+    let answer = ask(servers, &request).await?;
+    // Correlation and throttle time; then the code.
+    match answer.get(8..10) {
+        Some(&[high, low]) => Ok(i16::from_be_bytes([high, low])),
+        _ => Err(Failure::new(format!("the broker answered {answer:?}"))),
+    }
+}
+
+/// The id has an open transaction, which is aborted now.
+pub const CONCURRENT_TRANSACTIONS: i16 = 51;
+
+async fn ask(servers: &str, request: &[u8]) -> Check<Vec<u8>> {
+    let server = servers.split(',').next().unwrap_or_default();
+    let mut socket = TcpStream::connect(server).await?;
+    socket.write_i32(i32::try_from(request.len())?).await?;
+    socket.write_all(request).await?;
+    let length = socket.read_i32().await?;
+    let mut answer = vec![0; usize::try_from(length)?];
+    socket.read_exact(&mut answer).await?;
+    Ok(answer)
 }
 
 fn batch(headers: &[RawHeader], value: &[u8]) -> BytesMut {

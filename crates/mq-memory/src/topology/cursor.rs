@@ -50,6 +50,13 @@ impl Cursor {
         self.committed
     }
 
+    /// True if this record was finished before one that lies in front of it.
+    pub(crate) fn is_done(&self, offset: u64) -> bool {
+        let index = offset.checked_sub(self.committed);
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| self.window.get(index)) == Some(&Slot::Done)
+    }
+
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch
     }

@@ -50,6 +50,26 @@ impl Group {
         self.cursors[partition].committed()
     }
 
+    /// True if a consumer reads it.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// True if there is a record that its next consumer would get, or a deferred one.
+    pub(crate) fn holds_any(&mut self, partitions: &[Partition]) -> bool {
+        let filter = &self.filter;
+        self.retries.holds_any()
+            || partitions
+                .iter()
+                .zip(&self.cursors)
+                .any(|(records, cursor)| {
+                    let mut rest = cursor.committed()..records.end();
+                    rest.any(|offset| {
+                        !cursor.is_done(offset) && records.worth(offset, filter).is_some()
+                    })
+                })
+    }
+
     /// Who has to be woken for a new record of a partition.
     pub(crate) fn waiting_for(&mut self, partition: usize) -> Option<Arc<Notify>> {
         let cursor = &self.cursors[partition];

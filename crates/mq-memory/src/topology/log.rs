@@ -8,7 +8,10 @@ use std::{
 use mq_core::{Filter, Message, Position, Received};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::headers::{attempt, expires};
+use crate::{
+    error::Kept,
+    headers::{attempt, expires},
+};
 
 use super::{group::Group, partition, source::Held};
 
@@ -130,6 +133,23 @@ impl Log {
             .iter()
             .find(|(_, group)| *group.name == *name)?;
         Some((*id, group.filter.clone()))
+    }
+
+    /// What keeps a group from being deleted.
+    pub(crate) fn kept(&self, name: &str, with_messages: bool) -> Option<Kept> {
+        let state = &mut *self.lock();
+        let group = state
+            .groups
+            .values_mut()
+            .find(|group| *group.name == *name)?;
+        if group.is_read() {
+            return Some(Kept::Consumers);
+        }
+        (!with_messages && group.holds_any(&state.partitions)).then_some(Kept::Messages)
+    }
+
+    pub(crate) fn has_groups(&self) -> bool {
+        !self.lock().groups.is_empty()
     }
 
     pub(crate) fn remove_group(&self, group: u64) {

@@ -10,7 +10,7 @@ use mq_core::{
     Stored, Subscription, SubscriptionKind, check_name,
 };
 
-use crate::error;
+use crate::error::{self, Kept};
 
 use super::log::Log;
 
@@ -65,19 +65,61 @@ impl Logs {
     pub(crate) fn verify_destination(&self, what: &Destination) -> Result<()> {
         name("verify", what.name())?;
         let names = self.read();
-        [Some(what.clone()), what.dead_letter_home()]
-            .into_iter()
-            .flatten()
-            .try_for_each(|part| find(&names, "verify", &part).map(drop))
+        let parts = [Some(what.clone()), what.dead_letter_home()];
+        let missing = |part| find(&names, "verify", &part).err();
+        let parts = parts.into_iter().flatten();
+        Error::differences("verify", parts.filter_map(missing).collect())
     }
 
     pub(crate) fn verify_durable(&self, topic: &str, what: &Subscription) -> Result<()> {
         subscription_name("verify", what)?;
         let names = self.read();
-        let log = find(&names, "verify", &Destination::topic(topic))?;
-        group("verify", &log, what)?.ok_or_else(|| error::no_subscription("verify", what))?;
-        what.dead_letter_home()
-            .map_or(Ok(()), |home| find(&names, "verify", &home).map(drop))
+        let log = find(&names, "verify", &Destination::topic(topic));
+        let itself = match log.and_then(|log| group("verify", &log, what)) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(error::no_subscription("verify", what)),
+            Err(error) => Some(error),
+        };
+        let home = what.dead_letter_home();
+        let home = home.and_then(|home| find(&names, "verify", &home).err());
+        Error::differences("verify", itself.into_iter().chain(home).collect())
+    }
+
+    pub(crate) fn delete_destination(&self, what: &Destination, with_messages: bool) -> Result<()> {
+        name("delete", what.name())?;
+        let mut names = self.write();
+        let Some(named) = names.get(what.name()) else {
+            return delete_home(&mut names, what.dead_letter_home());
+        };
+        if named.kind != what.kind() {
+            return Err(error::other_kind("delete", what.name()));
+        }
+        match what.kind() {
+            DestinationKind::Topic if named.log.has_groups() => {
+                return Err(error::in_use(what, Kept::Subscriptions));
+            }
+            DestinationKind::Topic => {}
+            DestinationKind::Queue => check(&named.log, what, what.name(), with_messages)?,
+        }
+        names.remove(what.name());
+        delete_home(&mut names, what.dead_letter_home())
+    }
+
+    pub(crate) fn delete_durable(
+        &self,
+        topic: &str,
+        what: &Subscription,
+        with_messages: bool,
+    ) -> Result<()> {
+        subscription_name("delete", what)?;
+        let mut names = self.write();
+        if let Ok(log) = find(&names, "delete", &Destination::topic(topic)) {
+            check(&log, what, what.name(), with_messages)?;
+            if let Some((group, _)) = log.find_group(what.name()) {
+                log.remove_group(group);
+            }
+        }
+        delete_home(&mut names, what.dead_letter_home())
     }
 
     /// The log and group that a consumer of this subscription reads; an ephemeral group is made
@@ -200,6 +242,25 @@ fn target<'a>(names: &'a HashMap<Arc<str>, Named>, to: &Destination) -> Result<&
             })
         }
     }
+}
+
+/// Refuses to delete a group that is read, or that has something to read.
+fn check(log: &Log, what: impl std::fmt::Display, group: &str, with_messages: bool) -> Result<()> {
+    match log.kept(group, with_messages) {
+        Some(kept) => Err(error::in_use(what, kept)),
+        None => Ok(()),
+    }
+}
+
+/// Deletes a dead-letter home that is empty and unread.
+fn delete_home(names: &mut HashMap<Arc<str>, Named>, home: Option<Destination>) -> Result<()> {
+    if let Some(home) = home
+        && let Ok(log) = find(names, "delete", &home)
+        && log.kept(home.name(), false).is_none()
+    {
+        names.remove(home.name());
+    }
+    Ok(())
 }
 
 fn find(

@@ -9,6 +9,7 @@ use mq_core::Received;
 use tokio::{sync::Notify, time::Instant};
 
 use super::ready::{Entry, Ready};
+use crate::error::Kept;
 
 /// A queue whose consumers compete (RabbitMQ's shape).
 #[derive(Debug)]
@@ -135,6 +136,15 @@ impl Queue {
             self.changed.notify_one();
         }
         Ok(taken)
+    }
+
+    /// What keeps it from being deleted. A message in the hands of a consumer is that consumer's.
+    pub(crate) fn kept(&self, with_messages: bool) -> Option<Kept> {
+        let mut state = self.lock();
+        if !state.members.is_empty() {
+            return Some(Kept::Consumers);
+        }
+        (!with_messages && state.ready.holds_any()).then_some(Kept::Messages)
     }
 
     /// A message is settled for good.

@@ -12,7 +12,7 @@ use mq_core::{
 use tokio::time::Instant;
 
 use crate::{
-    error,
+    error::{self, Kept},
     headers::{attempt, expires},
 };
 
@@ -86,23 +86,61 @@ impl Queues {
         let names = self.read();
         match what.kind() {
             DestinationKind::Topic => names.has_topic("verify", what.name()),
-            DestinationKind::Queue => [Some(what.clone()), what.dead_letter_home()]
-                .into_iter()
-                .flatten()
-                .try_for_each(|queue| names.find("verify", queue.name()).map(drop)),
+            DestinationKind::Queue => {
+                let parts = [Some(what.clone()), what.dead_letter_home()];
+                let missing = |part: Destination| names.find("verify", part.name()).err();
+                let parts = parts.into_iter().flatten();
+                Error::differences("verify", parts.filter_map(missing).collect())
+            }
         }
     }
 
     pub(crate) fn verify_durable(&self, topic: &str, what: &Subscription) -> Result<()> {
         subscription_name("verify", what)?;
         let names = self.read();
-        names
-            .bound("verify", topic, what)?
-            .ok_or_else(|| error::no_subscription("verify", what))?;
-        match what.dead_letter_home() {
-            Some(home) => names.find("verify", home.name()).map(drop),
-            None => Ok(()),
+        let itself = match names.bound("verify", topic, what) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(error::no_subscription("verify", what)),
+            Err(error) => Some(error),
+        };
+        let home = what.dead_letter_home();
+        let home = home.and_then(|home| names.find("verify", home.name()).err());
+        Error::differences("verify", itself.into_iter().chain(home).collect())
+    }
+
+    pub(crate) fn delete_destination(&self, what: &Destination, with_messages: bool) -> Result<()> {
+        name("delete", what.name())?;
+        let mut names = self.write();
+        match what.kind() {
+            DestinationKind::Topic => {
+                let bound = names.topics.get(what.name()).is_some_and(|b| !b.is_empty());
+                if bound {
+                    return Err(error::in_use(what, Kept::Subscriptions));
+                }
+                names.topics.remove(what.name());
+                Ok(())
+            }
+            DestinationKind::Queue => {
+                names.delete_queue(what.name(), what.dead_letter_home(), with_messages)
+            }
         }
+    }
+
+    pub(crate) fn delete_durable(
+        &self,
+        topic: &str,
+        what: &Subscription,
+        with_messages: bool,
+    ) -> Result<()> {
+        subscription_name("delete", what)?;
+        let mut names = self.write();
+        // Its topic may be gone, or have another subscription of this name bound by another filter.
+        let queue = names.queues.get(what.name()).cloned();
+        names.delete_queue(what.name(), what.dead_letter_home(), with_messages)?;
+        if let (Some(queue), Some(bindings)) = (queue, names.topics.get_mut(topic)) {
+            bindings.retain(|binding| !Arc::ptr_eq(&binding.queue, &queue));
+        }
+        Ok(())
     }
 
     /// The queue that a consumer of this subscription reads; an ephemeral one is made now.
@@ -215,6 +253,26 @@ impl Names {
     fn queue(&mut self, name: &Arc<str>, limit: usize) -> Arc<Queue> {
         let make = || Arc::new(Queue::new(Arc::clone(name), limit));
         Arc::clone(self.queues.entry(Arc::clone(name)).or_insert_with(make))
+    }
+
+    /// Deletes a queue, and its home if that is empty and unread.
+    fn delete_queue(
+        &mut self,
+        name: &str,
+        home: Option<Destination>,
+        with_messages: bool,
+    ) -> Result<()> {
+        let kept = |queue: Option<&Arc<Queue>>, with| queue.and_then(|queue| queue.kept(with));
+        if let Some(kept) = kept(self.queues.get(name), with_messages) {
+            return Err(error::in_use(Destination::queue(name), kept));
+        }
+        self.queues.remove(name);
+        if let Some(home) = home
+            && kept(self.queues.get(home.name()), false).is_none()
+        {
+            self.queues.remove(home.name());
+        }
+        Ok(())
     }
 
     fn find(&self, operation: &'static str, name: &str) -> Result<Arc<Queue>> {

@@ -52,6 +52,11 @@ impl Ready {
         self.len == 0
     }
 
+    /// True if there is a message to be taken now or later; what has expired at the front is none.
+    pub(crate) fn holds_any(&mut self) -> bool {
+        !self.is_idle() || !self.later.is_empty()
+    }
+
     /// Puts a new message behind all others of its priority.
     pub(crate) fn push(&mut self, received: Received, expires: Option<Instant>) {
         let seq = self.seq();

@@ -10,8 +10,8 @@ use std::{
 };
 
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Consumer, Declaration, Destination, Error, ErrorKind,
-    Message, Publisher, Receipt, Received, Result, Subscription, headers,
+    Broker, Capabilities, ConsumePlan, Consumer, Declaration, Deletion, Destination, Error,
+    ErrorKind, Message, Publisher, Receipt, Received, Result, Subscription, headers,
 };
 use mq_patterns::pipeline::Stage;
 use mq_testkit::{Check, Failure, Fixture};
@@ -319,6 +319,10 @@ impl<B: Broker> Broker for Odd<B> {
 
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         self.inner.verify(what).await
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        self.inner.delete(what).await
     }
 
     async fn close(&self) -> Result<()> {

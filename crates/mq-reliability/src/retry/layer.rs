@@ -7,8 +7,9 @@ use super::{Policy, RetryService};
 
 /// Attempts a failed message again, by policy, then rejects it.
 ///
-/// It goes into [`Worker::layer`](mq_core::Worker::layer), and makes the policy's ceiling the
-/// worker's own `max_attempts`. Outside a worker, [`RetryLayer`] is the tower layer alone.
+/// It goes into [`Worker::layer`](mq_core::Worker::layer), makes the policy's ceiling the worker's own
+/// `max_attempts`, and puts its delays into the plan: a worker on a broker that cannot delay is refused
+/// when it starts, and so is one that keeps the order by key. Outside a worker, [`RetryLayer`] is the tower layer alone.
 #[derive(Debug, Clone)]
 pub struct Retry {
     policy: Policy,
@@ -28,6 +29,7 @@ impl PlanLayer for Retry {
         // One ceiling: a message that kills its process comes back without passing this layer, and
         // is stopped by the worker.
         plan.max_attempts = self.policy.attempts();
+        plan.delays.extend_from_slice(self.policy.delays());
         RetryLayer::new(self.policy)
     }
 }

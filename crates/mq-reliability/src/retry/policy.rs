@@ -4,11 +4,30 @@ use std::time::Duration;
 
 /// How often a failed message is attempted, and how long to wait in between.
 ///
-/// It counts attempts, not retries: the first call of the handler is attempt 1.
+/// It counts attempts, not retries: the first call of the handler is attempt 1. Attempts come in
+/// rounds: the [`fast`](Self::fast) ones in place, then, after each delay of
+/// [`then_delayed`](Self::then_delayed), as many again. So a message is attempted at most
+///
+/// > fast × (delays + 1)
+///
+/// times, as with NServiceBus, whose immediate and delayed retries multiply in the same way:
+/// `fast(3)` with two delays makes 9.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     fast: u32,
     backoff: Option<Backoff>,
+    delays: Vec<Duration>,
+}
+
+/// What follows a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another attempt in place, after a wait.
+    Again(Duration),
+    /// The first attempt of the next round, after this delay.
+    Later(Duration),
+    /// None: the attempts are used up.
+    Never,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +47,7 @@ impl Policy {
         Self {
             fast: attempts.max(1),
             backoff: None,
+            delays: Vec::new(),
         }
     }
 
@@ -43,12 +63,55 @@ impl Policy {
         self
     }
 
-    /// The ceiling: after this many attempts a failed message is rejected.
-    pub fn attempts(&self) -> u32 {
-        self.fast
+    /// After the attempts in place the message is deferred: it comes to its subscription again after
+    /// the first delay, then after the second and so on, each time for another round of attempts.
+    ///
+    /// The attempts that a message has behind it travel with its copy, so a restart goes on where
+    /// they are. While it waits it holds no slot of the worker and no place of its prefetch. The
+    /// broker rounds a delay up to its own steps (RabbitMQ: whole seconds), never down.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mq_reliability::retry::Policy;
+    ///
+    /// let policy = Policy::fast(3).then_delayed([Duration::from_secs(10), Duration::from_mins(10)]);
+    /// assert_eq!(policy.attempts(), 9);
+    /// ```
+    #[must_use]
+    pub fn then_delayed(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
+        self.delays = delays.into_iter().collect();
+        self
     }
 
-    /// The longest wait after this many failures, from 1.
+    /// The ceiling: after this many attempts a failed message is rejected.
+    pub fn attempts(&self) -> u32 {
+        let rounds = u32::try_from(self.delays.len()).unwrap_or(u32::MAX);
+        self.fast.saturating_mul(rounds.saturating_add(1))
+    }
+
+    /// The delays between the rounds.
+    pub(super) fn delays(&self) -> &[Duration] {
+        &self.delays
+    }
+
+    /// What follows the failure of this attempt, from 1; `random` is spread over the whole range of
+    /// `u64`.
+    pub(super) fn next(&self, attempt: u32, random: u64) -> Next {
+        if attempt >= self.attempts() {
+            return Next::Never;
+        }
+        let (rounds, failures) = (attempt / self.fast, attempt % self.fast);
+        if failures > 0 {
+            return Next::Again(self.wait(failures, random));
+        }
+        // Below the ceiling there is a delay for every round that is over.
+        let delay = usize::try_from(rounds - 1)
+            .ok()
+            .and_then(|at| self.delays.get(at));
+        delay.copied().map_or(Next::Never, Next::Later)
+    }
+
+    /// The longest wait after this many failures of a round, from 1.
     fn longest_wait(&self, failures: u32) -> Duration {
         let Some(Backoff { initial, max }) = &self.backoff else {
             return Duration::ZERO;
@@ -59,8 +122,8 @@ impl Policy {
         initial.saturating_mul(factor).min(*max)
     }
 
-    /// The wait after this many failures; `random` is spread over the whole range of `u64`.
-    pub(super) fn wait(&self, failures: u32, random: u64) -> Duration {
+    /// The wait after this many failures of a round; `random` is spread over the whole range of `u64`.
+    fn wait(&self, failures: u32, random: u64) -> Duration {
         let longest = u64::try_from(self.longest_wait(failures).as_millis()).unwrap_or(u64::MAX);
         // The high half of the product is `random` scaled to 0..=longest, without a bias that counts.
         let scaled = (u128::from(random) * (u128::from(longest) + 1)) >> 64;
@@ -86,6 +149,43 @@ mod tests {
     #[test]
     fn waits_nowhere_without_a_backoff() {
         assert_eq!(Policy::fast(3).wait(2, u64::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn each_round_ends_with_its_delay_and_the_last_one_with_the_ceiling() {
+        let delays = [10, 600].map(Duration::from_secs);
+        let policy = Policy::fast(3).then_delayed(delays);
+        let next: Vec<Next> = (1..=10).map(|attempt| policy.next(attempt, 0)).collect();
+        let (again, [first, second]) = (Next::Again(Duration::ZERO), delays.map(Next::Later));
+        let rounds = [
+            again,
+            again,
+            first,
+            again,
+            again,
+            second,
+            again,
+            again,
+            Next::Never,
+            Next::Never,
+        ];
+        assert_eq!(next, rounds);
+    }
+
+    #[test]
+    fn the_backoff_of_each_round_begins_anew() {
+        let policy = Policy::fast(3)
+            .backoff(100 * MS, 1000 * MS)
+            .then_delayed([Duration::from_secs(1)]);
+        let longest = [1, 2, 4, 5].map(|attempt| policy.next(attempt, u64::MAX));
+        assert_eq!(longest, [100, 200, 100, 200].map(|n| Next::Again(n * MS)));
+    }
+
+    #[test]
+    fn one_attempt_a_round_is_deferred_each_time() {
+        let policy = Policy::fast(1).then_delayed([MS, 2 * MS]);
+        let next = [1, 2, 3].map(|attempt| policy.next(attempt, 0));
+        assert_eq!(next, [Next::Later(MS), Next::Later(2 * MS), Next::Never]);
     }
 
     #[test]

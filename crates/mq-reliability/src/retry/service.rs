@@ -14,9 +14,10 @@ use mq_core::{BoxError, Decision, FailureClass, Outcome, Reason, Received, Rejec
 use tokio::time::sleep;
 use tower_service::Service;
 
-use super::Policy;
+use super::{Policy, policy::Next};
 
-/// Calls the inner service until it succeeds, fails for good, or the policy's ceiling is reached.
+/// Calls the inner service until it succeeds, fails for good, or the attempts of this round are over:
+/// then the message is deferred, or rejected at the policy's ceiling.
 ///
 /// The attempt number that the inner service sees goes up with each call. An error of the inner
 /// service, such as that of a timeout layer, is a failed attempt; one of its `poll_ready` is not:
@@ -87,25 +88,32 @@ where
             Ok(outcome) => outcome,
             Err(error) => Outcome::retry(error.into()),
         };
-        let Decision::Retry(failure) = outcome.decision() else {
-            return Ok(outcome);
-        };
         let attempt = received.attempt();
-        let reason = match failure.class() {
+        let failure = match outcome.decision() {
+            Decision::Retry(failure) => failure,
+            // The attempts made here are behind its copy.
+            Decision::Defer(_) => return Ok(outcome.after_attempt(attempt)),
+            _ => return Ok(outcome),
+        };
+        let next = match failure.class() {
             // Not the message's fault: the worker hands it back, and ends if that cannot pass.
             FailureClass::Infrastructure => return Ok(outcome),
-            FailureClass::Permanent => Some(Reason::Permanent),
-            _ if attempt >= policy.attempts() => Some(Reason::Exhausted),
-            _ => None,
+            FailureClass::Permanent => Err(Reason::Permanent),
+            _ => Ok(policy.next(attempt, random())),
         };
         let first_failure = *first_failure.get_or_insert_with(SystemTime::now);
-        if let Some(reason) = reason {
+        let reject = |reason| {
             let rejection = Rejection::from_error(reason, failure.error())
                 .attempts(attempt)
                 .first_failure(first_failure);
-            return Ok(Outcome::reject(rejection));
-        }
-        let wait = policy.wait(attempt, random());
+            Ok(Outcome::reject(rejection))
+        };
+        let wait = match next {
+            Ok(Next::Again(wait)) => wait,
+            Ok(Next::Later(delay)) => return Ok(Outcome::defer(delay).after_attempt(attempt)),
+            Ok(Next::Never) => return reject(Reason::Exhausted),
+            Err(reason) => return reject(reason),
+        };
         if !wait.is_zero() {
             sleep(wait).await;
         }

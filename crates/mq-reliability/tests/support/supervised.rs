@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{LONG, Stage, connect};
+use crate::{LONG, Stage, connect_once};
 
 /// A supervisor of one child, in a task of its own.
 struct Shop {
@@ -151,7 +151,7 @@ pub(crate) async fn killed_connection(address: String) -> Check {
     let mut shop = Shop::open(Child::new("worker", move |stop| {
         let (own, queue, tx) = (own.clone(), queue.clone(), tx.clone());
         async move {
-            let broker = connect(&own).await?;
+            let broker = connect_once(&own).await?;
             Worker::new(&broker, Subscription::queue(Arc::clone(queue.name())))
                 .state(tx)
                 .run(see)
@@ -167,8 +167,8 @@ pub(crate) async fn killed_connection(address: String) -> Check {
     proxy.cut();
     stage.publish(Message::new("meanwhile")).await?;
     timeout(LONG, proxy.until(|counters| counters.refused >= 3)).await?;
-    let recovers = address.starts_with("amqp");
-    if recovers {
+    let ends = address.starts_with("amqp");
+    if ends {
         shop.fails(3).await?;
     }
     proxy.clear();
@@ -192,7 +192,7 @@ pub(crate) async fn killed_connection(address: String) -> Check {
 pub(crate) async fn lost_consumer(address: String) -> Check {
     let stage = Stage::new(address.clone()).await?;
     let (tx, mut seen) = mpsc::channel(8);
-    let (broker, queue) = (stage.broker.clone(), stage.queue.clone());
+    let (broker, queue) = (connect_once(&address).await?, stage.queue.clone());
     let mut shop = Shop::open(Child::new("worker", move |stop| {
         Worker::new(&broker, Subscription::queue(Arc::clone(queue.name())))
             .state(tx.clone())

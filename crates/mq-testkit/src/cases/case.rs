@@ -164,7 +164,7 @@ pub(crate) fn planned<F: Fixture>(
         let hook = case.hook.iter().map(ToString::to_string);
         let shows = case.needs.iter().map(ToString::to_string).chain(hook);
         Planned {
-            name: case.name,
+            name: case.name.into(),
             group: case.group(),
             needs: case.needs(),
             shows: Some((shows.collect(), Arc::clone(&coverage))),
@@ -173,7 +173,7 @@ pub(crate) fn planned<F: Fixture>(
     };
     let mut planned: Vec<Planned> = cases.into_iter().map(plan).collect();
     planned.push(Planned {
-        name: "the_expected_cases_run",
+        name: "the_expected_cases_run".into(),
         group: "",
         needs: String::new(),
         shows: None,

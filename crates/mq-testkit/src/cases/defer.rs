@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mq_core::{Capability, ConsumePlan, ErrorKind};
+use mq_core::{Capability, ConsumePlan, Deferred, ErrorKind};
 
 use super::case::list;
 use crate::{
@@ -16,6 +16,8 @@ list![
     a_deferred_message_comes_again_after_its_delay needs Defer,
     a_deferred_message_survives_its_consumer needs Defer,
     a_deferred_message_comes_to_its_own_subscription_only needs Defer | DurableSubscriptions,
+    a_message_deferred_in_place_holds_the_later_ones_of_its_key needs DeferInPlace,
+    holding_a_key_is_refused_where_there_is_none lacks DeferInPlace,
     a_defer_is_refused_where_there_is_none_and_the_message_comes_back lacks Defer,
     a_plan_with_delays_is_refused_where_there_are_none lacks Defer,
 ];
@@ -93,6 +95,71 @@ async fn a_deferred_message_comes_to_its_own_subscription_only<F: Fixture>(
     );
     reader.nothing().await?;
     reader.close().await
+}
+
+fn in_place() -> ConsumePlan {
+    let mut plan = ConsumePlan::new();
+    plan.deferred = Deferred::InPlace;
+    plan
+}
+
+async fn a_message_deferred_in_place_holds_the_later_ones_of_its_key<F: Fixture>(
+    scene: &Scene<F>,
+) -> Check {
+    let queue = scene.queue().await?;
+    let key = |n| match n % 3 {
+        0 => Some("held"),
+        1 => Some("free"),
+        _ => None,
+    };
+    let messages = (0..9).map(|n| match key(n) {
+        Some(key) => numbered(n).key(key).build(),
+        None => numbered(n).build(),
+    });
+    scene.publish_all(&queue.to, messages.collect()).await?;
+    let mut reader = scene.open_with(&queue.from, in_place()).await?;
+    // 0 is deferred twice, the others go by; 3 and 6 have its key.
+    let mut seen = Vec::new();
+    let (mut start, mut deferred) = (Instant::now(), 0);
+    while seen.len() < 9 {
+        let delivery = reader.next().await?;
+        let n = number(&delivery)?;
+        if n == 0 && deferred < 2 {
+            ensure_eq!(delivery.attempt(), deferred + 1, "attempt");
+            if deferred > 0 {
+                ensure!(start.elapsed() >= DELAY, "it came early");
+            }
+            deferred += 1;
+            start = Instant::now();
+            delivery.into_settlement().defer(DELAY)?;
+            continue;
+        }
+        if n == 0 {
+            ensure!(start.elapsed() >= DELAY, "it came early");
+            ensure_eq!(delivery.attempt(), 3, "attempt after two defers");
+        }
+        seen.push(n);
+        delivery.ack()?;
+    }
+    let held: Vec<_> = seen.iter().filter(|n| *n % 3 == 0).collect();
+    ensure_eq!(held, [&0, &3, &6], "the order of the held key");
+    let mut others = seen[..6].to_vec();
+    others.sort_unstable();
+    ensure_eq!(others, [1, 2, 4, 5, 7, 8], "what was not held up");
+    reader.nothing().await?;
+    reader.close().await?;
+    scene.is_empty(&queue).await
+}
+
+async fn holding_a_key_is_refused_where_there_is_none<F: Fixture>(scene: &Scene<F>) -> Check {
+    let queue = scene.queue().await?;
+    let refused = scene.refuses_to_open(&queue.from, in_place(), ErrorKind::Unsupported);
+    let (text, missing) = (refused.await?, Capability::DeferInPlace.to_string());
+    ensure!(
+        text.contains(&missing),
+        "the error does not name the capability: {text}"
+    );
+    Ok(())
 }
 
 async fn a_defer_is_refused_where_there_is_none_and_the_message_comes_back<F: Fixture>(

@@ -1,8 +1,8 @@
 //! Order: of a key, over redelivery, and over several consumers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use mq_core::{Capability, ConsumePlan, ErrorKind, Message, Received};
+use mq_core::{Capability, ConsumePlan, ErrorKind, Message, Received, Subscription};
 
 use super::case::list;
 use crate::{
@@ -125,11 +125,12 @@ fn single_active() -> ConsumePlan {
 }
 
 async fn one_consumer_is_active_while_others_stand_by<F: Fixture>(scene: &Scene<F>) -> Check {
-    let queue = scene.queue().await?;
-    let client = scene.client().await?;
-    let mut active = scene.open_with(&queue.from, single_active()).await?;
-    let mut standby = scene.open_on(&client, &queue.from, single_active()).await?;
-    scene.fill(&queue.to, 20).await?;
+    let (client, queue) = scene.single_active_queue().await?;
+    let (other, _) = scene.single_active_queue().await?;
+    let from = Subscription::queue(Arc::clone(queue.name()));
+    let mut active = scene.open_on(&client, &from, single_active()).await?;
+    let mut standby = scene.open_on(&other, &from, single_active()).await?;
+    scene.fill(&queue, 20).await?;
     let mut seen = numbers(&active.ack(10).await?)?;
     standby.nothing().await?;
     active.close().await?;

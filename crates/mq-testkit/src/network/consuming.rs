@@ -36,7 +36,7 @@ pub(super) async fn run<F: Proxied>(mut stage: Stage<F>) -> Check {
             stage.close(client).await?;
         }
         Some((client, mut consumer)) => {
-            let goes_on = stage.receive(&mut consumer).await?;
+            let mut goes_on = stage.receive_through(&mut consumer, before).await?;
             // What was marked may be lost on its way; then it comes again.
             let settled = within("settled", consumer.settled()).await?;
             ensure!(
@@ -45,6 +45,14 @@ pub(super) async fn run<F: Proxied>(mut stage: Stage<F>) -> Check {
             );
             stage.acted(before).await?;
             stage.proxy.clear();
+            if goes_on {
+                stage.publish(&outsider, 20, SMALL).await?;
+                goes_on = stage.receive(&mut consumer).await?;
+                ensure!(
+                    goes_on || !survivable,
+                    "the consumer did not go on afterwards"
+                );
+            }
             let _ = within("closing the consumer", consumer.close()).await?;
             stage.close(client).await?;
         }
@@ -62,7 +70,6 @@ type Opened<F> = Option<(<F as Proxied>::Broker, ConsumerOf<F>)>;
 
 /// Connects and opens a consumer while the fault strikes.
 async fn handshake<F: Proxied>(stage: &Stage<F>) -> Check<(Opened<F>, u64)> {
-    let passed = stage.proxy.counters();
     let opening = async {
         let Ok(client) = stage.connect().await? else {
             return Ok(None);
@@ -75,17 +82,7 @@ async fn handshake<F: Proxied>(stage: &Stage<F>) -> Check<(Opened<F>, u64)> {
             }
         }
     };
-    if stage.cell.toxic != Toxic::Reset {
-        let before = stage.strike();
-        return Ok((opening.await?, before));
-    }
-    // What can be reset has to be there.
-    let striking = async {
-        stage.until(|now| now.to_client > passed.to_client).await?;
-        Ok::<_, Failure>(stage.strike())
-    };
-    let (opened, before) = tokio::try_join!(opening, striking)?;
-    Ok((opened, before))
+    stage.struck_meanwhile(opening).await
 }
 
 /// Strikes at the cell's moment, and says how often faults had acted before.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Proxied, consuming, publishing, stage::Stage};
+use super::{Proxied, consuming, declaring, publishing, stage::Stage};
 use crate::{
     Check,
     proxy::{Direction, Fault},
@@ -12,8 +12,6 @@ use crate::{
 /// One case.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell {
-    /// `<side>: <toxic>, <moment>`.
-    pub(super) name: &'static str,
     side: Side,
     pub(super) toxic: Toxic,
     pub(super) moment: Moment,
@@ -23,6 +21,7 @@ pub(super) struct Cell {
 enum Side {
     Publisher,
     Consumer,
+    Admin,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,94 +45,62 @@ pub(super) enum Moment {
 }
 
 use Moment::{Handshake, Idle, MidCommit, MidFrame};
-use Side::{Consumer, Publisher};
+use Side::{Admin, Consumer, Publisher};
 use Toxic::{Bandwidth, BlackHole, Cut, HalfOpen, Latency, Reset, Slices, SlowClose};
 
-/// Each fault for each side, each moment four times.
-const CELLS: [Cell; 16] = [
-    cell(
-        "publisher: latency, mid-frame",
-        Publisher,
-        Latency,
-        MidFrame,
-    ),
-    cell(
-        "publisher: bandwidth, handshake",
-        Publisher,
-        Bandwidth,
-        Handshake,
-    ),
-    cell(
-        "publisher: black hole, mid-commit",
-        Publisher,
-        BlackHole,
-        MidCommit,
-    ),
-    cell("publisher: half-open, idle", Publisher, HalfOpen, Idle),
-    cell("publisher: reset, mid-frame", Publisher, Reset, MidFrame),
-    cell("publisher: slow close, idle", Publisher, SlowClose, Idle),
-    cell(
-        "publisher: one-byte slices, handshake",
-        Publisher,
-        Slices,
-        Handshake,
-    ),
-    cell(
-        "publisher: cut after N bytes, mid-frame",
-        Publisher,
-        Cut,
-        MidFrame,
-    ),
-    cell("consumer: latency, idle", Consumer, Latency, Idle),
-    cell(
-        "consumer: bandwidth, mid-commit",
-        Consumer,
-        Bandwidth,
-        MidCommit,
-    ),
-    cell(
-        "consumer: black hole, handshake",
-        Consumer,
-        BlackHole,
-        Handshake,
-    ),
-    cell(
-        "consumer: half-open, mid-commit",
-        Consumer,
-        HalfOpen,
-        MidCommit,
-    ),
-    cell("consumer: reset, handshake", Consumer, Reset, Handshake),
-    cell(
-        "consumer: slow close, mid-commit",
-        Consumer,
-        SlowClose,
-        MidCommit,
-    ),
-    cell(
-        "consumer: one-byte slices, mid-frame",
-        Consumer,
-        Slices,
-        MidFrame,
-    ),
-    cell("consumer: cut after N bytes, idle", Consumer, Cut, Idle),
+/// The words of a case's name: `<side>: <toxic>, <moment>`.
+const SIDES: [(Side, &str); 3] = [
+    (Publisher, "publisher"),
+    (Consumer, "consumer"),
+    (Admin, "admin"),
+];
+const TOXICS: [(Toxic, &str); 8] = [
+    (Latency, "latency"),
+    (Bandwidth, "bandwidth"),
+    (BlackHole, "black hole"),
+    (HalfOpen, "half-open"),
+    (Reset, "reset"),
+    (SlowClose, "slow close"),
+    (Slices, "one-byte slices"),
+    (Cut, "cut after N bytes"),
+];
+const MOMENTS: [(Moment, &str); 4] = [
+    (Idle, "idle"),
+    (Handshake, "handshake"),
+    (MidFrame, "mid-frame"),
+    (MidCommit, "mid-commit"),
 ];
 
-const fn cell(name: &'static str, side: Side, toxic: Toxic, moment: Moment) -> Cell {
-    Cell {
-        name,
-        side,
-        toxic,
-        moment,
-    }
+/// Every case with its name.
+fn cells() -> impl Iterator<Item = (String, Cell)> {
+    SIDES.into_iter().flat_map(|(side, who)| {
+        TOXICS.into_iter().flat_map(move |(toxic, what)| {
+            MOMENTS.into_iter().map(move |(moment, when)| {
+                let cell = Cell {
+                    side,
+                    toxic,
+                    moment,
+                };
+                (format!("{who}: {what}, {when}"), cell)
+            })
+        })
+    })
 }
 
 impl Cell {
     /// The fault, and for which direction.
     pub(super) fn fault(&self) -> (Direction, Fault) {
         let (data, answers) = match self.side {
-            Publisher => (Direction::ToBroker, Direction::ToClient),
+            Publisher | Admin => (Direction::ToBroker, Direction::ToClient),
             Consumer => (Direction::ToClient, Direction::ToBroker),
+        };
+        // Where it has to end for the moment to be struck: in the first frames of a handshake, in an
+        // answer that waits, and in requests that are short.
+        let (cut, bytes) = match (self.moment, self.side) {
+            (MidCommit, _) => (answers, 10),
+            (Handshake, _) => (data, 100),
+            (_, Admin) => (data, 20),
+            _ => (data, 1000),
         };
         match self.toxic {
             Latency => {
@@ -151,7 +118,7 @@ impl Cell {
                 },
             ),
             Slices => (Direction::Both, Fault::Slices { bytes: 1 }),
-            Cut => (data, Fault::CutAfter { bytes: 1000 }),
+            Cut => (cut, Fault::CutAfter { bytes }),
         }
     }
 
@@ -165,6 +132,7 @@ impl Cell {
         match self.side {
             Publisher => publishing::run(stage).await,
             Consumer => consuming::run(stage).await,
+            Admin => declaring::run(stage).await,
         }
     }
 }
@@ -174,10 +142,10 @@ pub(crate) fn planned<F: Proxied>(
     fixture: impl Fn(String) -> F + Send + Sync + 'static,
 ) -> impl Iterator<Item = Planned> {
     let fixture = Arc::new(fixture);
-    CELLS.into_iter().map(move |cell| {
+    cells().map(move |(name, cell)| {
         let fixture = Arc::clone(&fixture);
         Planned {
-            name: cell.name,
+            name: name.into(),
             group: "",
             needs: String::new(),
             shows: None,
@@ -195,23 +163,26 @@ pub(super) const NARROW: Fault = Fault::Bandwidth {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn each_fault_strikes_each_side_once_and_each_moment_has_its_cases() {
-        for one in &CELLS {
-            let same = |other: &&Cell| other.side == one.side && other.toxic == one.toxic;
-            assert_eq!(CELLS.iter().filter(same).count(), 1, "{}", one.name);
-            let name = format!("{:?}: {:?}, {:?}", one.side, one.toxic, one.moment).to_lowercase();
-            let plain = one
-                .name
-                .replace([' ', '-'], "")
-                .replace("onebyteslices", "slices");
-            let plain = plain.replace("cutafterNbytes", "cut");
-            assert_eq!(plain, name.replace(' ', ""));
+    fn each_fault_strikes_each_side_at_each_moment() {
+        let names: BTreeSet<String> = cells().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), 96);
+        for name in [
+            "publisher: latency, idle",
+            "consumer: one-byte slices, mid-frame",
+            "admin: cut after N bytes, mid-commit",
+        ] {
+            assert!(names.contains(name), "{name}");
         }
-        for moment in [Idle, Handshake, MidFrame, MidCommit] {
-            assert_eq!(CELLS.iter().filter(|cell| cell.moment == moment).count(), 4);
+        for (name, cell) in cells() {
+            let plain = |text: &str| text.replace(['-', ' ', ':', ','], "").to_lowercase();
+            let debug = format!("{:?}{:?}{:?}", cell.side, cell.toxic, cell.moment);
+            let name = name.replace("one-byte ", "").replace(" after N bytes", "");
+            assert_eq!(plain(&name), plain(&debug));
         }
     }
 }

@@ -21,7 +21,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Proxied, matrix::Cell, sockets::Sockets};
+use super::{
+    Proxied,
+    matrix::{Cell, Toxic},
+    sockets::Sockets,
+};
 use crate::{
     Check, Failure,
     checker::{Checker, Claim, Verdict},
@@ -87,6 +91,10 @@ impl<F: Proxied> Stage<F> {
         Ok(client)
     }
 
+    pub(super) fn queue(&self) -> &Destination {
+        &self.queue
+    }
+
     /// A client behind the fault.
     pub(super) async fn connect(&self) -> Check<mq_core::Result<F::Broker>> {
         self.opened.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +111,7 @@ impl<F: Proxied> Stage<F> {
         within("opening a consumer", client.consumer(&source, plan)).await
     }
 
-    /// Publishes without waiting for outcomes.
+    /// Publishes without waiting for outcomes, until one is not taken.
     pub(super) async fn enqueue(
         &mut self,
         client: &F::Broker,
@@ -118,7 +126,10 @@ impl<F: Proxied> Stage<F> {
             let message = Message::new(tag.to_payload(bytes));
             match within("enqueue", publisher.enqueue(&self.queue, message)).await? {
                 Ok(one) => pending.push_back((tag, one)),
-                Err(error) => self.came(&tag, &Err(error))?,
+                Err(error) => {
+                    self.came(&tag, &Err(error))?;
+                    break;
+                }
             }
         }
         Ok(pending)
@@ -198,6 +209,24 @@ impl<F: Proxied> Stage<F> {
         Ok(true)
     }
 
+    /// As [`receive`](Self::receive), under a fault: a consumer that waits until the network is back
+    /// sees it come back.
+    pub(super) async fn receive_through(
+        &mut self,
+        consumer: &mut ConsumerOf<F>,
+        before: u64,
+    ) -> Check<bool> {
+        if self.cell.survivable() {
+            return self.receive(consumer).await;
+        }
+        if let Ok(done) = timeout(FAULT_LASTS, self.receive(consumer)).await {
+            return done;
+        }
+        self.acted(before).await?;
+        self.proxy.clear();
+        self.receive(consumer).await
+    }
+
     /// Receives so many without a fault, unsettled.
     pub(super) async fn take(
         &mut self,
@@ -236,6 +265,25 @@ impl<F: Proxied> Stage<F> {
         before
     }
 
+    /// Opens something while the fault strikes: during the handshake. Returns also how often faults
+    /// had acted before.
+    pub(super) async fn struck_meanwhile<T>(
+        &self,
+        opening: impl Future<Output = Check<T>>,
+    ) -> Check<(T, u64)> {
+        if self.cell.toxic != Toxic::Reset {
+            let before = self.strike();
+            return Ok((opening.await?, before));
+        }
+        // What can be reset has to be there.
+        let passed = self.proxy.counters();
+        let striking = async {
+            self.until(|now| now.to_client > passed.to_client).await?;
+            Ok(self.strike())
+        };
+        tokio::try_join!(opening, striking)
+    }
+
     /// Waits until the moment has come.
     pub(super) async fn until(&self, wanted: impl FnMut(Counters) -> bool) -> Check<Counters> {
         let reached = timeout(MOMENT, self.proxy.until(wanted)).await;
@@ -246,6 +294,16 @@ impl<F: Proxied> Stage<F> {
             ))
         };
         reached.map_err(late)
+    }
+
+    /// A queue of this case's own that nobody has declared yet. Its name is long: its request takes a
+    /// while on a narrow network.
+    pub(super) fn another(&self, number: usize) -> Destination {
+        Destination::queue(format!(
+            "{}.{number}.{}",
+            self.queue.name(),
+            "x".repeat(100)
+        ))
     }
 
     /// Waits until the fault has acted more often than that.
@@ -350,5 +408,7 @@ const MOMENT: Duration = Duration::from_secs(15);
 const BITES: Duration = Duration::from_secs(10);
 /// What was left on its way by a publish without an outcome comes in that time, or was never stored.
 const QUIET: Duration = Duration::from_millis(500);
+/// Longer than a client takes to find a silent broker lost.
+const FAULT_LASTS: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(40);
 const GONE: Duration = Duration::from_secs(20);

@@ -11,8 +11,8 @@ use std::{
 
 use futures::FutureExt;
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Consumer, DeadLetters, Declaration, Destination, Error,
-    ErrorKind, Filter, Result, Subscription, SubscriptionKind, check_name,
+    Broker, Capabilities, ConsumePlan, Consumer, DeadLetters, Declaration, Deletion, Destination,
+    Error, ErrorKind, Filter, Result, Subscription, SubscriptionKind, check_name,
 };
 use mq_memory::Memory;
 use mq_testkit::{Fixture, Hook, Link};
@@ -266,9 +266,48 @@ impl Broker for Broken {
         self.line.check()?;
         let result = self.inner.verify(what.clone()).await;
         match self.fault {
+            Fault::VerifyTellsTheFirst => match result {
+                Err(error) if !error.parts().is_empty() => Err(error.parts()[0].clone()),
+                result => result,
+            },
             Fault::VerifyCreates => self.inner.declare(what).await,
             Fault::VerifyFindsNothing => Err(Error::new(ErrorKind::NotFound, "verify", "nothing")),
             _ => result,
+        }
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        let what = what.into();
+        self.line.check()?;
+        match self.fault {
+            Fault::DeletesNothing => Ok(()),
+            Fault::DeletesOnlyWhatIsThere => {
+                self.inner.verify(what.what().clone()).await?;
+                self.inner.delete(what).await
+            }
+            Fault::DeletesWithMessages => {
+                self.inner
+                    .delete(Deletion::of(what.what().clone()).with_messages())
+                    .await
+            }
+            Fault::DeletesHomes => {
+                let home = match what.what() {
+                    Declaration::Destination(to) => to.dead_letter_home(),
+                    Declaration::Subscription(from) => from.dead_letter_home(),
+                };
+                if let Some(home) = home {
+                    self.inner
+                        .delete(Deletion::of(home).with_messages())
+                        .await?;
+                }
+                self.inner.delete(what).await
+            }
+            // Consumers and subscriptions keep nothing from being deleted.
+            Fault::DeletesWhatIsUsed => match self.inner.delete(what).await {
+                Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
+                deleted => deleted,
+            },
+            _ => self.inner.delete(what).await,
         }
     }
 

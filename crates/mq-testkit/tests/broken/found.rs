@@ -474,6 +474,7 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
             "a_plan_without_prefetch_is_refused",
             "a_filter_on_a_queue_is_refused",
             "one_consumer_is_active_while_others_stand_by",
+            "holding_a_key_is_refused_where_there_is_none",
         ],
     ),
     (
@@ -487,6 +488,45 @@ pub(crate) const FOUND: &[(Shape, Fault, &[&str])] = &[
         &[
             "what_was_declared_verifies",
             "a_declared_subscription_verifies",
+        ],
+    ),
+    (
+        Shape::Queues,
+        Fault::VerifyTellsTheFirst,
+        &["verifying_names_everything_that_is_missing"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesNothing,
+        &[
+            "a_deleted_queue_is_gone_and_can_be_declared_again",
+            "a_deleted_subscription_is_gone_and_its_topic_stays",
+            "a_topic_is_deleted_after_its_subscriptions",
+            "a_queue_that_holds_messages_is_deleted_only_with_them",
+            "a_queue_that_is_read_is_not_deleted",
+        ],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesOnlyWhatIsThere,
+        &["deleting_what_is_not_there_is_no_error"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesWithMessages,
+        &["a_queue_that_holds_messages_is_deleted_only_with_them"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesHomes,
+        &["a_dead_letter_outlasts_its_queue"],
+    ),
+    (
+        Shape::Queues,
+        Fault::DeletesWhatIsUsed,
+        &[
+            "a_queue_that_is_read_is_not_deleted",
+            "a_topic_is_deleted_after_its_subscriptions",
         ],
     ),
     (

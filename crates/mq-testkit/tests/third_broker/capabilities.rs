@@ -6,5 +6,6 @@ use mq_core::{Capabilities, Capability as Can};
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Can::RedeliveredFlag)
     .and(Can::RepeatedHeaders)
-    .and(Can::SettleEach);
+    .and(Can::SettleEach)
+    .and(Can::UncountedRelease);
 // guide: end

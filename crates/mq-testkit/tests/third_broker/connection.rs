@@ -11,7 +11,8 @@ use std::{
 };
 
 use mq_core::{
-    Broker, Capabilities, ConsumePlan, Declaration, Error, ErrorKind, Result, Subscription,
+    Broker, Capabilities, ConsumePlan, Declaration, Deletion, Error, ErrorKind, Result,
+    Subscription,
 };
 use tokio::{
     net::TcpStream,
@@ -224,6 +225,10 @@ impl Broker for Courier {
 
     async fn verify(&self, what: impl Into<Declaration> + Send) -> Result<()> {
         topology::verify(&self.0, what.into()).await
+    }
+
+    async fn delete(&self, what: impl Into<Deletion> + Send) -> Result<()> {
+        topology::delete(&self.0, what.into()).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -36,6 +36,11 @@ pub(crate) fn not_found(operation: &'static str, what: &Destination) -> Error {
         .help("declare it first")
 }
 
+pub(crate) fn in_use(queue: &Destination) -> Error {
+    let text = "a consumer reads it, or it holds messages";
+    Error::new(ErrorKind::InUse, "delete", text).with("destination", queue)
+}
+
 pub(crate) fn unsupported(operation: &'static str, what: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, operation, what)
 }

@@ -21,6 +21,8 @@ use crate::headers::Wire;
 pub(crate) enum Ask {
     Declare(String),
     Exists(String),
+    /// Answered with no if a consumer reads it, or it holds messages and those are not to go too.
+    Delete(String, bool),
     Publish(String, Wire),
     /// Consumer, queue, prefetch.
     Consume(u64, String, usize),
@@ -143,6 +145,16 @@ fn handle(
             true
         }
         Ask::Exists(name) => queues.contains_key(&name),
+        Ask::Delete(name, with_messages) => {
+            let kept = queues.get_mut(&name).is_some_and(|queue| {
+                queue.dispatch();
+                !queue.consumers.is_empty() || !(with_messages || queue.ready.is_empty())
+            });
+            if !kept {
+                queues.remove(&name);
+            }
+            !kept
+        }
         Ask::Publish(name, message) => {
             let Some(queue) = queues.get_mut(&name) else {
                 return Some(false);

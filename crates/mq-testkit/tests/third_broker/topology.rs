@@ -1,6 +1,9 @@
-//! Declaring and verifying: a queue, with its dead-letter home.
+//! Declaring, verifying and deleting: a queue, with its dead-letter home.
 
-use mq_core::{Declaration, Destination, Result, Subscription, SubscriptionKind, check_name};
+use mq_core::{
+    Declaration, Deletion, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind,
+    check_name,
+};
 
 use crate::{connection::Link, error, server::Ask};
 
@@ -25,12 +28,31 @@ pub(crate) async fn verify(link: &Link, what: Declaration) -> Result<()> {
         return Err(error::not_found("verify", topic));
     }
     let queue = queue("verify", what)?;
-    let home = queue.dead_letter_home();
-    exists(link, "verify", &queue).await?;
-    match home {
-        Some(home) => exists(link, "verify", &home).await,
-        None => Ok(()),
+    let mut missing = Vec::new();
+    for part in [queue.dead_letter_home(), Some(queue)]
+        .into_iter()
+        .flatten()
+    {
+        match exists(link, "verify", &part).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => missing.push(error),
+            looked => looked?,
+        }
     }
+    Error::differences("verify", missing)
+}
+
+pub(crate) async fn delete(link: &Link, what: Deletion) -> Result<()> {
+    let queue = queue("delete", what.what().clone())?;
+    let ask = Ask::Delete(queue.name().to_string(), what.takes_messages());
+    if !link.ask("delete", ask).await? {
+        return Err(error::in_use(&queue));
+    }
+    if let Some(home) = queue.dead_letter_home() {
+        // One that holds letters is refused, and stays.
+        let ask = Ask::Delete(home.name().to_string(), false);
+        link.ask("delete", ask).await?;
+    }
+    Ok(())
 }
 // guide: end
 

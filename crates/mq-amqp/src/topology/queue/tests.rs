@@ -18,7 +18,9 @@ fn shown(settings: &QueueSettings, letters: Option<Destination>) -> Vec<String> 
 
 /// The two settings that an error names.
 fn clash(settings: QueueSettings, queue: &str, transient: bool) -> (String, String) {
-    let error = settings.check(queue, transient).expect_err("refused");
+    let error = settings
+        .check("connect", queue, transient)
+        .expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     assert_eq!(error.context("queue"), Some(queue), "{error}");
     let side = |name| error.context(name).unwrap_or_default().to_owned();
@@ -149,10 +151,12 @@ fn settings_that_exclude_each_other_are_both_named() {
         quorum().delivery_limit(5).broker_dead_letters(elsewhere),
         QueueSettings::classic().broker_dead_letters(DeadLetters::None),
     ] {
-        settings.check("q.dead", false).expect("fits together");
+        settings
+            .check("connect", "q.dead", false)
+            .expect("fits together");
     }
     QueueSettings::classic()
-        .check("q", true)
+        .check("connect", "q", true)
         .expect("transient");
 }
 
@@ -173,10 +177,10 @@ fn numbers_out_of_range_are_named() {
         (classic().expires(Duration::ZERO), "expires"),
         (classic().expires(Duration::MAX), "expires"),
     ] {
-        let error = settings.check("q", false).expect_err(name);
+        let error = settings.check("connect", "q", false).expect_err(name);
         assert_eq!(error.kind(), ErrorKind::Config);
         assert_eq!(error.context("setting"), Some(name), "{error}");
     }
-    let name = classic().check("", false).expect_err("no name");
+    let name = classic().check("connect", "", false).expect_err("no name");
     assert_eq!(name.kind(), ErrorKind::InvalidName);
 }

@@ -1,17 +1,24 @@
 //! How much is handed out without a commit.
 
-use mq_core::Message;
+use mq_core::{Destination, Message};
 
 use super::*;
 
 fn ledger(records: i64) -> Arc<Ledger> {
     let source = Subscription::queue("orders");
-    let home = Some(Destination::queue("orders.dead"));
-    let ledger = Ledger::new(source, usize::MAX, home, Flow::default());
+    let homes = Homes {
+        dead: Some(Destination::queue("orders.dead")),
+        ..Homes::default()
+    };
+    let logs = (source.clone(), source);
+    let window = Window::new(usize::MAX);
+    let watch = Watch::default();
+    let ledger = Ledger::new(logs, window, 5_000, Deferred::Aside, homes, watch);
     ledger.assign(0, 0, "");
     let record = |offset| Incoming {
         partition: 0,
         offset,
+        wait: None,
         received: Some(
             Received::new(Message::new("x").into(), "orders".into(), None).with_position(
                 Position {
@@ -20,6 +27,7 @@ fn ledger(records: i64) -> Arc<Ledger> {
                 },
             ),
         ),
+        time: 0,
     };
     ledger.push((0..records).map(record).collect());
     ledger
@@ -60,7 +68,7 @@ fn a_rejected_record_counts_when_it_is_copied() {
     for delivery in taken {
         delivery.into_settlement().reject("poison").unwrap();
     }
-    let rejects = ledger.take_rejects();
+    let rejects = ledger.take_moves();
     assert_eq!(rejects.len(), 10_000);
     for reject in &rejects {
         ledger.copied(reject);
@@ -82,4 +90,117 @@ fn nothing_is_handed_out_after_a_commit_that_was_not_taken() {
     taken.remove(0).ack().unwrap();
     ledger.committed(ledger.snapshot(None));
     assert_eq!(work(&ledger), 6);
+}
+
+fn waiting(offset: i64, wait: Wait) -> Incoming {
+    let place = Position {
+        partition: 0,
+        offset: offset as u64,
+    };
+    let received = Received::new(Message::new("x").into(), "orders".into(), None);
+    Incoming {
+        partition: 0,
+        offset,
+        received: Some(received.with_attempt(3).with_position(place)),
+        wait: Some(wait),
+        time: 0,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_time_is_not_stalled() {
+    let ledger = ledger(0);
+    let wait = Wait {
+        until: Instant::now() + Duration::from_secs(600),
+        goes_on: None,
+    };
+    ledger.push(vec![waiting(0, wait)]);
+    let after = Duration::from_secs(300);
+    tokio::time::advance(Duration::from_secs(899)).await;
+    assert_eq!(ledger.newly_stalled(after), []);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(ledger.newly_stalled(after).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_handed_out_when_it_is_due_and_not_before() {
+    let ledger = ledger(0);
+    let now = Instant::now();
+    let wait = |seconds| Wait {
+        until: now + Duration::from_secs(seconds),
+        goes_on: None,
+    };
+    // The later one is first in the log.
+    ledger.push(vec![waiting(0, wait(9)), waiting(1, wait(5))]);
+    assert_eq!(work(&ledger), 0);
+    assert_eq!(ledger.next_due(), Some(now + Duration::from_secs(5)));
+    tokio::time::advance(Duration::from_millis(4999)).await;
+    assert_eq!(work(&ledger), 0);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(work(&ledger), 1);
+    assert_eq!(ledger.ends(), [(0, 2)]);
+    let place = |ledger: &Ledger| ledger.snapshot(None).places.remove(0).offset;
+    assert_eq!(place(&ledger), 0, "the watermark waits for the first");
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert_eq!(work(&ledger), 1);
+    assert_eq!(place(&ledger), 2);
+    assert_eq!(ledger.next_due(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_later_goes_on_with_the_attempts_it_had() {
+    let ledger = ledger(0);
+    let wait = Wait {
+        until: Instant::now() + Duration::from_secs(1),
+        goes_on: Some(77),
+    };
+    ledger.push(vec![waiting(0, wait)]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(work(&ledger), 0);
+    assert!(ledger.is_copying());
+    let moves = ledger.take_moves();
+    assert!(
+        matches!(
+            moves[0].what,
+            What::GoOn {
+                due: 77,
+                attempts: 2
+            }
+        ),
+        "{moves:?}"
+    );
+    ledger.copied(&moves[0]);
+    assert_eq!(ledger.snapshot(None).places[0].offset, 1);
+    assert!(ledger.window.room() == usize::MAX, "nothing is handed out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_where_much_waits_takes_no_more_until_it_is_due() {
+    let ledger = ledger(0);
+    let wait = Wait {
+        until: Instant::now() + Duration::from_secs(1),
+        goes_on: None,
+    };
+    ledger.push((0..999).map(|offset| waiting(offset, wait)).collect());
+    assert!(ledger.clogged().is_empty());
+    ledger.push(vec![waiting(999, wait)]);
+    assert_eq!(ledger.clogged(), [0]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(work(&ledger), 1000);
+    assert!(ledger.clogged().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_given_up_partition_forgets_what_waits() {
+    let ledger = ledger(0);
+    let wait = Wait {
+        until: Instant::now() + Duration::from_secs(1),
+        goes_on: None,
+    };
+    ledger.push(vec![waiting(0, wait)]);
+    ledger.drain(&[0]);
+    assert_eq!(ledger.next_due(), None);
+    ledger.remove(&[0], FlowKind::Revoked);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(work(&ledger), 0);
 }

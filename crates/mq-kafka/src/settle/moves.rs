@@ -1,0 +1,24 @@
+//! Records that leave for another topic: copy, confirm, settle.
+
+use mq_core::{Received, Rejection};
+
+use super::book::Tag;
+
+/// A record on its way to another topic.
+#[derive(Debug)]
+pub(crate) struct Move {
+    pub(crate) received: Received,
+    pub(crate) what: What,
+    pub(super) tag: Tag,
+}
+
+/// Why it goes, and so where to.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// It was rejected: to the dead-letter home.
+    Reject(Box<Rejection>),
+    /// It was deferred: to a retry topic. The time is in milliseconds since 1970.
+    Defer { due: u64, attempts: u32 },
+    /// It has waited for as long as its retry topic says, and is due later: to a retry topic.
+    GoOn { due: u64, attempts: u32 },
+}

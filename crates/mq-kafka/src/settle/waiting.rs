@@ -1,0 +1,156 @@
+//! What waits for its time: deferred records, each until it is due.
+
+use std::time::{Duration, SystemTime};
+
+use mq_core::{Received, time};
+use tokio::time::Instant;
+
+use super::{
+    book::{State, Tag},
+    moves::{Move, What},
+};
+
+/// Until when a record waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) until: Instant,
+    /// It is due later than that, in milliseconds since 1970, and goes on to a longer delay.
+    pub(crate) goes_on: Option<u64>,
+}
+
+/// A record that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    received: Received,
+    goes_on: Option<u64>,
+}
+
+impl Wait {
+    /// Until an instant in milliseconds since 1970, and never longer than `most`; `None` if that
+    /// has passed.
+    pub(crate) fn until(due: u64, most: Duration) -> Option<Self> {
+        // A time that no clock has is later than any delay.
+        let rest = match time::from_millis(due) {
+            Some(due) => due.duration_since(SystemTime::now()).unwrap_or_default(),
+            None => Duration::MAX,
+        };
+        (!rest.is_zero()).then(|| Self {
+            until: after(rest.min(most)),
+            goes_on: (rest > most).then_some(due),
+        })
+    }
+}
+
+/// When a message is due that is deferred now, in whole milliseconds since 1970, rounded up.
+pub(super) fn due(delay: Duration) -> u64 {
+    let now = SystemTime::now();
+    let due = now.checked_add(delay).unwrap_or(now + FAR);
+    time::to_millis(due).saturating_add(1)
+}
+
+/// The instant so much later.
+fn after(delay: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(delay).unwrap_or(now + FAR)
+}
+
+impl State {
+    /// Lets a record wait; it counts for its partition until it is let go.
+    pub(super) fn wait(&mut self, tag: Tag, wait: Wait, received: Received) {
+        if let Some(owner) = self.partitions.get_mut(&tag.partition) {
+            owner.waiting += 1;
+            owner.waiting_bytes += received.size();
+        }
+        let waiting = Waiting {
+            received,
+            goes_on: wait.goes_on,
+        };
+        self.waiting
+            .insert((wait.until, tag.partition, tag.seq), waiting);
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let ((until, ..), _) = self.waiting.first_key_value()?;
+        Some(*until)
+    }
+
+    /// Lets go of what is due: most is to be handed out, expired ones are done, and some goes on to
+    /// a longer delay. Returns how many do that.
+    pub(super) fn let_go(&mut self) -> usize {
+        let mut going_on = 0;
+        if self.waiting.is_empty() {
+            return going_on;
+        }
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        while let Some(entry) = self.waiting.first_entry() {
+            let (until, partition, seq) = *entry.key();
+            if until > now {
+                break;
+            }
+            let Waiting { received, goes_on } = entry.remove();
+            let Some(owner) = self.partitions.get_mut(&partition) else {
+                continue;
+            };
+            let assignment = owner.assignment;
+            let tag = Tag {
+                partition,
+                assignment,
+                seq,
+            };
+            owner.waiting -= 1;
+            owner.waiting_bytes -= received.size();
+            if is_expired(&received, wall) {
+                owner.tracker.done(seq);
+                self.pass_on(tag, &received);
+            } else if let Some(due) = goes_on {
+                // It is in work like one that is handed out.
+                owner.handed += 1;
+                going_on += 1;
+                let attempts = received.attempt() - 1;
+                let what = What::GoOn { due, attempts };
+                self.moves.push(Move {
+                    received,
+                    what,
+                    tag,
+                });
+            } else {
+                self.again.insert((partition, seq), received);
+            }
+        }
+        self.moves_open += going_on;
+        going_on
+    }
+
+    /// The record is done: where keys are kept in order, the next one of its key is to be handed
+    /// out.
+    pub(super) fn pass_on(&mut self, tag: Tag, received: &Received) {
+        let next = self
+            .keys
+            .as_mut()
+            .and_then(|keys| keys.leave(tag, received));
+        if let Some(next) = next {
+            if let Some(owner) = self.partitions.get_mut(&tag.partition) {
+                owner.waiting -= 1;
+                owner.waiting_bytes -= next.received.size();
+            }
+            self.again
+                .insert((next.tag.partition, next.tag.seq), next.received);
+        }
+    }
+}
+
+/// True if the message expired while it waited.
+fn is_expired(received: &Received, now: SystemTime) -> bool {
+    let at = received
+        .expires_in()
+        .and_then(|after| received.time().checked_add(after));
+    at.is_some_and(|at| at <= now)
+}
+
+/// Longer than any process lives; every clock has that time.
+const FAR: Duration = Duration::from_hours(30 * 365 * 24);
+
+/// What of one partition may wait in this process.
+pub(super) const WAITING: usize = 1000;
+pub(super) const WAITING_BYTES: usize = 2 * 1024 * 1024;

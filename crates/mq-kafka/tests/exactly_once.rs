@@ -1,0 +1,500 @@
+//! Exactly once: outputs and offsets in one transaction, whatever fails. On a running Kafka, named by `MQ_KAFKA_SERVERS`.
+#![allow(clippy::expect_used, reason = "a test panics where it fails")]
+
+#[path = "exactly_once/crashes.rs"]
+mod crashes;
+#[path = "exactly_once/scene.rs"]
+mod scene;
+mod support;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use mq_kafka::{
+    ExactlyOnce, Kafka, TransactionLevel,
+    core::{
+        Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Failure as Failed,
+        Message, Outcome, Received, Subscription, Worker, headers,
+    },
+};
+use mq_testkit::{
+    Check, Suite, broker_address,
+    proxy::{Direction, Fault, Proxy},
+};
+use scene::{Copier, Scene, copy};
+use support::{Bare, check, same, unique, wire, within};
+use tokio::sync::Notify;
+
+fn main() -> ExitCode {
+    // The processes that a case kills are this program.
+    if let Some(ended) = crashes::child() {
+        return ended;
+    }
+    Suite::new(
+        "kafka-exactly-once",
+        "mq-kafka",
+        broker_address("MQ_KAFKA_SERVERS"),
+    )
+    .deadline(Duration::from_secs(300))
+    .case(
+        "each_record_is_copied_once_in_order_for_readers_at_the_time_and_later",
+        copied_once,
+    )
+    .case("aborted_transactions_come_again", aborts)
+    .case(
+        "outputs_wait_for_every_earlier_record_of_their_partition",
+        barrier,
+    )
+    .case(
+        "the_next_batch_is_handled_while_a_transaction_commits",
+        handled_meanwhile,
+    )
+    .case(
+        "a_handler_that_panics_ends_in_the_dead_letters_once",
+        panicking,
+    )
+    .case(
+        "what_the_broker_refuses_for_good_ends_in_the_dead_letters",
+        refused_output,
+    )
+    .case("a_zombie_is_fenced", zombie)
+    .case("one_whose_transaction_was_taken_from_it_is_fenced", taken)
+    .case("partitions_move_between_copiers", moved)
+    .case(
+        "a_copier_killed_in_a_transaction_copies_each_record_once",
+        crashes::killed,
+    )
+    .case("what_cannot_be_had_is_refused", refused)
+    .run()
+}
+
+async fn copied_once(servers: String) -> Check {
+    let scene = Scene::new(&servers, "copy").await?;
+    let guarantee = ExactlyOnce::new(unique("copier")).require_tv2();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let target = scene.target.clone();
+    // Each 97th call fails; in place, since a later record of its key must not overtake it.
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .ordered_by_key()
+            .run(move |received: Received| {
+                let (target, tried) = (target.clone(), tries.fetch_add(1, SeqCst));
+                async move {
+                    tokio::task::yield_now().await;
+                    match tried % 97 {
+                        96 => Outcome::retry(Failed::transient("now and then")),
+                        _ => copy(&received, &target),
+                    }
+                }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    let filled = async {
+        for start in (0..5000).step_by(500) {
+            scene.fill(start..start + 500).await?;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        Ok(())
+    };
+    let (filled, read): (Check, Check) = tokio::join!(filled, scene.read("now", 5000));
+    filled?;
+    read?;
+    copier.stop().await??;
+    scene.read("late", 5000).await?;
+    same(
+        guarantee.level(),
+        Some(TransactionLevel::V2),
+        "the protocol",
+    )?;
+    let transactions = guarantee.transactions();
+    check(
+        (2..2500).contains(&transactions.committed),
+        format!("{transactions:?}"),
+    )?;
+    // The offsets are those of the whole source, and nothing of ours stands beside them.
+    let bare = Bare::connect(&servers).await?;
+    let source = scene.source.name();
+    let places = bare.places(source, source).await?;
+    let ends = bare.ends(source, 2).await?;
+    for (partition, end) in ends.into_iter().enumerate() {
+        let place = places.get(&i32::try_from(partition)?);
+        same(place, Some(&(end, String::new())), "committed")?;
+    }
+    Ok(())
+}
+
+async fn aborts(servers: String) -> Check {
+    let scene = Scene::new(&servers, "aborts").await?;
+    let guarantee = ExactlyOnce::new(unique("aborter"));
+    let handled = Arc::new(AtomicUsize::new(0));
+    let target = scene.target.clone();
+    let counted = Arc::clone(&handled);
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .run(move |received: Received| {
+                let target = target.clone();
+                counted.fetch_add(1, SeqCst);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    copy(&received, &target)
+                }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    let driven = async {
+        for n in 1..=6 {
+            scene.fill((n - 1) * 500..n * 500).await?;
+            guarantee.abort();
+            let aborted = async {
+                while guarantee.transactions().aborted < u64::from(n) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            within(60, aborted).await?;
+        }
+        Ok(())
+    };
+    let (driven, read): (Check, Check) = tokio::join!(driven, scene.read("now", 3000));
+    driven?;
+    read?;
+    copier.stop().await??;
+    scene.read("late", 3000).await?;
+    let again = handled.load(SeqCst);
+    check(again > 3000, format!("{again} calls: nothing came again"))?;
+    let written = scene.written().await?;
+    check(
+        written > 3000,
+        format!("{written} copies were written: no transaction with something in it was aborted"),
+    )
+}
+
+async fn barrier(servers: String) -> Check {
+    let scene = Scene::new(&servers, "barrier").await?;
+    let messages = (0..50).map(|n| Message::new(n.to_string()).key("one").build());
+    use mq_kafka::core::Publisher;
+    let publisher = scene.kafka.publisher();
+    publisher
+        .publish_batch(&scene.source, messages.collect())
+        .await
+        .all_confirmed()?;
+    let guarantee = ExactlyOnce::new(unique("barrier"));
+    let (done, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (target, counted, opened) = (scene.target.clone(), done.clone(), gate.clone());
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .run(move |received: Received| {
+                let (target, counted, gate) = (target.clone(), counted.clone(), opened.clone());
+                async move {
+                    // The sixth stays with its handler.
+                    if received.payload().is_some_and(|p| **p == *b"5") {
+                        gate.notified().await;
+                    }
+                    counted.fetch_add(1, SeqCst);
+                    copy(&received, &target)
+                }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    let all_but_one = async {
+        while done.load(SeqCst) < 49 || guarantee.transactions().committed == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(60, all_but_one).await?;
+    // Many times as long as a transaction takes.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let bare = Bare::connect(&servers).await?;
+    let source = scene.source.name();
+    let places = bare.places(source, source).await?;
+    let committed: Vec<i64> = places.values().map(|(offset, _)| *offset).collect();
+    let written = scene.written().await?;
+    same(written, 5, "copies written while the sixth is open")?;
+    check(committed.contains(&5), format!("committed {committed:?}"))?;
+    gate.notify_one();
+    scene.read("now", 50).await?;
+    copier.stop().await?.map_err(Into::into)
+}
+
+async fn handled_meanwhile(servers: String) -> Check {
+    let scene = Scene::new(&servers, "meanwhile").await?;
+    scene.fill(0..2000).await?;
+    // Each answer is late, so that a commit takes several times as long as the handlers of a batch.
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let late = Fault::Latency {
+        mean: Duration::from_millis(100),
+        jitter: Duration::ZERO,
+    };
+    let kafka = Scene::connect(&proxy.servers(), &scene.source, &scene.target).await?;
+    let guarantee = ExactlyOnce::new(unique("meanwhile"));
+    let target = scene.target.clone();
+    let source = Subscription::queue(scene.source.name().clone());
+    let worker = Worker::new(&kafka, source).guarantee(guarantee.clone());
+    let copier = Copier::start(|stopped| {
+        worker
+            .prefetch(10)
+            .run(move |received: Received| {
+                let target = target.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    copy(&received, &target)
+                }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    proxy.set(Direction::ToClient, late);
+    scene.read("now", 2000).await?;
+    proxy.clear();
+    copier.stop().await??;
+    let transactions = guarantee.transactions();
+    check(
+        transactions.handled_meanwhile > 500 && transactions.committed > 2,
+        format!("{transactions:?}"),
+    )
+}
+
+async fn panicking(servers: String) -> Check {
+    let scene = Scene::new(&servers, "panic").await?;
+    scene.fill(0..300).await?;
+    let guarantee = ExactlyOnce::new(unique("panic"));
+    let target = scene.target.clone();
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .max_attempts(3)
+            .run(move |received: Received| {
+                let target = target.clone();
+                async move {
+                    assert!(received.payload().is_none_or(|p| **p != *b"7"), "a seven");
+                    copy(&received, &target)
+                }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    scene.read("now", 299).await?;
+    let dead = dead_letters(&scene, 1).await?;
+    copier.stop().await??;
+    let reason = dead[0].headers().text(headers::DEAD_ERROR);
+    check(
+        reason.is_some_and(|reason| reason.contains("a seven")),
+        format!("{reason:?}"),
+    )?;
+    let attempts = dead[0].headers().text(headers::DEAD_ATTEMPTS);
+    same(attempts, Some("3"), "attempts")
+}
+
+async fn refused_output(servers: String) -> Check {
+    let scene = Scene::new(&servers, "refused").await?;
+    let guarantee = ExactlyOnce::new(unique("refused"));
+    let target = scene.target.clone();
+    let big = scene.kafka.publisher();
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .run(move |received: Received| {
+                let target = target.clone();
+                async move { copy(&received, &target) }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    scene.fill(0..100).await?;
+    // Now it knows the topic's limit, and does not hear that it is lowered.
+    scene.read("now", 100).await?;
+    let bare = Bare::connect(&servers).await?;
+    bare.set(scene.target.name(), "max.message.bytes", "2000")
+        .await?;
+    use mq_kafka::core::Publisher;
+    let large = Message::new(vec![b'x'; 4000]).key("k1");
+    big.publish(&scene.source, large).await?;
+    scene.fill(100..200).await?;
+    let dead = dead_letters(&scene, 1).await?;
+    same(
+        dead[0].payload().map(|p| p.len()),
+        Some(4000),
+        "the dead one",
+    )?;
+    let copies = scene.copies("late", 200).await?;
+    same(copies.values().map(Vec::len).sum(), 200, "copies")?;
+    copier.stop().await??;
+    check(guarantee.transactions().aborted > 0, "nothing was aborted")
+}
+
+async fn zombie(servers: String) -> Check {
+    let scene = Scene::new(&servers, "zombie").await?;
+    scene.fill(0..1000).await?;
+    let id = unique("twin");
+    let first = scene.copy(&ExactlyOnce::new(id.as_str()));
+    let twin = ExactlyOnce::new(id.as_str());
+    scene.copies("late", 1).await?;
+    let second = scene.copy(&twin);
+    // It is noticed at the next transaction, and not every member has a partition at every moment.
+    let mut count = 1000;
+    while !first.has_ended() {
+        scene.fill(count..count + 50).await?;
+        count += 50;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let error = first.ended().await?.expect_err("another one has its id");
+    check(error.kind() == ErrorKind::Lost, format!("kind: {error:?}"))?;
+    check(!error.is_retryable(), "a fenced one must not try again")?;
+    same(
+        error.context("transactional id"),
+        Some(id.as_str()),
+        "what it names",
+    )?;
+    scene.read("now", count as usize).await?;
+    second.stop().await?.map_err(Into::into)
+}
+
+/// What a twin's start begins with, and the broker's time-out does: the open transaction is aborted
+/// under the next epoch. Here nobody goes on from there, so that the commit finds it so.
+async fn taken(servers: String) -> Check {
+    let scene = Scene::new(&servers, "taken").await?;
+    let id = unique("taken");
+    let guarantee = ExactlyOnce::new(id.as_str()).commit_every(Duration::from_secs(9));
+    let copier = scene.copy(&guarantee);
+    let bare = Bare::connect(&servers).await?;
+    let mut count = 0;
+    // Between two transactions the id is just given; then it is tried again.
+    loop {
+        let before = bare.ends(scene.target.name(), 3).await?;
+        scene.fill(count..count + 10).await?;
+        count += 10;
+        let written = async {
+            while bare.ends(scene.target.name(), 3).await? == before {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Check::Ok(())
+        };
+        within(60, written).await??;
+        if wire::ask_id(&servers, &id).await? == wire::CONCURRENT_TRANSACTIONS {
+            break;
+        }
+        check(count < 100, "no transaction was open")?;
+    }
+    let error = copier.ended().await?.expect_err("its id was asked for");
+    same(error.kind(), ErrorKind::Lost, &format!("kind of {error:?}"))?;
+    check(!error.is_retryable(), "a fenced one must not try again")?;
+    // One that starts again does the rest.
+    let again = scene.copy(&ExactlyOnce::new(id));
+    scene.read("now", count as usize).await?;
+    again.stop().await?.map_err(Into::into)
+}
+
+async fn moved(servers: String) -> Check {
+    let scene = Scene::new(&servers, "moved").await?;
+    let one = ExactlyOnce::new(unique("one"));
+    let two = ExactlyOnce::new(unique("two"));
+    scene.fill(0..500).await?;
+    let first = scene.copy(&one);
+    let driven = async {
+        let second = scene.copy(&two);
+        let mut count = 500;
+        // Until both are at it for a while.
+        while two.transactions().committed < 5 {
+            scene.fill(count..count + 50).await?;
+            count += 50;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // It leaves in the middle of its work.
+        scene.fill(count..count + 500).await?;
+        second.stop().await??;
+        scene.fill(count + 500..count + 1000).await?;
+        Ok(count as usize + 1000)
+    };
+    let count = within(180, driven).await?;
+    let count: usize = count.map_err(|error: mq_testkit::Failure| error)?;
+    scene.read("now", count).await?;
+    first.stop().await??;
+    scene.read("late", count).await
+}
+
+async fn refused(servers: String) -> Check {
+    let scene = Scene::new(&servers, "no").await?;
+    let guarantee = ExactlyOnce::new(unique("no"));
+    let running = scene.copy(&guarantee);
+    scene.fill(0..1).await?;
+    scene.copies("now", 1).await?;
+    let second = scene.copy(&guarantee).ended().await?;
+    let error = second.expect_err("two workers with one id");
+    same(error.kind(), ErrorKind::Config, "two workers")?;
+    running.stop().await??;
+    // Once it has stopped another one may.
+    scene.copy(&guarantee).stop().await??;
+
+    for bad in [
+        ExactlyOnce::new(""),
+        ExactlyOnce::new("x").transaction_timeout(Duration::from_secs(1)),
+        ExactlyOnce::new("x").commit_every(Duration::from_secs(20)),
+        ExactlyOnce::new("x").commit_after(0),
+    ] {
+        let error = scene.copy(&bad).ended().await?.expect_err("a bad setting");
+        same(error.kind(), ErrorKind::Config, "a bad setting")?;
+    }
+
+    let topic = scene.target.name().clone();
+    let worker = Worker::new(&scene.kafka, Subscription::ephemeral(topic))
+        .guarantee(ExactlyOnce::new(unique("ephemeral")))
+        .dead_letters(DeadLetters::To(scene.source.clone()));
+    let run = worker.run(|_: Received| async {}).into_future();
+    let error = within(60, run).await?.expect_err("there is no group");
+    same(error.kind(), ErrorKind::Unsupported, "without a group")?;
+
+    let run = scene
+        .worker(&ExactlyOnce::new(unique("defer")))
+        .run(|_: Received| async { Outcome::defer(Duration::from_secs(1)) });
+    let deferring = tokio::spawn(run.into_future());
+    scene.fill(1..2).await?;
+    let dead = dead_letters(&scene, 1).await?;
+    let reason = dead[0].headers().text(headers::DEAD_ERROR);
+    check(
+        reason.is_some_and(|reason| reason.contains("deferred in a transaction")),
+        format!("{reason:?}"),
+    )?;
+    deferring.abort();
+
+    // What waits in a retry topic was settled beside any transaction.
+    let delay = Duration::from_secs(1);
+    let kafka = Kafka::builder(&servers).delays([delay]).connect().await?;
+    let queue = Destination::queue(unique("no.retries"));
+    kafka.declare(&queue).await?;
+    let worker = || {
+        Worker::new(&kafka, Subscription::queue(queue.name().clone()))
+            .guarantee(ExactlyOnce::new(unique("retries")))
+    };
+    let run = worker().run(|_: Received| async {}).into_future();
+    let error = within(60, run).await?.expect_err("it has a retry topic");
+    same(error.kind(), ErrorKind::Unsupported, "with a retry topic")?;
+    check(
+        error.to_string().contains("retry topics"),
+        error.to_string(),
+    )
+}
+
+/// The dead letters of the source: so many, and no more.
+async fn dead_letters(scene: &Scene, count: usize) -> Check<Vec<Received>> {
+    let home = scene.source.dead_letter_home().expect("it has a home");
+    let home = Destination::queue(home.name().clone());
+    let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
+    let from = Subscription::queue(home.name().clone());
+    let mut consumer = scene.kafka.consumer(&from, plan).await?;
+    let mut dead = Vec::new();
+    while dead.len() < count {
+        let delivery = within(60, consumer.receive())
+            .await??
+            .expect("a dead letter");
+        dead.push(delivery.received().clone());
+        delivery.ack()?;
+    }
+    support::quiet(&mut consumer).await?;
+    consumer.close().await?;
+    Ok(dead)
+}

@@ -1,0 +1,124 @@
+//! Copiers in processes of their own, which are killed.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "so a child speaks to its parent"
+)]
+
+use std::{
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use mq_kafka::{
+    ExactlyOnce,
+    core::{Destination, Received, Subscription, Worker},
+};
+use mq_testkit::{Check, Failure};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::{
+    scene::{Scene, copy},
+    support::{check, unique, within},
+};
+
+/// The copier is killed while a transaction is open, three times; the last one ends the work.
+pub(crate) async fn killed(servers: String) -> Check {
+    let scene = Scene::new(&servers, "killed").await?;
+    scene.fill(0..8000).await?;
+    let id = unique("killed");
+    let driven = async {
+        for _ in 0..3 {
+            let (mut child, mut lines) = start(&scene, &id)?;
+            // Some of this life is committed, and there is a transaction open whose outputs are under way.
+            loop {
+                let line = within(90, lines.next_line()).await??;
+                let line = line.ok_or_else(|| Failure::new("the copier ended by itself"))?;
+                if line.parse::<u64>()? >= 2 {
+                    break;
+                }
+            }
+            child.kill().await?;
+        }
+        let (child, lines) = start(&scene, &id)?;
+        Ok((child, lines))
+    };
+    let (driven, read): (Check<_>, Check) = tokio::join!(driven, scene.read("now", 8000));
+    let (mut last, _lines) = driven?;
+    read?;
+    last.kill().await?;
+    scene.read("late", 8000).await?;
+    let written = scene.written().await?;
+    check(
+        written > 8000,
+        format!("{written} copies were written: no kill met an open transaction"),
+    )
+}
+
+fn start(scene: &Scene, id: &str) -> Check<(Child, Lines<BufReader<ChildStdout>>)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .env(CHILD, "copier")
+        .args([
+            &*scene.servers,
+            scene.source.name(),
+            scene.target.name(),
+            id,
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let out = child.stdout.take();
+    let out = out.ok_or_else(|| Failure::new("no stdout"))?;
+    Ok((child, BufReader::new(out).lines()))
+}
+
+/// The program of a child; `None` if this process is the test itself.
+pub(crate) fn child() -> Option<ExitCode> {
+    std::env::var(CHILD).ok()?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [servers, source, target, id] = arguments.as_slice() else {
+        return Some(ExitCode::FAILURE);
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let copied: Check = runtime.block_on(async {
+        let (source, target) = (
+            Destination::queue(source.as_str()),
+            Destination::topic(target.as_str()),
+        );
+        let kafka = Scene::connect(servers, &source, &target).await?;
+        let handled = std::sync::atomic::AtomicUsize::new(0);
+        let handled = std::sync::Arc::new(handled);
+        // Long transactions, so that a kill meets one.
+        let guarantee = ExactlyOnce::new(id.as_str()).commit_every(Duration::from_millis(500));
+        Worker::new(&kafka, Subscription::queue(source.name().clone()))
+            .guarantee(guarantee.clone())
+            .concurrency(4)
+            .run(move |received: Received| {
+                let (target, handled) = (target.clone(), handled.clone());
+                let guarantee = guarantee.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(4)).await;
+                    let n = handled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if n % 100 == 99 {
+                        println!("{}", guarantee.transactions().committed);
+                    }
+                    copy(&received, &target)
+                }
+            })
+            .await?;
+        Ok(())
+    });
+    Some(match copied {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+const CHILD: &str = "MQ_EXACTLY_ONCE_CHILD";

@@ -1,0 +1,489 @@
+//! Membership of a group under both protocols: static members, what is told of a consumer that stands
+//! still or lost its place, and what the cluster says of a group. On a running Kafka, named by
+//! `MQ_KAFKA_SERVERS`.
+#![allow(clippy::expect_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+
+use krafka::{Record, producer::TransactionalProducer};
+use mq_kafka::{
+    GroupProtocol, Kafka, KafkaBuilder, KafkaConsumer, KafkaEvent, KafkaEvents,
+    core::{
+        Broker, ConsumePlan, Consumer, Delivery, Destination, ErrorKind, Message, Publisher,
+        RetryAdvice, Subscription,
+    },
+};
+use mq_testkit::{
+    Check, Failure, Suite, broker_address,
+    proxy::{Direction, Fault, Proxy},
+};
+use support::{Bare, check, fill, open, same, take, text, unique, within};
+use tokio::time::sleep;
+
+fn main() -> ExitCode {
+    let address = broker_address("MQ_KAFKA_SERVERS");
+    let mut suite = Suite::new("kafka-members", "mq-kafka", address)
+        .deadline(Duration::from_secs(180))
+        .case("the_protocol_is_classic_unless_set_and_is_named", named);
+    for (protocol, cases) in [
+        (GroupProtocol::Classic, CLASSIC),
+        (GroupProtocol::Consumer, KIP_848),
+    ] {
+        suite = suite
+            .case(cases[0], move |servers| restart(servers, protocol))
+            .case(cases[1], move |servers| duplicate(servers, protocol))
+            .case(cases[2], move |servers| frozen(servers, protocol))
+            .case(cases[3], move |servers| described(servers, protocol));
+    }
+    suite
+        .case("a_message_that_stands_still_is_told_once", stalled)
+        .case("partitions_that_were_added_are_told", partitions_added)
+        .case("lag_and_age_are_told_of_each_partition", lag)
+        .case(
+            "a_message_that_is_not_settled_pauses_its_partition_and_no_other",
+            paused,
+        )
+        .run()
+}
+
+const CLASSIC: [&str; 4] = [
+    "a_classic_static_member_is_back_and_no_partition_moved",
+    "a_second_classic_member_of_one_name_takes_over",
+    "a_classic_member_that_was_away_goes_on_from_what_is_committed",
+    "a_classic_group_is_listed_and_described",
+];
+const KIP_848: [&str; 4] = [
+    "a_kip_848_static_member_is_back_and_no_partition_moved",
+    "a_second_kip_848_member_of_one_name_is_refused",
+    "a_kip_848_member_that_was_away_goes_on_from_what_is_committed",
+    "a_kip_848_group_is_listed_and_described",
+];
+
+async fn named(servers: String) -> Check {
+    for protocol in [
+        None,
+        Some(GroupProtocol::Classic),
+        Some(GroupProtocol::Consumer),
+    ] {
+        let builder = Kafka::builder(&servers);
+        let kafka = match protocol {
+            Some(protocol) => builder.group_protocol(protocol),
+            None => builder,
+        };
+        let kafka = kafka.connect().await?;
+        let expected = protocol.unwrap_or(GroupProtocol::Classic);
+        same(kafka.group_protocol(), expected, "protocol")?;
+        let name = match expected {
+            GroupProtocol::Consumer => "group protocol consumer",
+            _ => "group protocol classic",
+        };
+        check(kafka.product().contains(name), kafka.product())?;
+    }
+    Ok(())
+}
+
+/// A connection of a static member.
+fn builder(servers: &str, protocol: GroupProtocol, name: &str) -> KafkaBuilder {
+    Kafka::builder(servers)
+        .group_protocol(protocol)
+        .partitions(4)
+        .session_timeout(Duration::from_secs(20))
+        .instance_id(name)
+}
+
+async fn opened(kafka: &Kafka, queue: &Destination) -> Check<KafkaConsumer> {
+    within(80, open(kafka, queue)).await?
+}
+
+/// Waits until the consumer has so many partitions.
+async fn has(consumer: &KafkaConsumer, count: usize) -> Check<Vec<u32>> {
+    let mut assignment = consumer.assignment();
+    let found = async {
+        let mut now = assignment.partitions();
+        while now.len() != count {
+            let changed = assignment.changed().await;
+            now = changed.ok_or_else(|| Failure::new("the consumer is gone"))?;
+        }
+        Ok(now)
+    };
+    within(70, found).await?
+}
+
+/// The next event that is a change of partitions.
+fn moves(event: &KafkaEvent) -> bool {
+    matches!(
+        event,
+        KafkaEvent::Assigned { .. } | KafkaEvent::Revoked { .. } | KafkaEvent::Lost { .. }
+    )
+}
+
+async fn restart(servers: String, protocol: GroupProtocol) -> Check {
+    let queue = Destination::queue(unique("static"));
+    let stays = builder(&servers, protocol, "stays").connect().await?;
+    stays.declare(&queue).await?;
+    let other = opened(&stays, &queue).await?;
+    let goes = builder(&servers, protocol, "goes").connect().await?;
+    let consumer = opened(&goes, &queue).await?;
+    let (kept, had) = (has(&other, 2).await?, has(&consumer, 2).await?);
+    let mut events = stays.events();
+    let again = builder(&servers, protocol, "goes").connect().await?;
+    consumer.close().await?;
+    goes.close().await?;
+    // Longer than a heartbeat, so that the other one would know by now; the broker's session is 10 s.
+    sleep(Duration::from_secs(2)).await;
+    let consumer = opened(&again, &queue).await?;
+    same(
+        has(&consumer, 2).await?,
+        had,
+        "partitions after the restart",
+    )?;
+    sleep(Duration::from_secs(3)).await;
+    same(has(&other, 2).await?, kept, "partitions of the other one")?;
+    drop((other, stays.close().await?));
+    drop(stays);
+    // What the other one was told: nothing but its own close.
+    let mut told = Vec::new();
+    while let Ok(Some(event)) = within(5, events.next()).await {
+        told.push(event);
+    }
+    let moved: Vec<&KafkaEvent> = told.iter().filter(|event| moves(event)).collect();
+    let close = matches!(moved[..], [] | [KafkaEvent::Revoked { .. }]);
+    check(close, format!("the other one was told {moved:?}"))
+}
+
+async fn duplicate(servers: String, protocol: GroupProtocol) -> Check {
+    let queue = Destination::queue(unique("twice"));
+    let first = builder(&servers, protocol, "same").connect().await?;
+    first.declare(&queue).await?;
+    let mut older = opened(&first, &queue).await?;
+    has(&older, 4).await?;
+    let second = builder(&servers, protocol, "same").connect().await?;
+    let (mut older_told, mut newer_told) = (first.events(), second.events());
+    let source = Subscription::queue(queue.name().clone());
+    let newer = within(90, second.consumer(&source, ConsumePlan::new())).await?;
+    let (error, told) = match protocol {
+        GroupProtocol::Consumer => {
+            let error = newer.expect_err("refused");
+            same(error.kind(), ErrorKind::InUse, "kind")?;
+            has(&older, 4).await?;
+            (error, &mut newer_told)
+        }
+        _ => {
+            has(&newer?, 4).await?;
+            let error = within(60, older.receive()).await?.expect_err("fenced");
+            same(error.kind(), ErrorKind::Lost, "kind")?;
+            (error, &mut older_told)
+        }
+    };
+    same(error.retry(), RetryAdvice::Never, "advice")?;
+    check(error.to_string().contains("instance id"), error.to_string())?;
+    fenced(told).await
+}
+
+async fn fenced(events: &mut KafkaEvents) -> Check {
+    let told = async {
+        while let Some(event) = events.next().await {
+            if matches!(event, KafkaEvent::Fenced { .. }) {
+                return Ok(());
+            }
+        }
+        Err(Failure::new("it was not told"))
+    };
+    within(20, told).await?
+}
+
+/// A member whose link is frozen for longer than its session: another one takes over, and the first
+/// comes back, with a newer epoch, to what was committed meanwhile (K22).
+async fn frozen(servers: String, protocol: GroupProtocol) -> Check {
+    let queue = Destination::queue(unique("frozen"));
+    let kafka = Kafka::builder(&servers)
+        .group_protocol(protocol)
+        .partitions(1)
+        .connect()
+        .await?;
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..20).await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let away = Kafka::builder(proxy.servers())
+        .group_protocol(protocol)
+        .session_timeout(Duration::from_secs(6))
+        .connect()
+        .await?;
+    let mut first = opened(&away, &queue).await?;
+    let mut events = away.events();
+    let mut held = take(&mut first, 20).await?;
+    for delivery in held.drain(..5) {
+        delivery.ack()?;
+    }
+    first.settled().await?;
+    proxy.set(Direction::Both, Fault::BlackHole);
+
+    let mut second = within(90, open(&kafka, &queue)).await??;
+    let taken = take(&mut second, 15).await?;
+    same(
+        text(&taken[0]),
+        "5".to_owned(),
+        "what comes first elsewhere",
+    )?;
+    let mut rest = Vec::new();
+    for delivery in taken {
+        match rest.len() {
+            10.. => rest.push(Some(delivery)),
+            _ => {
+                delivery.ack()?;
+                rest.push(None);
+            }
+        }
+    }
+    second.settled().await?;
+    // Marked here, and never heard of by the broker.
+    for delivery in held {
+        let _ = delivery.ack();
+    }
+    proxy.clear();
+    let lost = async {
+        while let Some(event) = events.next().await {
+            if matches!(event, KafkaEvent::Lost { .. }) {
+                return Ok(());
+            }
+        }
+        Err(Failure::new("it was not told that its partition is lost"))
+    };
+    within(60, lost).await??;
+    drop(rest);
+    second.close().await?;
+    // 0 to 14 are done; 15 to 19 come again, and nothing else.
+    let again = take(&mut first, 5).await?;
+    let found: BTreeSet<String> = again.iter().map(text).collect();
+    let expected = (15..20).map(|n| n.to_string()).collect();
+    same(found, expected, "what comes when it is back")?;
+    support::quiet(&mut first).await
+}
+
+async fn described(servers: String, protocol: GroupProtocol) -> Check {
+    let queue = Destination::queue(unique("described"));
+    let kafka = builder(&servers, protocol, "a-name").connect().await?;
+    kafka.declare(&queue).await?;
+    let groups = kafka.groups();
+    let missing = groups.describe(queue.name()).await.expect_err("no group");
+    same(missing.kind(), ErrorKind::NotFound, "kind")?;
+    fill(&kafka, &queue, 0..10).await?;
+    let mut consumer = opened(&kafka, &queue).await?;
+    has(&consumer, 4).await?;
+    let taken = take(&mut consumer, 10).await?;
+    for delivery in taken.into_iter().take(4) {
+        delivery.ack()?;
+    }
+    consumer.settled().await?;
+
+    let listed = groups.list().await?;
+    let ours = listed.iter().find(|group| group.name == **queue.name());
+    let ours = ours.ok_or_else(|| Failure::new("the group is not listed"))?;
+    same(ours.protocol, Some(protocol), "protocol in the list")?;
+    let found = groups.describe(queue.name()).await?;
+    same(found.protocol, Some(protocol), "protocol")?;
+    same(found.state.as_str(), "Stable", "state")?;
+    let assignor = match protocol {
+        GroupProtocol::Consumer => "uniform",
+        _ => "cooperative-sticky",
+    };
+    same(found.assignor.as_deref(), Some(assignor), "assignor")?;
+    let [member] = &found.members[..] else {
+        return Err(Failure::new(format!("members: {:?}", found.members)));
+    };
+    same(member.instance_id.as_deref(), Some("a-name"), "instance id")?;
+    same(member.client.as_str(), "mq-kafka", "client")?;
+    let assignment = member.assignment.get(&**queue.name()).cloned();
+    same(assignment, Some(vec![0, 1, 2, 3]), "assignment")?;
+    let filled = found.places.iter().find(|place| place.end == Some(10));
+    let filled = filled.ok_or_else(|| Failure::new(format!("places: {:?}", found.places)))?;
+    same(
+        (filled.committed, filled.lag),
+        (4, Some(6)),
+        "committed and lag",
+    )?;
+    Ok(consumer.close().await?)
+}
+
+async fn stalled(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers)
+        .stalled_after(Duration::from_secs(3))
+        .partitions(1)
+        .connect()
+        .await?;
+    let queue = Destination::queue(unique("stalled"));
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..2).await?;
+    let mut events = kafka.events();
+    let mut consumer = open(&kafka, &queue).await?;
+    let mut held = take(&mut consumer, 2).await?;
+    let mut next = async || loop {
+        match events.next().await {
+            Some(KafkaEvent::Stalled {
+                partition, offset, ..
+            }) => return Ok((partition, offset)),
+            Some(_) => {}
+            None => return Err(Failure::new("no more events")),
+        }
+    };
+    same(
+        within(30, next()).await??,
+        (0, 0),
+        "the first that stands still",
+    )?;
+    check(
+        within(8, next()).await.is_err(),
+        "what stands still is told once",
+    )?;
+    held.remove(0).ack()?;
+    same(
+        within(30, next()).await??,
+        (0, 1),
+        "the next that stands still",
+    )
+}
+
+async fn partitions_added(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    let queue = Destination::queue(unique("added"));
+    kafka.declare(&queue).await?;
+    let _consumer = open(&kafka, &queue).await?;
+    let mut events = kafka.events();
+    let bare = Bare::connect(&servers).await?;
+    bare.add_partitions(queue.name(), 3).await?;
+    let told = async {
+        while let Some(event) = events.next().await {
+            if let KafkaEvent::PartitionsChanged { before, now, .. } = event {
+                return Ok((before, now));
+            }
+        }
+        Err(Failure::new("no more events"))
+    };
+    same(
+        within(30, told).await??,
+        (2, 3),
+        "partitions before and now",
+    )?;
+    // Whoever set a number is told by `verify` that keys lie elsewhere now.
+    let verified = kafka.verify(&queue).await.expect_err("one more");
+    same(verified.kind(), ErrorKind::Mismatch, "kind")
+}
+
+async fn lag(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    let queue = Destination::queue(unique("lag"));
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..30).await?;
+    let source = Subscription::queue(queue.name().clone());
+    let plan = ConsumePlan::new().prefetch(10);
+    let mut consumer = kafka.consumer(&source, plan).await?;
+    let taken = take(&mut consumer, 10).await?;
+    for delivery in taken.into_iter().take(4) {
+        delivery.ack()?;
+    }
+    consumer.settled().await?;
+    let seen = async {
+        loop {
+            let now = consumer.progress();
+            if now.partitions.iter().all(|p| p.end.is_some()) && now.partitions.len() == 2 {
+                return now;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let now = within(30, seen).await?;
+    let lags: Vec<u64> = kafka.progress().iter().map(|p| p.lag()).collect();
+    same(lags, vec![26], "what the connection says")?;
+    same(&*now.subscription, &**queue.name(), "subscription")?;
+    same(now.lag(), 26, "lag of all")?;
+    let filled = now.partitions.iter().find(|p| p.lag != Some(0));
+    let filled = filled.ok_or_else(|| Failure::new("no lag"))?;
+    let found = (filled.committed, filled.done_below, filled.next, filled.end);
+    same(found, (4, 4, 30, Some(30)), "committed, done, read, end")?;
+    same(filled.open, 26, "open")?;
+    let age = now.oldest().ok_or_else(|| Failure::new("no age"))?;
+    check(age < Duration::from_secs(120), format!("an age of {age:?}"))?;
+    // An open transaction's records are not to be read: the end is below them.
+    let writer = bare_transaction(&servers, queue.name()).await?;
+    sleep(Duration::from_secs(7)).await;
+    same(consumer.progress().lag(), 26, "lag with a transaction open")?;
+    writer.commit().await?;
+    kafka
+        .publisher()
+        .publish(&queue, Message::new("last").key("one"))
+        .await?;
+    sleep(Duration::from_secs(7)).await;
+    // Two records, and the mark of the transaction's end.
+    same(consumer.progress().lag(), 29, "lag behind the transaction")?;
+    drop(consumer);
+    within(30, async {
+        while !kafka.progress().is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+}
+
+/// 20,000 messages of a partition are open at most; then it is not fetched, and the others are.
+async fn paused(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    let queue = Destination::queue(unique("paused"));
+    kafka.declare(&queue).await?;
+    let publisher = kafka.publisher();
+    publisher
+        .partition(0)
+        .publish(&queue, Message::new("held"))
+        .await?;
+    let many = || {
+        (0..30_000_u32)
+            .map(|n| Message::new(n.to_string()).build())
+            .collect()
+    };
+    let full = publisher.partition(0).publish_batch(&queue, many()).await;
+    full.all_confirmed()?;
+    let mut consumer = open(&kafka, &queue).await?;
+    let mut deliveries = Vec::new();
+    let mut held = None;
+    let mut seen = [0_usize; 2];
+    let mut work = async |consumer: &mut KafkaConsumer, held: &mut Option<Delivery>| {
+        loop {
+            let taken = consumer.receive_many(&mut deliveries, 1000);
+            match tokio::time::timeout(Duration::from_secs(5), taken).await {
+                Err(_) => return Ok::<_, Failure>(seen),
+                Ok(taken) => taken?,
+            };
+            for delivery in deliveries.drain(..) {
+                let at = delivery.position().expect("a position").partition;
+                seen[at as usize] += 1;
+                match text(&delivery) == "held" {
+                    true => *held = Some(delivery),
+                    false => delivery.ack()?,
+                }
+            }
+        }
+    };
+    let before = within(60, work(&mut consumer, &mut held)).await??;
+    check(
+        (20_000..27_000).contains(&before[0]),
+        format!("{before:?} came while one was held"),
+    )?;
+    let other = publisher.partition(1).publish_batch(&queue, many()).await;
+    other.all_confirmed()?;
+    let other = within(60, work(&mut consumer, &mut held)).await??;
+    same(other, [before[0], 30_000], "while one of the first is held")?;
+    held.take().expect("it came").ack()?;
+    let all = within(60, work(&mut consumer, &mut held)).await??;
+    same(all, [30_001, 30_000], "when it is settled")
+}
+
+/// A transaction with one record, still open.
+async fn bare_transaction(servers: &str, topic: &str) -> Check<TransactionalProducer> {
+    let bare = krafka::Kafka::builder(servers).connect().await?;
+    let writer = bare.producer().build_transactional(unique("lag")).await?;
+    writer.begin()?;
+    let record = Record::new(topic, "within").key("one");
+    let _ = writer.send(record).await?;
+    Ok(writer)
+}

@@ -1,0 +1,130 @@
+//! The counts of a connection: the same as its flow events in the same run, and what is held now.
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use mq_kafka::{
+    Kafka,
+    core::{
+        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Publisher, Subscription,
+        Unconfirmed, flow::FlowKind as Kind,
+    },
+};
+use mq_testkit::{Check, Suite, broker_address, flow::FlowRecorder};
+use support::{fill, take, unique, within};
+
+fn main() -> ExitCode {
+    Suite::new("metrics", "mq-kafka", broker_address("MQ_KAFKA_SERVERS"))
+        .case("counts_are_those_of_the_flow_events", agree)
+        .case(
+            "without_a_sink_a_publish_counts_when_it_is_heard_of",
+            unheard,
+        )
+        .run()
+}
+
+/// One of each: confirmed, refused, unroutable, handed over; acked, failed, redelivered, given back
+/// and dead-lettered; assigned, committed, revoked.
+async fn agree(servers: String) -> Check {
+    let recorder = Arc::new(FlowRecorder::new());
+    let builder = Kafka::builder(&servers).partitions(2);
+    let kafka = builder.flow(recorder.clone()).connect().await?;
+    let queue = Destination::queue(unique("counted"));
+    kafka.declare(&queue).await?;
+    let publisher = kafka.publisher();
+    let ahead = SystemTime::now() + Duration::from_secs(48 * 3600);
+    let refused = publisher
+        .publish(&queue, Message::new("x").time(ahead))
+        .await;
+    assert_eq!(refused.expect_err("refused").kind(), ErrorKind::Rejected);
+    let nowhere = Destination::queue(unique("nowhere"));
+    let lost = publisher.publish(&nowhere, Message::new("x")).await;
+    assert_eq!(lost.expect_err("lost").kind(), ErrorKind::Unroutable);
+    fill(&kafka, &queue, 0..4).await?;
+    let elsewhere = Destination::queue(unique("handed-over"));
+    kafka.declare(&elsewhere).await?;
+    let unconfirmed = kafka.unconfirmed();
+    within(30, unconfirmed.hand_over(&elsewhere, Message::new("x"))).await??;
+
+    let source = Subscription::queue(queue.name().clone());
+    let mut consumer = kafka.consumer(&source, ConsumePlan::new()).await?;
+    let mut taken = take(&mut consumer, 4).await?;
+    let now = kafka.metrics();
+    assert_eq!((now.unsettled, now.partitions), (4, 2), "{now:?}");
+    taken.remove(0).into_settlement().reject("no")?;
+    taken.remove(0).into_settlement().requeue()?;
+    taken.remove(0).into_settlement().release()?;
+    taken.remove(0).ack()?;
+    let again = take(&mut consumer, 2).await?;
+    for delivery in again {
+        delivery.ack()?;
+    }
+    within(30, consumer.close()).await??;
+    within(30, kafka.close()).await??;
+
+    let told = |kind| recorder.steps().iter().filter(|s| s.kind == kind).count() as u64;
+    let now = kafka.metrics();
+    let counted = [
+        (Kind::Published, now.published),
+        (Kind::HandedOver, now.handed_over),
+        (Kind::Confirmed, now.confirmed),
+        (Kind::Unroutable, now.unroutable),
+        (Kind::Rejected, now.rejected),
+        (Kind::Unknown, now.unknown),
+        (Kind::Delivered, now.delivered),
+        (Kind::Acked, now.acked),
+        (Kind::Requeued, now.requeued),
+        (Kind::Released, now.released),
+        (Kind::DeadLettered, now.dead_lettered),
+        (Kind::Assigned, now.assigned),
+        (Kind::Revoked, now.revoked),
+        (Kind::Lost, now.lost),
+    ];
+    for (kind, count) in counted {
+        assert_eq!(count, told(kind), "{kind:?} in {now:?}");
+    }
+    // And they are what was done: 6 publishes and a dead letter; 4 deliveries and 2 again.
+    let done = (now.published, now.confirmed, now.delivered, now.acked);
+    assert_eq!(done, (7, 5, 6, 4), "{now:?}");
+    // Only the failed one counts as an attempt.
+    assert_eq!(
+        (now.redelivered, now.requeued, now.released),
+        (1, 1, 1),
+        "{now:?}"
+    );
+    assert_eq!(
+        (now.in_flight, now.unsettled, now.partitions),
+        (0, 0, 0),
+        "{now:?}"
+    );
+    // A commit may move several partitions, or only what is noted beside an offset.
+    assert!(now.commits > 0 && now.failed_commits == 0, "{now:?}");
+    assert!(told(Kind::Committed) > 0 && now.rebalances > 0, "{now:?}");
+    Ok(())
+}
+
+async fn unheard(servers: String) -> Check {
+    let kafka = Kafka::connect(&servers).await?;
+    let queue = Destination::queue(unique("unheard"));
+    kafka.declare(&queue).await?;
+    let publisher = kafka.publisher();
+    let heard = publisher.enqueue(&queue, Message::new("1")).await?;
+    let unheard = publisher.enqueue(&queue, Message::new("2")).await?;
+    let now = kafka.metrics();
+    assert_eq!((now.published, now.in_flight), (2, 2), "{now:?}");
+    drop(unheard);
+    within(30, heard).await??;
+    let now = kafka.metrics();
+    assert_eq!(
+        (now.confirmed, now.unheard, now.in_flight),
+        (1, 1, 0),
+        "{now:?}"
+    );
+    Ok(())
+}
