@@ -108,6 +108,7 @@ const SHORT: &[(Kind, &[&str])] = &[
     (Kind::Kafka, MIXED),
     (Kind::RabbitMq, &["--scenario", "alarms", "--faults", "2"]),
     (Kind::RabbitMq, DRAINS),
+    (Kind::Kafka, DRAINS),
     (Kind::RabbitMq, LIVES),
     (Kind::Kafka, LIVES),
 ];

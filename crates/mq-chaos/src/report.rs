@@ -60,6 +60,8 @@ pub(crate) struct Report {
     lives: BTreeMap<String, Life>,
     drains: Option<Drains>,
     alarms: Option<Alarms>,
+    /// Connections that were ended one after the other, where that is the fault.
+    connections_ended: u64,
     duplicate_share: f64,
     between_effects: Spread,
     around_faults: Spread,
@@ -191,6 +193,7 @@ impl Report {
             lives,
             drains,
             alarms,
+            connections_ended: faults.iter().map(|done| done.ended).sum(),
             duplicate_share: checked.count(Class::DuplicateDelivery) as f64 / deliveries as f64,
             between_effects: effects.spread(),
             around_faults: Spread::of(gaps(&faults, effects)),
@@ -257,7 +260,7 @@ fn reasons(
     }
     let told = faults
         .iter()
-        .all(|done| done.alarm.is_some() || done.drain.is_some());
+        .all(|done| done.alarm.is_some() || done.drain.is_some() || done.ended > 0);
     if let Some(why) = void(
         checked.verdict(),
         faults.len(),
@@ -281,7 +284,8 @@ fn void(
     match (verdict, faults) {
         (Verdict::Void, _) => Some("nothing was confirmed"),
         (_, 0) => Some("no fault was made"),
-        // An alarm and an orderly end break nothing off: what each of them did is in the report.
+        // An alarm and an orderly end break nothing off, and of a connection that ends the client may make up for everything:
+        // what each of them did is in the report.
         _ if again == 0 && unknown == 0 && !told => {
             Some("no message was delivered again and no publish was unknown")
         }

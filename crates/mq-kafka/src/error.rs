@@ -118,6 +118,12 @@ fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
     let handed = stage == Stage::Handed;
     match error {
         KrafkaError::DeliveryTimeout {
+            possibly_written,
+            message,
+        } if was_gone(*possibly_written, message) => {
+            (K::NotFound, "the topic is not there any more")
+        }
+        KrafkaError::DeliveryTimeout {
             possibly_written: false,
             ..
         } => (K::Timeout, "no broker took it in time; it was never sent"),
@@ -154,6 +160,18 @@ fn classify(stage: Stage, error: &KrafkaError) -> (ErrorKind, &'static str) {
         }
         _ => (K::Broker, "the client failed in a way that is not expected"),
     }
+}
+
+/// True if all that a broker said of a record until its deadline is that the topic is not there. The client had it among its
+/// topics, and goes on asking; its text alone names the last answer, and how many there were. It takes a topic id that is not known
+/// for an answer that proves nothing, which after other answers it is.
+fn was_gone(possibly_written: bool, message: &str) -> bool {
+    let codes = [
+        ErrorCode::UnknownTopicOrPartition,
+        ErrorCode::UnknownTopicId,
+    ];
+    let named = |code| message.contains(&format!("last error: broker error: {code:?}"));
+    codes.into_iter().any(named) && (!possibly_written || message.contains("after 1 attempt(s)"))
 }
 
 fn broker(handed: bool, code: ErrorCode) -> (ErrorKind, &'static str) {
@@ -262,6 +280,13 @@ mod tests {
         KrafkaError::broker(code, "x")
     }
 
+    /// A record that was given up at its deadline, as the client says it.
+    fn timed_out(possibly_written: bool, attempts: u32, last: ErrorCode) -> KrafkaError {
+        let last = broker_error(last);
+        let text = format!("after {attempts} attempt(s); last error: {last}");
+        KrafkaError::delivery_timeout(possibly_written, text)
+    }
+
     #[test]
     fn every_kind_of_driver_error_has_its_place() {
         use RetryAdvice::{GaveUp, Later, Never};
@@ -283,6 +308,30 @@ mod tests {
                 Handed,
                 KrafkaError::delivery_timeout(false, "x"),
                 K::Timeout,
+                GaveUp,
+            ),
+            (
+                Handed,
+                timed_out(false, 2, ErrorCode::UnknownTopicOrPartition),
+                K::NotFound,
+                GaveUp,
+            ),
+            (
+                Handed,
+                timed_out(true, 1, ErrorCode::UnknownTopicId),
+                K::NotFound,
+                GaveUp,
+            ),
+            (
+                Handed,
+                timed_out(true, 2, ErrorCode::UnknownTopicId),
+                K::Unknown,
+                GaveUp,
+            ),
+            (
+                Handed,
+                timed_out(true, 1, ErrorCode::RequestTimedOut),
+                K::Unknown,
                 GaveUp,
             ),
             (Before, KrafkaError::closed("x"), K::Closed, Never),

@@ -5,7 +5,12 @@
 
 mod support;
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use krafka::{Record, producer::TransactionalProducer};
 use mq_kafka::{
@@ -20,7 +25,7 @@ use mq_testkit::{
     proxy::{Direction, Fault, Proxy},
 };
 use support::{Bare, check, fill, open, same, take, text, unique, within};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 fn main() -> ExitCode {
     let address = broker_address("MQ_KAFKA_SERVERS");
@@ -35,7 +40,8 @@ fn main() -> ExitCode {
             .case(cases[0], move |servers| restart(servers, protocol))
             .case(cases[1], move |servers| duplicate(servers, protocol))
             .case(cases[2], move |servers| frozen(servers, protocol))
-            .case(cases[3], move |servers| described(servers, protocol));
+            .case(cases[3], move |servers| described(servers, protocol))
+            .case(cases[4], move |servers| closes(servers, protocol));
     }
     suite
         .case("a_message_that_stands_still_is_told_once", stalled)
@@ -48,17 +54,19 @@ fn main() -> ExitCode {
         .run()
 }
 
-const CLASSIC: [&str; 4] = [
+const CLASSIC: [&str; 5] = [
     "a_classic_static_member_is_back_and_no_partition_moved",
     "a_second_classic_member_of_one_name_takes_over",
     "a_classic_member_that_was_away_goes_on_from_what_is_committed",
     "a_classic_group_is_listed_and_described",
+    "a_classic_member_that_closes_while_another_joins_loses_no_verdict",
 ];
-const KIP_848: [&str; 4] = [
+const KIP_848: [&str; 5] = [
     "a_kip_848_static_member_is_back_and_no_partition_moved",
     "a_second_kip_848_member_of_one_name_is_refused",
     "a_kip_848_member_that_was_away_goes_on_from_what_is_committed",
     "a_kip_848_group_is_listed_and_described",
+    "a_kip_848_member_that_closes_while_another_joins_loses_no_verdict",
 ];
 
 async fn named(servers: String) -> Check {
@@ -82,6 +90,96 @@ async fn named(servers: String) -> Check {
         check(kafka.product().contains(name), kafka.product())?;
     }
     Ok(())
+}
+
+/// Ten times one member closes while another one joins, at moments spread over the heartbeat by which the third one hears of it:
+/// until then all wait for that, and the group takes no commit of whoever has not joined again.
+async fn closes(servers: String, protocol: GroupProtocol) -> Check {
+    let connect = || {
+        let builder = Kafka::builder(&servers).group_protocol(protocol);
+        builder.partitions(6).connect()
+    };
+    let queue = Destination::queue(unique("closes"));
+    let kafka = connect().await?;
+    kafka.declare(&queue).await?;
+    let mut member = opened(&kafka, &queue).await?;
+    let mut stays = opened(&connect().await?, &queue).await?;
+    let done = Arc::new(Done::default());
+    let staying = tokio::spawn({
+        let done = Arc::clone(&done);
+        async move {
+            while let Some(delivery) = stays.receive().await? {
+                done.settle(delivery)?;
+            }
+            Ok::<_, Failure>(())
+        }
+    });
+    let publisher = kafka.publisher();
+    for round in 0..ROUNDS {
+        let (next, to) = (connect().await?, queue.clone());
+        let joining = tokio::spawn(async move { opened(&next, &to).await });
+        let texts = (0..PER_ROUND).map(|n| (round * PER_ROUND + n).to_string());
+        let messages = texts.map(|text| Message::new(text.clone()).key(text).build());
+        let batch = publisher.publish_batch(&queue, messages.collect());
+        batch.await.all_confirmed()?;
+        let until = Instant::now() + Duration::from_millis(330) * round;
+        let mut held = Vec::new();
+        while let Ok(received) = timeout_at(until, member.receive()).await {
+            held.extend(received?);
+        }
+        // So that there is something to commit at the close.
+        for delivery in held {
+            done.settle(delivery)?;
+        }
+        within(30, member.close()).await??;
+        member = joining.await??;
+    }
+    let rest = async {
+        while done.count() < ROUNDS * PER_ROUND {
+            if let Ok(received) = timeout(Duration::from_millis(100), member.receive()).await {
+                received?
+                    .map(|delivery| done.settle(delivery))
+                    .transpose()?;
+            }
+        }
+        Ok::<_, Failure>(())
+    };
+    within(60, rest).await??;
+    check(!staying.is_finished(), "the third one goes on")?;
+    staying.abort();
+    let again = std::mem::take(&mut *done.again.lock().expect("no panic"));
+    same(again, vec![], "what was settled and came again")
+}
+
+const ROUNDS: u32 = 10;
+const PER_ROUND: u32 = 40;
+
+/// What was settled by any member.
+#[derive(Default)]
+struct Done {
+    once: Mutex<BTreeSet<String>>,
+    again: Mutex<Vec<String>>,
+}
+
+impl Done {
+    fn settle(&self, delivery: Delivery) -> Check {
+        let text = text(&delivery);
+        match delivery.ack() {
+            // It comes to another one.
+            Err(error) if error.kind() == ErrorKind::Stale => {}
+            settled => {
+                settled?;
+                if !self.once.lock().expect("no panic").insert(text.clone()) {
+                    self.again.lock().expect("no panic").push(text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self) -> u32 {
+        self.once.lock().map_or(0, |once| once.len() as u32)
+    }
 }
 
 /// A connection of a static member.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use mq_kafka::{
     Kafka,
@@ -39,6 +39,10 @@ fn main() -> ExitCode {
         .case(
             "a_message_of_the_limit_is_sent_and_one_byte_more_is_not",
             size_limit,
+        )
+        .case(
+            "a_queue_that_is_deleted_under_its_publisher_is_unroutable_by_the_deadline",
+            deleted_under_way,
         )
         .case("closing_the_connection_loses_nothing", close_loses_nothing)
         .run()
@@ -171,6 +175,32 @@ async fn added_partition(servers: String) -> Check {
         offset: 0,
     };
     same(receipt.position(), Some(expected), "position")
+}
+
+async fn deleted_under_way(servers: String) -> Check {
+    let timeout = Duration::from_secs(3);
+    let kafka = Kafka::builder(&servers)
+        .connect_timeout(Duration::from_secs(2))
+        .publish_timeout(timeout)
+        .connect()
+        .await?;
+    let queue = Destination::queue(unique("under-way"));
+    kafka.declare(&queue).await?;
+    let publisher = kafka.publisher();
+    publisher.publish(&queue, Message::new("there")).await?;
+    Bare::connect(&servers).await?.delete(queue.name()).await?;
+    for _ in 0..2 {
+        let gone = publisher.publish(&queue, Message::new("gone"));
+        let error = within(10, gone).await?.expect_err("deleted");
+        same(error.kind(), ErrorKind::Unroutable, "kind")?;
+        check(
+            !error.possibly_delivered(),
+            "it is known that nothing is stored",
+        )?;
+    }
+    kafka.declare(&queue).await?;
+    publisher.publish(&queue, Message::new("again")).await?;
+    Ok(())
 }
 
 async fn named_partition_refusals(servers: String) -> Check {

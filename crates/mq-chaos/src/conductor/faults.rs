@@ -35,6 +35,8 @@ pub(crate) struct Done {
     pub(crate) to: u64,
     pub(crate) drain: Option<Drain>,
     pub(crate) alarm: Option<Alarm>,
+    /// Connections that it ended, one after the other.
+    pub(crate) ended: u64,
 }
 
 /// How a process ended that was told to by SIGTERM.
@@ -55,6 +57,7 @@ pub(super) struct Made {
     pub(super) in_flight: usize,
     pub(super) drain: Option<Drain>,
     pub(super) alarm: Option<Alarm>,
+    pub(super) ended: u64,
 }
 
 impl Done {
@@ -156,6 +159,7 @@ impl Run {
             to,
             drain: made.drain,
             alarm: made.alarm,
+            ended: made.ended,
         })
     }
 

@@ -48,7 +48,6 @@ impl Run {
                 }
             }
         }
-        println!("{ended} connections were ended");
         let in_flight = in_flight::at(&files, struck, struck)?;
         self.broker_answers().await?;
         // A process that has just lost its connection starts, or connects, once more.
@@ -56,6 +55,7 @@ impl Run {
         self.crew.ready(super::faults::READY).await?;
         Ok(Made {
             in_flight,
+            ended,
             ..Made::default()
         })
     }

@@ -164,8 +164,15 @@ impl Report {
         Ok(())
     }
 
-    /// What drains and alarms kept to.
+    /// What drains and alarms kept to, and how many connections ended.
     fn kept(&self, out: &mut String) -> std::fmt::Result {
+        if self.connections_ended > 0 {
+            let ended = self.connections_ended;
+            writeln!(
+                out,
+                "\n{ended} connections were ended, one after the other."
+            )?;
+        }
         if let Some(drains) = &self.drains {
             writeln!(
                 out,

@@ -41,6 +41,7 @@ fn done(fault: Fault, target: Target, in_flight: usize) -> Done {
         to: 5_001_000,
         drain: None,
         alarm: None,
+        ended: 0,
     }
 }
 
@@ -221,6 +222,25 @@ fn a_run_without_a_redelivery_or_an_unknown_publish_is_void() {
             ..Run::default()
         }
     ));
+}
+
+#[test]
+fn connections_that_ended_are_told_and_none_of_them_makes_a_run_void() {
+    let lives = |ended| {
+        let done = Done {
+            ended,
+            ..done(Fault::Lives, Target::Links, 1)
+        };
+        let run = Run {
+            faults: vec![done],
+            ..Run::default()
+        };
+        report(&format!("lives-{ended}"), run)
+    };
+    let (some, none) = (lives(70), lives(0));
+    assert!(some.passed, "{:?}", some.reasons);
+    assert!(some.markdown().contains("70 connections were ended"));
+    assert!(none.reasons[0].starts_with("VOID"), "{:?}", none.reasons);
 }
 
 #[test]
