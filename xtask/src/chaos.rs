@@ -9,6 +9,7 @@ use crate::Result;
 use crate::brokers::{Brokers, Kind};
 use crate::containers::Containers;
 use crate::flags::Chaos;
+use crate::lanes::{self, Job};
 use crate::test::BAR;
 use crate::workspace::{Workspace, cargo};
 
@@ -56,8 +57,8 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
     verdict(command)
 }
 
-/// The runs of `test` and `ci`, one after the other, with the program that the tests were built with: two minutes of all faults
-/// on each broker, and short runs of drains, alarms and connections that end again and again.
+/// The runs of `test` and `ci`, those of one broker beside those of the other, with the program that the tests were built with: two
+/// minutes of all faults on each broker, and short runs of drains, alarms and connections that end again and again.
 ///
 /// # Errors
 /// If a run does not pass. Without containers it says that it is skipped, and fails where brokers are required.
@@ -69,20 +70,29 @@ pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
         eprintln!("\n{BAR}\nThe chaos runs are SKIPPED: {reason}\n{BAR}");
         return Ok(());
     }
-    let mut failed = Vec::new();
-    for (kind, run) in SHORT {
-        let mut command = program(workspace, "debug");
-        command
-            .args(["--broker", kind.service(), "--seed", SEED])
-            .args(*run);
-        command.env("MQ_TEST_RECORDS", brokers.records());
-        if let Err(error) = verdict(command) {
-            failed.push(format!("{}: {}: {error}", kind.name(), run.join(" ")));
-        }
-    }
+    let lanes = SHORT.iter().map(|(kind, runs)| {
+        let job = |run: &&[&str]| {
+            let mut command = program(workspace, "debug");
+            command
+                .args(["--broker", kind.service(), "--seed", SEED])
+                .args(*run);
+            command.env("MQ_TEST_RECORDS", brokers.records());
+            Job {
+                name: format!("{}: {}", kind.name(), run.join(" ")),
+                command,
+            }
+        };
+        runs.iter().map(job).collect()
+    });
+    let ended = lanes::run(lanes.collect())?;
+    let failed: Vec<String> = ended
+        .into_iter()
+        .filter(|run| !run.succeeded)
+        .map(|run| run.name)
+        .collect();
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(failed.join("; ").into()),
+        false => Err(format!("{}; their reports say why", failed.join("; ")).into()),
     }
 }
 
@@ -103,15 +113,11 @@ fn verdict(mut command: Command) -> Result {
     }
 }
 
-const SHORT: &[(Kind, &[&str])] = &[
-    (Kind::RabbitMq, MIXED),
-    (Kind::Kafka, MIXED),
-    (Kind::RabbitMq, &["--scenario", "alarms", "--faults", "2"]),
-    (Kind::RabbitMq, DRAINS),
-    (Kind::Kafka, DRAINS),
-    (Kind::RabbitMq, LIVES),
-    (Kind::Kafka, LIVES),
+const SHORT: &[(Kind, &[&[&str]])] = &[
+    (Kind::RabbitMq, &[MIXED, ALARMS, DRAINS, LIVES]),
+    (Kind::Kafka, &[MIXED, DRAINS, LIVES]),
 ];
+const ALARMS: &[&str] = &["--scenario", "alarms", "--faults", "2"];
 const MIXED: &[&str] = &["--scenario", "mixed", "--minutes", "2", "--rate", "200"];
 const DRAINS: &[&str] = &["--scenario", "drains", "--faults", "3", "--rate", "200"];
 const LIVES: &[&str] = &["--scenario", "lives", "--minutes", "1", "--rate", "200"];

@@ -7,6 +7,7 @@ use crate::breaking;
 use crate::brokers::{Brokers, Kind, Wish};
 use crate::examples;
 use crate::pages;
+use crate::programs;
 use crate::records::{self, Record};
 use crate::results::{Totals, run_tests};
 use crate::run as this_run;
@@ -36,15 +37,13 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
     let brokers = Brokers::provide(workspace, wish)?;
     brokers.require()?;
     let mut totals = Totals::default();
+    heading("build tests and examples");
+    let programs = programs::build(workspace, &["test", "--no-run"], PACKAGES)?;
     steps.run("broker tests", || {
-        let mut command = Command::new(cargo());
-        command
-            .current_dir(&workspace.root)
-            .args(["test", "--all-features", "--no-fail-fast"])
-            .args(PACKAGES);
-        brokers.tell(&mut command);
-        totals += run_tests(command)?;
-        totals.verdict()
+        let mut found = programs::test(workspace, &programs, &brokers)?;
+        found += programs::test_documentation(workspace, PACKAGES, &brokers)?;
+        totals += found;
+        found.verdict()
     });
     steps.run("tests that kill a broker", || {
         let found = breaking::single(workspace, wish, brokers.records())?;
@@ -52,7 +51,7 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
         found.verdict()
     });
     steps.run("examples", || {
-        let found = examples::on_brokers(workspace, PACKAGES, &brokers)?;
+        let found = examples::on_brokers(workspace, &programs, &brokers)?;
         totals += found;
         found.verdict()
     });

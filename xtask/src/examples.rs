@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
 use self::expected::{MEMORY, came_back, compare, expectation, expectations};
 use crate::Result;
 use crate::brokers::{Brokers, Kind, Wish};
 use crate::flags;
+use crate::programs::{self, Program};
 use crate::results::Totals;
-use crate::workspace::{ALL_CRATES, Workspace, cargo};
+use crate::workspace::{ALL_CRATES, Workspace};
 
 /// An example that hangs is a failure. The slowest one takes less than a minute.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -32,31 +31,30 @@ pub(crate) fn run(workspace: &Workspace, flags: &flags::Examples) -> Result {
         ..Wish::default()
     };
     let brokers = Brokers::running(workspace, &wish);
-    let totals = run_all(workspace, ALL_CRATES, &brokers, flags.token.as_deref())?;
+    let programs = programs::build(workspace, &["build", "--examples"], ALL_CRATES)?;
+    let totals = run_all(workspace, &programs, &brokers, flags.token.as_deref())?;
     println!("\n{totals}");
     totals.verdict()
 }
 
 /// Runs each example in memory and on each broker of this run, as far as it names them. Each counts as one test; one without its
 /// broker as skipped.
-///
-/// `packages` is what the tests before were built with: with another choice Cargo would build the dependencies once more.
 pub(crate) fn on_brokers(
     workspace: &Workspace,
-    packages: &[&str],
+    programs: &[Program],
     brokers: &Brokers,
 ) -> Result<Totals> {
-    run_all(workspace, packages, brokers, None)
+    run_all(workspace, programs, brokers, None)
 }
 
 fn run_all(
     workspace: &Workspace,
-    packages: &[&str],
+    programs: &[Program],
     brokers: &Brokers,
     token: Option<&str>,
 ) -> Result<Totals> {
     let mut totals = Totals::default();
-    for example in build(workspace, packages)? {
+    for example in examples(workspace, programs)? {
         let places = brokers.found.iter().map(|found| {
             (
                 found.kind.service(),
@@ -111,31 +109,7 @@ struct Example {
     expected: Vec<String>,
 }
 
-fn build(workspace: &Workspace, packages: &[&str]) -> Result<Vec<Example>> {
-    #[derive(Deserialize)]
-    struct Message {
-        target: Option<BuiltTarget>,
-        executable: Option<PathBuf>,
-    }
-    #[derive(Deserialize)]
-    struct BuiltTarget {
-        name: String,
-    }
-
-    let output = Command::new(cargo())
-        .current_dir(&workspace.root)
-        .args(["build", "--all-features", "--examples"])
-        .args(packages)
-        .args(["--message-format", "json-render-diagnostics"])
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        return Err("the examples do not build".into());
-    }
-    let built: Vec<Message> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
+fn examples(workspace: &Workspace, programs: &[Program]) -> Result<Vec<Example>> {
     let package = workspace
         .package("mq-examples")
         .ok_or("there is no package mq-examples")?;
@@ -145,16 +119,9 @@ fn build(workspace: &Workspace, packages: &[&str]) -> Result<Vec<Example>> {
         .iter()
         .filter(|target| target.kind.iter().any(|kind| kind == "example"))
     {
-        let is_it = |message: &&Message| {
-            message
-                .target
-                .as_ref()
-                .is_some_and(|built| built.name == target.name)
-        };
-        let program = built
+        let program = programs
             .iter()
-            .filter(is_it)
-            .find_map(|message| message.executable.clone());
+            .find(|program| program.is_example() && program.name == target.name);
         let folder = target
             .src_path
             .parent()
@@ -164,7 +131,9 @@ fn build(workspace: &Workspace, packages: &[&str]) -> Result<Vec<Example>> {
             .map_err(|reason| format!("example {}: {reason}", target.name))?;
         examples.push(Example {
             name: target.name.clone(),
-            program: program.ok_or_else(|| format!("example {} was not built", target.name))?,
+            program: program
+                .map(|program| program.path.clone())
+                .ok_or_else(|| format!("example {} was not built", target.name))?,
             folder,
             expected,
         });

@@ -37,6 +37,22 @@ impl Totals {
         seen.then_some(totals)
     }
 
+    /// Adds up the closing lines in what a program printed.
+    ///
+    /// A program that fails without such a line (a crash) counts as one failed test, so that the sum is never all green when the
+    /// program was not.
+    pub(crate) fn of(output: &str, succeeded: bool, name: &str) -> Self {
+        let mut totals = Self::default();
+        for found in output.lines().filter_map(Self::parse) {
+            totals += found;
+        }
+        if !succeeded && totals.failed == 0 {
+            eprintln!("{name} ended without a result");
+            totals.failed += 1;
+        }
+        totals
+    }
+
     /// An error if a test failed.
     pub(crate) fn verdict(&self) -> Result {
         if self.failed == 0 {
@@ -145,6 +161,22 @@ mod tests {
         };
         assert_eq!(sum.to_string(), "5 passed, 1 failed, 2 skipped");
         assert!(sum.verdict().is_err());
+    }
+
+    #[test]
+    fn a_program_that_fails_is_never_all_green() {
+        let line = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 0 ignored\n";
+        let of = |output, succeeded| {
+            let found = Totals::of(output, succeeded, "n");
+            (found.passed, found.failed)
+        };
+        assert_eq!(of(line, true), (2, 0));
+        assert_eq!(of(line, false), (2, 1));
+        assert_eq!(of("thread panicked", false), (0, 1));
+        assert_eq!(
+            of("test result: FAILED. 1 passed; 3 failed; 0 ignored", false),
+            (1, 3)
+        );
     }
 
     #[test]

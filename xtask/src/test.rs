@@ -8,6 +8,7 @@ use crate::chaos;
 use crate::e2e;
 use crate::examples;
 use crate::pages;
+use crate::programs;
 use crate::records;
 use crate::results::{Totals, run_tests};
 use crate::step::Steps;
@@ -43,30 +44,39 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
     }
 
     let mut totals = Totals::default();
-    // All features, and all crates in one command: so each dependency is built once.
-    for (name, packages) in [
-        ("test: libraries, brokers, documentation", ALL_CRATES),
-        ("test: xtask", &["--package", "xtask"][..]),
-    ] {
-        steps.run(name, || {
-            let mut command = Command::new(cargo());
-            command
-                .current_dir(&workspace.root)
-                .args(["test", "--all-features", "--no-fail-fast"])
-                .args(packages);
-            brokers.tell(&mut command);
-            let found = run_tests(command)?;
-            totals += found;
-            found.verdict()
-        });
-    }
+    let programs = steps.run("build tests and examples", || {
+        programs::build(workspace, &["test", "--no-run"], ALL_CRATES)
+    });
+    let Some(programs) = programs else {
+        totals.failed += 1;
+        return totals;
+    };
+    steps.run("test: libraries, brokers", || {
+        let found = programs::test(workspace, &programs, &brokers)?;
+        totals += found;
+        found.verdict()
+    });
+    steps.run("test: documentation", || {
+        let found = programs::test_documentation(workspace, ALL_CRATES, &brokers)?;
+        totals += found;
+        found.verdict()
+    });
+    steps.run("test: xtask", || {
+        let mut command = Command::new(cargo());
+        command
+            .current_dir(&workspace.root)
+            .args(["test", "--package", "xtask"]);
+        let found = run_tests(command)?;
+        totals += found;
+        found.verdict()
+    });
     steps.run("conformance in memory, ten times at once", || {
         let found = run_tests(e2e::stressed(workspace, "mq-memory"))?;
         totals += found;
         found.verdict()
     });
     steps.run("examples", || {
-        let found = examples::on_brokers(workspace, ALL_CRATES, &brokers)?;
+        let found = examples::on_brokers(workspace, &programs, &brokers)?;
         totals += found;
         found.verdict()
     });
