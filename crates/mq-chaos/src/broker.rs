@@ -108,12 +108,15 @@ pub(crate) async fn amqp(addresses: &str, name: &str) -> Result<Amqp> {
 
 /// Connects to Kafka.
 pub(crate) async fn kafka(servers: &str, protocol: Option<Protocol>) -> Result<Kafka> {
-    let mut builder = Kafka::builder(servers).partitions(PARTITIONS);
+    // Longer than the slowest handler: what a process that ends does to the others is no cause for a delivery again.
+    let mut builder = Kafka::builder(servers).partitions(PARTITIONS).drain(DRAIN);
     if let Some(Protocol(protocol)) = protocol {
         builder = builder.group_protocol(protocol);
     }
     builder.connect().await
 }
+
+const DRAIN: Duration = Duration::from_secs(15);
 
 /// How the members of a Kafka group share its partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -165,9 +165,13 @@ fn a_child_that_blocks_its_thread_is_never_started_a_second_time_beside_itself()
                     let (blocks, beside) = (blocks.clone(), beside.clone());
                     async move {
                         // What waits for its first turn on this thread would never get it.
-                        while !beside.alive().iter().any(|name| name == "a") {
-                            tokio::time::sleep(Duration::from_millis(1)).await;
-                        }
+                        let neighbour = async {
+                            while !beside.alive().iter().any(|name| name == "a") {
+                                tokio::time::sleep(Duration::from_millis(1)).await;
+                            }
+                        };
+                        let runs = tokio::time::timeout(10 * SECOND, neighbour).await;
+                        runs.expect("the neighbour runs");
                         blocks.send(()).await.expect("somebody listens");
                         std::thread::sleep(30 * SECOND);
                     }
