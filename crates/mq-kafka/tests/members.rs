@@ -169,12 +169,16 @@ impl Done {
             Err(error) if error.kind() == ErrorKind::Stale => {}
             settled => {
                 settled?;
-                if !self.once.lock().expect("no panic").insert(text.clone()) {
-                    self.again.lock().expect("no panic").push(text);
-                }
+                self.add(text);
             }
         }
         Ok(())
+    }
+
+    fn add(&self, text: String) {
+        if !self.once.lock().expect("no panic").insert(text.clone()) {
+            self.again.lock().expect("no panic").push(text);
+        }
     }
 
     fn count(&self) -> u32 {
