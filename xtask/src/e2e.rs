@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, wish: &Wish, update: bool) -> Result {
     brokers.require()?;
     let mut totals = Totals::default();
     heading("build tests and examples");
-    let programs = programs::build(workspace, &["test", "--no-run"], PACKAGES)?;
+    let programs = programs::build(workspace, &["build", "--all-targets"], PACKAGES)?;
     steps.run("broker tests", || {
         let mut found = programs::test(workspace, &programs, &brokers)?;
         found += programs::test_documentation(workspace, PACKAGES, &brokers)?;

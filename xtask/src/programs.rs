@@ -62,7 +62,7 @@ impl Program {
     }
 }
 
-/// What Cargo builds of these packages for this command, such as `test --no-run`.
+/// What Cargo builds of these packages for this command, such as `build --all-targets`.
 pub(crate) fn build(
     workspace: &Workspace,
     command: &[&str],

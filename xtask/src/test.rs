@@ -45,7 +45,7 @@ pub(crate) fn all(workspace: &Workspace, wish: &Wish, steps: &mut Steps) -> Tota
 
     let mut totals = Totals::default();
     let programs = steps.run("build tests and examples", || {
-        programs::build(workspace, &["test", "--no-run"], ALL_CRATES)
+        programs::build(workspace, &["build", "--all-targets"], ALL_CRATES)
     });
     let Some(programs) = programs else {
         totals.failed += 1;

@@ -7,7 +7,11 @@
 
 mod support;
 
-use std::{collections::BTreeSet, process::ExitCode, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use lapin::{
     options::{ExchangeDeclareOptions, ExchangeDeleteOptions},
@@ -22,6 +26,7 @@ use mq_amqp::{
 };
 use mq_testkit::{Check, Suite, broker_address};
 use support::{Bare, builder, expect_kind, next, soon, text, unique};
+use tokio::time::sleep;
 
 fn main() -> ExitCode {
     Suite::new("exchanges", "mq-amqp", broker_address("MQ_RABBITMQ_URL"))
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
         .case("a_filter_that_a_kind_cannot_keep_is_named", refused)
         .case("the_broker_takes_what_a_filter_takes", as_the_filter_says)
         .case("an_exclusive_queue_is_in_use_and_then_not_found", exclusive)
+        .case("openings_that_fail_leave_no_channel_behind", openings)
         .case(
             "an_exclusive_consumer_leaves_the_queue_in_use",
             exclusive_consumer,
@@ -443,7 +449,7 @@ async fn exclusive(url: String) -> Check {
             loop {
                 let opened = other.consumer(&subscription, plan.clone()).await.map(drop);
                 match opened {
-                    Err(error) if error.kind() == ErrorKind::InUse => {}
+                    Err(error) if error.kind() == ErrorKind::InUse => sleep(TRY_AGAIN).await,
                     opened => return expect_kind(opened, ErrorKind::NotFound),
                 }
             }
@@ -451,6 +457,20 @@ async fn exclusive(url: String) -> Check {
         let error = soon("the end of the queue", gone).await??;
         assert!(error.to_string().contains(&queue), "{error}");
     }
+    delete(&url, &topic).await
+}
+
+/// More openings fail than a connection has channels.
+async fn openings(url: String) -> Check {
+    let (owner, topic) = with(&url, ExchangeKind::Fanout).await?;
+    let consumer = listen(&owner, &topic, Filter::All).await?;
+    let other = Amqp::connect(&url).await?;
+    let subscription = Subscription::queue(consumer.queue());
+    let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
+    for _ in 0..2_500 {
+        opened(&other, &subscription, plan.clone(), ErrorKind::InUse).await?;
+    }
+    owner.close().await?;
     delete(&url, &topic).await
 }
 
@@ -544,3 +564,4 @@ impl Random {
 const NAMES: [&str; 4] = ["size", "Size", "x-kind", "größe"];
 const VALUES: [&str; 4] = ["1", "2", "", "ü"];
 const LAST: &str = "the last one";
+const TRY_AGAIN: Duration = Duration::from_millis(50);

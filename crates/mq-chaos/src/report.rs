@@ -136,7 +136,9 @@ impl Report {
         let (drains, alarms) = (Drains::of(&faults), Alarms::of(&faults, effects));
         let mut problems = problems;
         if let Some(drains) = &drains {
-            problems.extend(drains.problems(checked.count(Class::DuplicateDelivery)));
+            let alone = faults.iter().all(|done| done.drain.is_some());
+            let again = alone.then(|| checked.count(Class::DuplicateDelivery));
+            problems.extend(drains.problems(again));
         }
         if let Some(alarms) = &alarms {
             problems.extend(alarms.problems());
