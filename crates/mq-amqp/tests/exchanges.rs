@@ -43,7 +43,10 @@ fn main() -> ExitCode {
         .case("a_filter_that_a_kind_cannot_keep_is_named", refused)
         .case("the_broker_takes_what_a_filter_takes", as_the_filter_says)
         .case("an_exclusive_queue_is_in_use_and_then_not_found", exclusive)
-        .case("openings_that_fail_leave_no_channel_behind", openings)
+        .case(
+            "openings_fail_for_their_own_reason_however_many_there_were",
+            openings,
+        )
         .case(
             "an_exclusive_consumer_leaves_the_queue_in_use",
             exclusive_consumer,
@@ -460,15 +463,17 @@ async fn exclusive(url: String) -> Check {
     delete(&url, &topic).await
 }
 
-/// More openings fail than a connection has channels.
+/// More openings fail than a connection has numbers for channels: it is made anew, and each opening has its own answer.
 async fn openings(url: String) -> Check {
     let (owner, topic) = with(&url, ExchangeKind::Fanout).await?;
     let consumer = listen(&owner, &topic, Filter::All).await?;
     let other = Amqp::connect(&url).await?;
     let subscription = Subscription::queue(consumer.queue());
-    let plan = ConsumePlan::new().dead_letters(DeadLetters::None);
-    for _ in 0..2_500 {
-        opened(&other, &subscription, plan.clone(), ErrorKind::InUse).await?;
+    let without_home = ConsumePlan::new().dead_letters(DeadLetters::None);
+    for _ in 0..900 {
+        for plan in [without_home.clone(), ConsumePlan::new()] {
+            opened(&other, &subscription, plan, ErrorKind::InUse).await?;
+        }
     }
     owner.close().await?;
     delete(&url, &topic).await

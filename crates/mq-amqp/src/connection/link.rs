@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,7 @@ pub(crate) struct Link {
     address: Address,
     fate: Arc<Fate>,
     closed: AtomicBool,
+    wear: Wear,
     limit: Duration,
     named: Arc<Named>,
     /// Where reading is held back.
@@ -50,6 +51,17 @@ struct Fate {
     why: OnceLock<lapin::Error>,
     /// Cancelled when it is lost: some of the client's calls do not return then.
     lost: CancellationToken,
+}
+
+/// How many channels there were. The client takes their numbers in turn, and begins again after the last one: but a channel that
+/// ended by an error has left that error with its number, and whatever has the number next fails by it (lapin 4.12.3).
+#[derive(Default)]
+struct Wear {
+    channels: AtomicU32,
+    /// One of them ended by an error.
+    failed: AtomicBool,
+    /// The connection was given up for it.
+    over: AtomicBool,
 }
 
 /// What the broker is and lets through, kept over the loss of a connection.
@@ -186,6 +198,7 @@ impl Link {
             address: address.clone(),
             fate,
             closed: AtomicBool::new(false),
+            wear: Wear::default(),
             limit: settings.operation_timeout,
             named: Arc::clone(&settings.named),
             gate,
@@ -225,11 +238,17 @@ impl Link {
         operation: &'static str,
         answer: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T> {
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
             answer = within(self.limit, operation, answer) => answer,
             () = self.fate.lost.cancelled() => Err(self.gone(operation)),
+        };
+        if let Err(error) = &answer
+            && ended_channel(error)
+        {
+            self.wear.failed.store(true, Ordering::Relaxed);
         }
+        answer
     }
 
     /// A new channel.
@@ -237,8 +256,34 @@ impl Link {
         if !self.is_connected() {
             return Err(self.gone(operation));
         }
-        self.answer(operation, self.connection.create_channel())
-            .await
+        self.wear.channels.fetch_add(1, Ordering::Relaxed);
+        let opened = self.answer(operation, self.connection.create_channel());
+        match opened.await {
+            // No broker answers an opening so: it is the error of an earlier channel of this number.
+            Err(error) if ended_channel(&error) => {
+                self.give_up();
+                Err(self.gone(operation))
+            }
+            opened => opened,
+        }
+    }
+
+    /// True if the numbers of its channels are about to begin again, and one of them ended by an error.
+    pub(crate) fn is_worn(&self) -> bool {
+        let most = u32::from(self.connection.configuration().channel_max());
+        let made = self.wear.channels.load(Ordering::Relaxed);
+        self.wear.failed.load(Ordering::Relaxed) && made.saturating_add(FRESH) >= most
+    }
+
+    /// Takes it for lost, so that another one takes its place.
+    pub(crate) fn give_up(&self) {
+        self.wear.over.store(true, Ordering::Release);
+        self.fate.lost.cancel();
+        // It is on its way with the first poll; nobody waits for the answer.
+        let closing = self
+            .connection
+            .close(200, "its channel numbers are used up".into());
+        drop(closing.now_or_never());
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -268,7 +313,10 @@ impl Link {
         if self.is_closed() {
             return closed(operation);
         }
-        let text = "the connection was lost";
+        let text = match self.wear.over.load(Ordering::Acquire) {
+            true => "too many channels have failed on the connection, so it is made anew",
+            false => "the connection was lost",
+        };
         let error = Error::new(ErrorKind::Disconnected, operation, text);
         match self.fate.why.get() {
             Some(why) => {
@@ -321,6 +369,19 @@ impl fmt::Debug for Link {
             .finish_non_exhaustive()
     }
 }
+
+/// True of an error by which the broker ended a channel, and not the connection.
+fn ended_channel(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<lapin::Error>());
+    matches!(
+        cause.map(lapin::Error::kind),
+        Some(lapin::ErrorKind::ProtocolError(error))
+            if matches!(error.kind(), lapin::protocol::AMQPErrorKind::Soft(_))
+    )
+}
+
+/// Channels that one operation may need.
+const FRESH: u32 = 128;
 
 /// The error of whatever comes after `close`.
 pub(crate) fn closed(operation: &'static str) -> Error {

@@ -101,6 +101,7 @@ impl Uplink {
         let mut state = self.shared.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
+                State::Up(link) if link.is_connected() && link.is_worn() => link.give_up(),
                 State::Up(link) if link.is_connected() => return Ok(Arc::clone(link)),
                 State::Over(why) => return Err(over(operation, why)),
                 // Lost, which its keeper is about to notice, or known to be.
