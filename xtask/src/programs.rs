@@ -83,34 +83,28 @@ pub(crate) fn build(
     Ok(lines.lines().filter_map(Program::parse).collect())
 }
 
-/// Runs the tests among them: first those of crates that speak with no broker by themselves, some of which measure time, then those
-/// of the crates that speak with RabbitMQ alone or with both beside those that speak with Kafka alone.
+/// Runs the tests among them: first those of crates that speak with no broker by themselves and those of networks, which measure
+/// time, then those of the crates that speak with RabbitMQ alone or with both beside those that speak with Kafka alone.
 pub(crate) fn test(
     workspace: &Workspace,
     programs: &[Program],
     brokers: &Brokers,
 ) -> Result<Totals> {
-    let lane = |wanted: fn(&str) -> bool| -> Vec<Job> {
-        let packages = workspace.packages.iter();
-        packages
-            .filter(|package| wanted(&package.name))
-            .flat_map(|package| {
-                let tests = programs
-                    .iter()
-                    .filter(move |program| program.is_test && program.is_of(package));
-                tests.map(move |program| job(program, package, brokers))
-            })
-            .collect()
+    let lane = |wanted: Lane| -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for package in &workspace.packages {
+            let tests = programs.iter().filter(|program| {
+                let lane = Lane::of(&package.name, &program.name);
+                program.is_test && program.is_of(package) && lane == wanted
+            });
+            jobs.extend(tests.map(|program| job(program, package, brokers)));
+        }
+        jobs
     };
     let mut totals = Totals::default();
     for lanes in [
-        vec![lane(|name| {
-            !KAFKA.contains(&name) && !RABBITMQ.contains(&name)
-        })],
-        vec![
-            lane(|name| RABBITMQ.contains(&name)),
-            lane(|name| KAFKA.contains(&name)),
-        ],
+        vec![lane(Lane::Alone)],
+        vec![lane(Lane::RabbitMq), lane(Lane::Kafka)],
     ] {
         for ended in lanes::run(lanes)? {
             totals += Totals::of(&ended.output, ended.succeeded, &ended.name);
@@ -119,9 +113,24 @@ pub(crate) fn test(
     Ok(totals)
 }
 
-/// The lane of RabbitMQ, and of the crates that speak with both.
-const RABBITMQ: &[&str] = &["mq-amqp", "mq-patterns", "mq-reliability"];
-const KAFKA: &[&str] = &["mq-kafka"];
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Alone,
+    /// Of crates that speak with both, too.
+    RabbitMq,
+    Kafka,
+}
+
+impl Lane {
+    fn of(package: &str, program: &str) -> Self {
+        match (package, program) {
+            (_, "network") => Self::Alone,
+            ("mq-amqp" | "mq-patterns" | "mq-reliability", _) => Self::RabbitMq,
+            ("mq-kafka", _) => Self::Kafka,
+            _ => Self::Alone,
+        }
+    }
+}
 
 /// Runs the examples in the documentation of these packages.
 pub(crate) fn test_documentation(
@@ -165,6 +174,14 @@ mod tests {
             r#"{{"reason":"compiler-artifact","manifest_path":"/w/a/Cargo.toml","target":{{"kind":["{kind}"],"name":"n"}},
             "profile":{{"test":{test}}},"executable":{executable}}}"#
         )
+    }
+
+    #[test]
+    fn what_measures_time_runs_alone() {
+        assert_eq!(Lane::of("mq-kafka", "network"), Lane::Alone);
+        assert_eq!(Lane::of("mq-core", "mq_core"), Lane::Alone);
+        assert_eq!(Lane::of("mq-kafka", "storm"), Lane::Kafka);
+        assert_eq!(Lane::of("mq-patterns", "promises"), Lane::RabbitMq);
     }
 
     #[test]

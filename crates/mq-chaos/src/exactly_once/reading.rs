@@ -107,10 +107,14 @@ impl Reader {
         let part = match received.headers().text(PART) {
             Some("a") => 0,
             Some("b") => 1,
-            _ => return Ok(seen.corrupt += 1),
+            _ => {
+                seen.corrupt += 1;
+                return Ok(());
+            }
         };
         let Some(from) = from else {
-            return Ok(seen.corrupt += 1);
+            seen.corrupt += 1;
+            return Ok(());
         };
         *seen.parts[part].entry(from).or_default() += 1;
         let last = seen.last.insert((at.partition, from.0, part), from.1);

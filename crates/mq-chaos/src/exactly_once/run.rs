@@ -151,7 +151,8 @@ async fn conduct(plan: Plan) -> Result<Report> {
     let afterwards = Reader::new("late", Recorder::create(&history, &name, "late")?);
     let mut consumer = Reader::open(&kafka, &late()).await?;
     afterwards.read(&mut consumer, Some(2 * confirmed)).await?;
-    let (batches, copies) = aborted(&address, &afterwards.seen().places).await?;
+    let committed = afterwards.seen().places.clone();
+    let (batches, copies) = aborted(&address, &committed).await?;
     scene.faults.record(Event::drained())?;
     drop((scene.faults, producer));
 

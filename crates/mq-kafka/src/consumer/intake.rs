@@ -421,7 +421,12 @@ impl Intake {
         }
         let copied = self.ledger.until(|ledger| !ledger.is_copying());
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
-        let committed = self.group.commit_last(&self.ledger).await;
+        let committed = match self.static_classic {
+            // Without a member id it would join under its name, and that request, should it be late, take the name from whoever
+            // has it next. What it does not commit comes again where it comes back.
+            true => self.group.commit(&self.ledger, None).await,
+            false => self.group.commit_last(&self.ledger).await,
+        };
         // Others than at first, where the group moved meanwhile.
         let partitions = self.ledger.partitions();
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
