@@ -83,53 +83,25 @@ pub(crate) fn build(
     Ok(lines.lines().filter_map(Program::parse).collect())
 }
 
-/// Runs the tests among them: first those of crates that speak with no broker by themselves and those of networks, which measure
-/// time, then those of the crates that speak with RabbitMQ alone or with both beside those that speak with Kafka alone.
+/// Runs the tests among them, package by package, one program after the other: many of them measure time, and a group of Kafka
+/// whose members are late has another course.
 pub(crate) fn test(
     workspace: &Workspace,
     programs: &[Program],
     brokers: &Brokers,
 ) -> Result<Totals> {
-    let lane = |wanted: Lane| -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for package in &workspace.packages {
-            let tests = programs.iter().filter(|program| {
-                let lane = Lane::of(&package.name, &program.name);
-                program.is_test && program.is_of(package) && lane == wanted
-            });
-            jobs.extend(tests.map(|program| job(program, package, brokers)));
-        }
-        jobs
-    };
+    let mut jobs = Vec::new();
+    for package in &workspace.packages {
+        let tests = programs
+            .iter()
+            .filter(|program| program.is_test && program.is_of(package));
+        jobs.extend(tests.map(|program| job(program, package, brokers)));
+    }
     let mut totals = Totals::default();
-    for lanes in [
-        vec![lane(Lane::Alone)],
-        vec![lane(Lane::RabbitMq), lane(Lane::Kafka)],
-    ] {
-        for ended in lanes::run(lanes)? {
-            totals += Totals::of(&ended.output, ended.succeeded, &ended.name);
-        }
+    for ended in lanes::run(vec![jobs])? {
+        totals += Totals::of(&ended.output, ended.succeeded, &ended.name);
     }
     Ok(totals)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lane {
-    Alone,
-    /// Of crates that speak with both, too.
-    RabbitMq,
-    Kafka,
-}
-
-impl Lane {
-    fn of(package: &str, program: &str) -> Self {
-        match (package, program) {
-            (_, "network") => Self::Alone,
-            ("mq-amqp" | "mq-patterns" | "mq-reliability", _) => Self::RabbitMq,
-            ("mq-kafka", _) => Self::Kafka,
-            _ => Self::Alone,
-        }
-    }
 }
 
 /// Runs the examples in the documentation of these packages.
@@ -174,14 +146,6 @@ mod tests {
             r#"{{"reason":"compiler-artifact","manifest_path":"/w/a/Cargo.toml","target":{{"kind":["{kind}"],"name":"n"}},
             "profile":{{"test":{test}}},"executable":{executable}}}"#
         )
-    }
-
-    #[test]
-    fn what_measures_time_runs_alone() {
-        assert_eq!(Lane::of("mq-kafka", "network"), Lane::Alone);
-        assert_eq!(Lane::of("mq-core", "mq_core"), Lane::Alone);
-        assert_eq!(Lane::of("mq-kafka", "storm"), Lane::Kafka);
-        assert_eq!(Lane::of("mq-patterns", "promises"), Lane::RabbitMq);
     }
 
     #[test]

@@ -155,10 +155,13 @@ async fn takes_over(url: String) -> Check {
             }
         }
         // A close hands over first, and gives back then what was on its way: that one message may come
-        // behind the first of the next.
+        // late to the next, and all others are in their order.
+        for at in [9, 18] {
+            let turn = &mut seen[at..at + 9];
+            let late = turn.iter().position(|n| *n == at.to_string());
+            turn[..=late.expect("it comes in this turn")].rotate_right(1);
+        }
         let expected: Vec<String> = (0..27).map(|n| n.to_string()).collect();
-        seen[9..11].sort_by_key(|n| n.parse::<u32>().ok());
-        seen[18..20].sort_by_key(|n| n.parse::<u32>().ok());
         assert_eq!(seen, expected);
         unread(&url, &name).await?;
         clean(&broker, &name).await?;
