@@ -11,15 +11,15 @@ use crate::{
 };
 
 list![
-    a_requeued_message_comes_again_and_is_counted,
-    a_dropped_settlement_counts_as_a_requeue,
-    a_released_message_comes_again_uncounted needs UncountedRelease,
+    a_requeued_message_comes_again_and_is_counted needs WholeMessages,
+    a_dropped_settlement_counts_as_a_requeue needs WholeMessages,
+    a_released_message_comes_again_uncounted needs UncountedRelease | WholeMessages,
     a_released_message_is_counted_where_the_broker_counts lacks UncountedRelease,
     a_message_requeued_ten_times_still_comes,
     the_broker_tells_what_was_delivered_before needs RedeliveredFlag,
     no_redelivered_flag_is_made_up lacks RedeliveredFlag,
-    a_dropped_consumer_gives_back_what_it_held,
-    a_dropped_consumer_counts_only_what_was_handed_out needs UncountedRelease,
+    a_dropped_consumer_gives_back_what_it_held needs KeptVerdicts,
+    a_dropped_consumer_counts_only_what_was_handed_out needs UncountedRelease | KeptVerdicts,
     a_closed_consumer_gives_back_what_it_held,
     a_lost_client_gives_back_what_it_held,
 ];
