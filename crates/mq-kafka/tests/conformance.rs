@@ -1,4 +1,4 @@
-//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under both protocols of groups.
+//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under each protocol of groups.
 
 #![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
 
@@ -28,6 +28,11 @@ fn classic(address: String) -> Servers {
 
 fn kip_848(address: String) -> Servers {
     let protocol = GroupProtocol::Consumer;
+    Servers { address, protocol }
+}
+
+fn share(address: String) -> Servers {
+    let protocol = GroupProtocol::Share;
     Servers { address, protocol }
 }
 
@@ -106,14 +111,27 @@ fn unmade(why: impl ToString) -> Error {
 }
 
 fn main() -> ExitCode {
-    let suite = |name, broker, fixture: fn(String) -> Servers| {
+    let grouped = include_str!("conformance.expected");
+    let shared = include_str!("conformance-share.expected");
+    let suite = |name, broker, fixture: fn(String) -> Servers, expected| {
         Suite::new(name, broker, broker_address("MQ_KAFKA_SERVERS"))
             // Above the patience, so that a case can say what did not come.
             .deadline(Duration::from_secs(120))
-            .conformance(fixture, include_str!("conformance.expected"))
+            .conformance(fixture, expected)
     };
     mq_testkit::run([
-        suite("conformance", "mq-kafka", classic),
-        suite("conformance-kip-848", "mq-kafka over KIP-848", kip_848),
+        suite("conformance", "mq-kafka", classic, grouped),
+        suite(
+            "conformance-kip-848",
+            "mq-kafka over KIP-848",
+            kip_848,
+            grouped,
+        ),
+        suite(
+            "conformance-share",
+            "mq-kafka over share groups",
+            share,
+            shared,
+        ),
     ])
 }

@@ -133,7 +133,7 @@ impl LogReader {
         ));
         listener.bind(&group);
         let (done, stopped) = oneshot::channel();
-        let classic = config.group_protocol == GroupProtocol::Classic;
+        let classic = config.group_protocol != GroupProtocol::Consumer;
         let intake = Intake {
             group: Arc::clone(&group),
             static_classic: grouped && classic && config.instance_id.is_some(),
