@@ -8,7 +8,7 @@ use xshell::cmd;
 use crate::Result;
 use crate::brokers::{Brokers, Kind};
 use crate::containers::Containers;
-use crate::flags::Chaos;
+use crate::flags::{Chaos, ExactlyOnce};
 use crate::lanes::{self, Job};
 use crate::test::BAR;
 use crate::workspace::{Workspace, cargo};
@@ -18,26 +18,18 @@ const PROGRAM: &str = "mq-chaos";
 
 /// Builds it in release and hands the flags on.
 pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
-    let cargo = cargo();
-    cmd!(
-        workspace.sh,
-        "{cargo} build --quiet --release --package {PROGRAM}"
-    )
-    .run()?;
-    let mut command = program(workspace, "release");
+    let mut command = released(workspace, "run")?;
     command.args(["--broker", &flags.broker]);
-    let numbers = [
-        ("--minutes", flags.minutes),
-        ("--faults", flags.faults),
-        ("--messages", flags.messages),
-        ("--seed", flags.seed),
-        ("--rate", flags.rate),
-    ];
-    for (flag, number) in numbers {
-        if let Some(number) = number {
-            command.args([flag, &number.to_string()]);
-        }
-    }
+    numbers(
+        &mut command,
+        [
+            ("--minutes", flags.minutes),
+            ("--faults", flags.faults),
+            ("--messages", flags.messages),
+            ("--seed", flags.seed),
+            ("--rate", flags.rate),
+        ],
+    );
     let words = [
         ("--scenario", &flags.scenario),
         ("--protocol", &flags.protocol),
@@ -57,6 +49,42 @@ pub(crate) fn run(workspace: &Workspace, flags: &Chaos) -> Result {
     verdict(command)
 }
 
+/// The scenario of exactly once, which has a conductor of its own.
+pub(crate) fn exactly_once(workspace: &Workspace, flags: &ExactlyOnce) -> Result {
+    let mut command = released(workspace, "exactly-once")?;
+    numbers(
+        &mut command,
+        [
+            ("--records", flags.records),
+            ("--copier-kills", flags.copier_kills),
+            ("--broker-kills", flags.broker_kills),
+            ("--zombies", flags.zombies),
+            ("--aborts", flags.aborts),
+            ("--seed", flags.seed),
+        ],
+    );
+    verdict(command)
+}
+
+/// The program, built in release.
+fn released(workspace: &Workspace, subcommand: &str) -> Result<Command> {
+    let cargo = cargo();
+    cmd!(
+        workspace.sh,
+        "{cargo} build --quiet --release --package {PROGRAM}"
+    )
+    .run()?;
+    Ok(program(workspace, "release", subcommand))
+}
+
+fn numbers<const N: usize>(command: &mut Command, flags: [(&str, Option<u64>); N]) {
+    for (flag, number) in flags {
+        if let Some(number) = number {
+            command.args([flag, &number.to_string()]);
+        }
+    }
+}
+
 /// The runs of `test` and `ci`, those of one broker beside those of the other, with the program that the tests were built with: two
 /// minutes of all faults on each broker, and short runs of drains, alarms and connections that end again and again.
 ///
@@ -72,7 +100,7 @@ pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
     }
     let lanes = SHORT.iter().map(|(kind, runs)| {
         let job = |run: &&[&str]| {
-            let mut command = program(workspace, "debug");
+            let mut command = program(workspace, "debug", "run");
             command
                 .args(["--broker", kind.service(), "--seed", SEED])
                 .args(*run);
@@ -96,11 +124,11 @@ pub(crate) fn short(workspace: &Workspace, brokers: &Brokers) -> Result {
     }
 }
 
-fn program(workspace: &Workspace, profile: &str) -> Command {
+fn program(workspace: &Workspace, profile: &str, subcommand: &str) -> Command {
     let mut command = Command::new(workspace.target.join(profile).join(PROGRAM));
     command
         .current_dir(&workspace.root)
-        .args([Path::new("run"), Path::new("--into")])
+        .args([Path::new(subcommand), Path::new("--into")])
         .arg(workspace.target.join("chaos"));
     command
 }

@@ -83,6 +83,23 @@ xflags::xflags! {
             optional --rate rate: u64
         }
 
+        /// Copies from Kafka to Kafka in transactions, while copiers and broker are killed, copiers become zombies and
+        /// transactions are aborted on purpose.
+        cmd exactly-once {
+            /// How many originals there are. Default 200000.
+            optional --records records: u64
+            /// How often a copier is killed. Default 30.
+            optional --copier-kills kills: u64
+            /// How often the broker is killed. Default 10.
+            optional --broker-kills kills: u64
+            /// How many copiers stand still for longer than their transaction may take. Default 5.
+            optional --zombies zombies: u64
+            /// How many transactions are aborted on purpose. Default 20.
+            optional --aborts aborts: u64
+            /// Decides on the order of the faults.
+            optional --seed seed: u64
+        }
+
         /// Checks the rules that no compiler knows; prints file sizes and counts of public items.
         cmd tidy {}
 

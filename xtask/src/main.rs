@@ -64,6 +64,7 @@ fn run(command: XtaskCmd) -> Result {
         }
         XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),
         XtaskCmd::Chaos(flags) => chaos::run(&workspace, &flags),
+        XtaskCmd::ExactlyOnce(flags) => chaos::exactly_once(&workspace, &flags),
         XtaskCmd::Tidy(_) => tidy::run(&workspace),
         XtaskCmd::Features(_) => features::run(&workspace),
         XtaskCmd::Docs(_) => docs::run(&workspace),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::{
     broker::{Kind, Protocol},
     conductor::Plan,
+    exactly_once,
     process::{Order, Pace},
     schedule::Scenario,
     site::Ground,
@@ -41,6 +42,30 @@ xflags::xflags! {
             optional --rate rate: u32
             /// Where the folder of the run is made. Default target/chaos
             optional --into folder: PathBuf
+        }
+
+        /// Copies from Kafka to Kafka in transactions, while copiers and broker are killed.
+        cmd exactly-once {
+            /// How many originals there are. Default 200000
+            optional --records records: usize
+            /// How often a copier is killed. Default 30
+            optional --copier-kills kills: usize
+            /// How often the broker is killed. Default 10
+            optional --broker-kills kills: usize
+            /// How many copiers stand still for longer than their transaction may take. Default 5
+            optional --zombies zombies: usize
+            /// How many transactions are aborted on purpose. Default 20
+            optional --aborts aborts: usize
+            /// Decides on the order of the faults. Default: a new one, which is printed
+            optional --seed seed: u64
+            /// Where the folder of the run is made. Default target/chaos
+            optional --into folder: PathBuf
+        }
+
+        /// A copier; started by `exactly-once`.
+        cmd copier {
+            required --address address: String
+            required --id id: String
         }
 
         /// A producer; started by `run`.
@@ -119,6 +144,20 @@ impl TryFrom<Run> for Plan {
             resend: flags.resend,
             into: flags.into.unwrap_or_else(|| "target/chaos".into()),
         })
+    }
+}
+
+impl From<ExactlyOnce> for exactly_once::Plan {
+    fn from(flags: ExactlyOnce) -> Self {
+        Self {
+            records: flags.records.unwrap_or(200_000).max(1),
+            copier_kills: flags.copier_kills.unwrap_or(30),
+            broker_kills: flags.broker_kills.unwrap_or(10),
+            zombies: flags.zombies.unwrap_or(5),
+            aborts: flags.aborts.unwrap_or(20),
+            seed: flags.seed.unwrap_or_else(fresh_seed),
+            into: flags.into.unwrap_or_else(|| "target/chaos".into()),
+        }
     }
 }
 

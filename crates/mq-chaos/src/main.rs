@@ -1,11 +1,13 @@
 //! `mq-chaos`: kills, stops and cuts off processes and brokers under load, and has the history of the run checked.
 //!
 //! `mq-chaos run` is the conductor; `producer` and `consumer` are the processes that it starts and that are faulted.
+//! `exactly-once` is a scenario with a conductor and processes of its own.
 //! This file only dispatches.
 
 mod broker;
 mod conductor;
 mod crew;
+mod exactly_once;
 mod flags;
 mod gaps;
 mod in_flight;
@@ -44,6 +46,11 @@ fn run(command: MqChaosCmd) -> Result<bool> {
             .enable_all()
             .build()?
             .block_on(conductor::run(flags.try_into()?)),
+        MqChaosCmd::ExactlyOnce(flags) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(exactly_once::run(flags.into())),
+        MqChaosCmd::Copier(flags) => exactly_once::copier(&flags.address, &flags.id),
         MqChaosCmd::Producer(flags) => process::start(flags.try_into()?, process::Role::Producer),
         MqChaosCmd::Consumer(flags) => process::start(flags.try_into()?, process::Role::Consumer),
     }

@@ -123,7 +123,7 @@ async fn act<B: Broker>(broker: B, stage: &Arc<Stage>, role: Role) -> Result {
 }
 
 /// Asks until there is a connection: a broker that was killed takes its time.
-async fn patiently<T, F>(mut connect: impl FnMut() -> F) -> mq_core::Result<T>
+pub(crate) async fn patiently<T, F>(mut connect: impl FnMut() -> F) -> mq_core::Result<T>
 where
     F: Future<Output = mq_core::Result<T>>,
 {
@@ -138,7 +138,7 @@ where
     }
 }
 
-fn terminated() -> Result<impl Future<Output = ()> + Send + 'static> {
+pub(crate) fn terminated() -> Result<impl Future<Output = ()> + Send + 'static> {
     let mut signal = signal(SignalKind::terminate())?;
     Ok(async move {
         signal.recv().await;
@@ -147,7 +147,7 @@ fn terminated() -> Result<impl Future<Output = ()> + Send + 'static> {
 
 /// No process is left over: the conductor holds the other end of the standard input, and a stopped process, which reads
 /// nothing, is killed by the system.
-fn end_with_the_conductor() -> Result {
+pub(crate) fn end_with_the_conductor() -> Result {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     std::thread::spawn(|| {
