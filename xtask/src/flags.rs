@@ -100,6 +100,22 @@ xflags::xflags! {
             optional --seed seed: u64
         }
 
+        /// Measures our crates beside bare clients and peers, and writes a report into docs/benchmarks.
+        cmd bench {
+            /// memory, amqp or kafka.
+            required broker: String
+            /// Only rows whose name contains this.
+            optional --row text: String
+            /// How often each arm runs, beside its first, which does not count. Default 15.
+            optional --blocks blocks: u64
+            /// How long a run lasts. Default 3.
+            optional --seconds seconds: u64
+            /// The seed of the order of the arms.
+            optional --seed seed: u64
+            /// The broker on core 0, the clients on core 1.
+            optional --pinned
+        }
+
         /// Checks the rules that no compiler knows; prints file sizes and counts of public items.
         cmd tidy {}
 

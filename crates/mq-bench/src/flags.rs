@@ -1,0 +1,38 @@
+//! The command line of `mq-bench`.
+
+use std::path::PathBuf;
+
+xflags::xflags! {
+    /// Measures the crates of this workspace beside bare clients and peers.
+    cmd mq-bench {
+        /// Measures the rows of a broker, and writes a report.
+        cmd run {
+            /// memory, amqp or kafka
+            required broker: String
+            /// Only rows whose name contains this
+            optional --row text: String
+            /// How often each arm runs, beside its first, which does not count. Default 15
+            optional --blocks blocks: usize
+            /// How long a run lasts. Default 3
+            optional --seconds seconds: f64
+            /// The seed of the order of the arms. Default: a new one, which is in the report
+            optional --seed seed: u64
+            /// The broker on core 0, the clients on core 1
+            optional --pinned
+            /// Where the report is written. Default docs/benchmarks
+            optional --into folder: PathBuf
+        }
+
+        /// Runs one arm once, and prints what it took; started by `run`.
+        cmd arm {
+            required name: String
+            required --address address: String
+            required --queue name: String
+            required --messages messages: u64
+            required --size bytes: usize
+        }
+
+        /// Lists the arms that this program was built with.
+        cmd arms {}
+    }
+}
