@@ -421,7 +421,7 @@ impl Intake {
         }
         let copied = self.ledger.until(|ledger| !ledger.is_copying());
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
-        let committed = self.commit_last().await;
+        let committed = self.group.commit_last(&self.ledger).await;
         // Others than at first, where the group moved meanwhile.
         let partitions = self.ledger.partitions();
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
@@ -448,28 +448,6 @@ impl Intake {
 }
 
 impl Intake {
-    /// Commits what was settled, within the deadline of a commit. While the group rebalances it takes nothing of a member that
-    /// has not joined again, which a poll does. What such a poll reads was handed to nobody, so no watermark passes it.
-    async fn commit_last(&self) -> std::result::Result<(), KrafkaError> {
-        let start = Instant::now();
-        let Group {
-            consumer, topic, ..
-        } = &*self.group;
-        loop {
-            match self.group.commit(&self.ledger, None).await {
-                Err(error) if is_passing(&error) && start.elapsed() < self.group.deadline => {
-                    debug!(source = %self.source, %error, "the last commit is tried again");
-                }
-                answer => return answer,
-            }
-            consumer.pause(topic, &self.ledger.partitions()).await;
-            if let Err(error) = consumer.poll(KEEP).await {
-                debug!(source = %self.source, %error, "poll before the last commit failed");
-                sleep(KEEP).await;
-            }
-        }
-    }
-
     /// Waits until what was settled is committed, or its transaction has come to another end.
     async fn end_transaction(&self, partitions: &[i32]) {
         self.ledger.request_flush();

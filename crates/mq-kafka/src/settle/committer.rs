@@ -1,9 +1,6 @@
 //! Commits the watermarks: by count, by time, when asked, and before a partition is given up.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use krafka::{
     KrafkaError,
@@ -11,7 +8,10 @@ use krafka::{
     consumer::{Consumer, OffsetAndMetadata},
 };
 use mq_core::{Error, ErrorKind, Result};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -75,7 +75,7 @@ impl Group {
             let span = ledger.commit_span();
             let answer = self.consumer.commit_offsets(changed);
             // A commit that is dropped may still be applied, which is the same as applied.
-            let answer = match tokio::time::timeout(self.deadline, answer).await {
+            let answer = match timeout(self.deadline, answer).await {
                 Ok(answer) => answer,
                 Err(_) => Err(KrafkaError::timeout("offset commit")),
             };
@@ -84,6 +84,25 @@ impl Group {
         }
         ledger.committed(snapshot);
         Ok(())
+    }
+
+    /// The last commit of a consumer that closes: tried again within its deadline. While the group rebalances it takes nothing of a
+    /// member that has not joined again, which a poll does. What such a poll reads was handed to nobody, so no watermark passes it.
+    pub(crate) async fn commit_last(&self, ledger: &Ledger) -> Result<(), KrafkaError> {
+        let start = Instant::now();
+        loop {
+            match self.commit(ledger, None).await {
+                Err(error) if is_passing(&error) && start.elapsed() < self.deadline => {
+                    debug!(group = %self.topic, %error, "the last commit is tried again");
+                }
+                answer => return answer,
+            }
+            self.consumer.pause(&self.topic, &ledger.partitions()).await;
+            if let Err(error) = self.consumer.poll(AGAIN).await {
+                debug!(group = %self.topic, %error, "poll before the last commit failed");
+                sleep(AGAIN).await;
+            }
+        }
     }
 }
 
@@ -148,4 +167,88 @@ impl Committer {
         .with("topic", &self.group.topic)
         .caused_by(error)
     }
+}
+
+/// Between two tries of a last commit.
+const AGAIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use krafka::{
+        consumer::AutoOffsetReset,
+        error::ErrorCode,
+        testing::{ApiKey, Control, FakeBroker},
+    };
+
+    use super::{super::ledger::tests::acknowledged, *};
+
+    /// A member of a group at the client's own fake of a broker, and three acknowledged records.
+    async fn member(fake: &FakeBroker) -> (Group, Arc<Ledger>) {
+        fake.create_topic("orders", 1);
+        let kafka = fake.kafka().connect().await.unwrap();
+        let consumer = kafka
+            .consumer("orders")
+            .enable_auto_commit(false)
+            .auto_offset_reset(AutoOffsetReset::Earliest)
+            .build()
+            .await
+            .unwrap();
+        consumer.subscribe(["orders"]).await.unwrap();
+        while consumer.assignment().await.is_empty() {
+            consumer.poll(AGAIN).await.unwrap();
+        }
+        let group = Group::new(Arc::new(consumer), "orders".into(), true, DEADLINE);
+        (group, acknowledged(3))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_commit_outlasts_a_rebalance() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (group, ledger) = member(&fake).await;
+        fake.on_times(ApiKey::OffsetCommit, 2, |_| {
+            Control::Error(ErrorCode::RebalanceInProgress)
+        });
+        group.commit_last(&ledger).await.unwrap();
+        assert_eq!(fake.committed_offset("orders", "orders", 0), Some(3));
+        assert_eq!(fake.request_count(ApiKey::OffsetCommit), 3);
+        // The member joined again in between.
+        assert!(fake.request_count(ApiKey::JoinGroup) >= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_commit_ends_by_its_deadline() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (group, ledger) = member(&fake).await;
+        fake.on(ApiKey::OffsetCommit, |_| {
+            Control::Error(ErrorCode::RebalanceInProgress)
+        });
+        let start = Instant::now();
+        let error = group.commit_last(&ledger).await.unwrap_err();
+        assert!(is_passing(&error), "{error}");
+        assert!((DEADLINE..2 * DEADLINE).contains(&start.elapsed()));
+        assert_eq!(fake.committed_offset("orders", "orders", 0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_for_good_is_not_tried_again() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (group, ledger) = member(&fake).await;
+        fake.on(ApiKey::OffsetCommit, |_| {
+            Control::Error(ErrorCode::GroupAuthorizationFailed)
+        });
+        group.commit_last(&ledger).await.unwrap_err();
+        assert_eq!(fake.request_count(ApiKey::OffsetCommit), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_says_nothing_does_not_hold_up_the_close() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (group, ledger) = member(&fake).await;
+        fake.on(ApiKey::OffsetCommit, |_| Control::Silence);
+        let start = Instant::now();
+        group.commit_last(&ledger).await.unwrap_err();
+        assert!(start.elapsed() <= 2 * DEADLINE, "{:?}", start.elapsed());
+    }
+
+    const DEADLINE: Duration = Duration::from_secs(10);
 }

@@ -674,4 +674,4 @@ const BUFFER: usize = 4000;
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -33,6 +33,13 @@ fn ledger(records: i64) -> Arc<Ledger> {
     ledger
 }
 
+/// One of so many records, all of them acknowledged and none committed.
+pub(in crate::settle) fn acknowledged(records: i64) -> Arc<Ledger> {
+    let ledger = ledger(records);
+    work(&ledger);
+    ledger
+}
+
 /// Takes and acknowledges all there is, one by one.
 fn work(ledger: &Arc<Ledger>) -> usize {
     let mut taken = Vec::new();
