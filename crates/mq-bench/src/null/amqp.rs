@@ -34,7 +34,9 @@ pub(crate) fn serve_amqp(listener: TcpListener, deliveries: Deliveries) -> io::R
             // Clients come and go, and some do not say good-bye.
             Ok(()) | Err(_) => {}
         };
-        thread::Builder::new().name("null-amqp".into()).spawn(serve)?;
+        thread::Builder::new()
+            .name("null-amqp".into())
+            .spawn(serve)?;
     }
 }
 
@@ -58,7 +60,11 @@ struct Progress {
 impl Broker {
     fn new(deliveries: Deliveries) -> Self {
         let (queues, names) = (Mutex::default(), AtomicU64::new(1));
-        Self { deliveries, queues, names }
+        Self {
+            deliveries,
+            queues,
+            names,
+        }
     }
 
     fn queue(&self, name: &[u8]) -> Queue {
@@ -71,7 +77,9 @@ impl Broker {
 
     /// The count that a queue tells of its messages.
     fn ready(&self) -> [u8; 4] {
-        u32::try_from(self.deliveries.count).unwrap_or(u32::MAX).to_be_bytes()
+        u32::try_from(self.deliveries.count)
+            .unwrap_or(u32::MAX)
+            .to_be_bytes()
     }
 
     /// The name, or a new one where there is none.
@@ -255,7 +263,9 @@ impl<'a> Session<'a> {
 
     fn frame(&mut self, frame: &Frame<'_>) -> io::Result<()> {
         match frame.kind {
-            BODY => self.channel(frame.channel)?.body(frame.payload.len() as u64)?,
+            BODY => self
+                .channel(frame.channel)?
+                .body(frame.payload.len() as u64)?,
             CONTENT => self.channel(frame.channel)?.header(frame.payload)?,
             METHOD => return self.method(frame.channel, frame.payload),
             HEARTBEAT => {
@@ -290,11 +300,7 @@ impl<'a> Session<'a> {
         let method = (args.u16()?, args.u16()?);
         match method {
             BASIC_PUBLISH => self.channel(channel)?.publish(),
-            BASIC_ACK => {
-                let (tag, multiple) = (args.u64()?, args.u8()? & MULTIPLE != 0);
-                self.channel(channel)?.settle(tag, multiple)
-            }
-            BASIC_NACK => {
+            BASIC_ACK | BASIC_NACK => {
                 let (tag, multiple) = (args.u64()?, args.u8()? & MULTIPLE != 0);
                 self.channel(channel)?.settle(tag, multiple)
             }
@@ -350,7 +356,12 @@ impl<'a> Session<'a> {
             // start-ok: any login will do.
             11 => {
                 let (channels, frame) = (CHANNEL_MAX.to_be_bytes(), FRAME_MAX.to_be_bytes());
-                put_method(&mut self.out, 0, (CONNECTION, 30), &[&channels, &frame, &[0, 0]]);
+                put_method(
+                    &mut self.out,
+                    0,
+                    (CONNECTION, 30),
+                    &[&channels, &frame, &[0, 0]],
+                );
             }
             // tune-ok
             31 => {
@@ -374,7 +385,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn on_channel(&mut self, channel: u16, method: (u16, u16), mut args: Args<'_>) -> io::Result<()> {
+    fn on_channel(
+        &mut self,
+        channel: u16,
+        method: (u16, u16),
+        mut args: Args<'_>,
+    ) -> io::Result<()> {
         let at = usize::from(channel);
         match method.1 {
             // open
@@ -405,7 +421,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn on_exchange(&mut self, channel: u16, method: (u16, u16), mut args: Args<'_>) -> io::Result<()> {
+    fn on_exchange(
+        &mut self,
+        channel: u16,
+        method: (u16, u16),
+        mut args: Args<'_>,
+    ) -> io::Result<()> {
         args.u16()?;
         args.short()?;
         let no_wait = match method.1 {
@@ -439,7 +460,12 @@ impl<'a> Session<'a> {
                 let name = self.broker.named(name, "amq.gen-");
                 let consumers = lock(&self.broker.queue(&name)).consumers.to_be_bytes();
                 let length = [name.len() as u8];
-                self.answer(channel, method, no_wait, &[&length, &name, &ready, &consumers]);
+                self.answer(
+                    channel,
+                    method,
+                    no_wait,
+                    &[&length, &name, &ready, &consumers],
+                );
             }
             // bind: to which exchange, by which key.
             20 => {
@@ -597,7 +623,12 @@ impl Channel {
     }
 
     fn settle(&mut self, tag: u64, multiple: bool) -> io::Result<()> {
-        let Self { unsettled, consumers, shared_held, .. } = self;
+        let Self {
+            unsettled,
+            consumers,
+            shared_held,
+            ..
+        } = self;
         let settled = |owner: usize| {
             *shared_held -= 1;
             if let Some(consumer) = consumers.get_mut(owner) {
@@ -654,7 +685,11 @@ fn room(prefetch: u16, held: u64) -> u64 {
         return u64::MAX;
     }
     let free = u64::from(prefetch).saturating_sub(held);
-    if free < u64::from(prefetch / 4) { 0 } else { free }
+    if free < u64::from(prefetch / 4) {
+        0
+    } else {
+        free
+    }
 }
 
 /// Which consumers hold what was delivered on a channel, by delivery tag.
@@ -700,10 +735,14 @@ impl Unsettled {
                 && let Some(owner) = self.owners.pop_front()
             {
                 self.first += 1;
-                owner.into_iter().for_each(|owner| settled(usize::from(owner)));
+                owner
+                    .into_iter()
+                    .for_each(|owner| settled(usize::from(owner)));
             }
         } else {
-            let at = last.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+            let at = last
+                .checked_sub(self.first)
+                .and_then(|at| usize::try_from(at).ok());
             if let Some(owner) = at.and_then(|at| self.owners.get_mut(at)?.take()) {
                 settled(usize::from(owner));
             }
@@ -728,13 +767,25 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(channel: u16, queue: &[u8], tag: &[u8], size: usize, frame: usize, prefetch: u16) -> Self {
+    fn new(
+        channel: u16,
+        queue: &[u8],
+        tag: &[u8],
+        size: usize,
+        frame: usize,
+        prefetch: u16,
+    ) -> Self {
         let size = size.max(8);
         let mut bytes = Vec::new();
-        let consumer = [&[tag.len() as u8], tag].concat();
+        let consumer = [&[tag.len() as u8][..], tag].concat();
         // Not redelivered, and by the exchange without a name.
-        let rest = [&[0, 0, queue.len() as u8], queue].concat();
-        put_method(&mut bytes, channel, BASIC_DELIVER, &[&consumer, &[0; 8], &rest]);
+        let rest = [&[0, 0, queue.len() as u8][..], queue].concat();
+        put_method(
+            &mut bytes,
+            channel,
+            BASIC_DELIVER,
+            &[&consumer, &[0; 8], &rest],
+        );
         let method = 4;
         let tag = FRAME_HEADER + method + consumer.len();
         let mut header = vec![0, BASIC as u8, 0, 0];
@@ -747,9 +798,18 @@ impl Batch {
             put_frame(&mut bytes, BODY, channel, &[part]);
         }
         let one = bytes.len();
-        let window = if prefetch == 0 { usize::MAX } else { usize::from(prefetch) };
+        let window = if prefetch == 0 {
+            usize::MAX
+        } else {
+            usize::from(prefetch)
+        };
         let bytes = bytes.repeat((WRITE / one).clamp(1, window));
-        Self { bytes, one, tag, number }
+        Self {
+            bytes,
+            one,
+            tag,
+            number,
+        }
     }
 
     fn most(&self) -> u64 {
@@ -795,7 +855,14 @@ impl<'a> Frame<'a> {
         }
         let channel = u16::from_be_bytes([c0, c1]);
         let payload = &bytes[FRAME_HEADER..length - 1];
-        Ok(Some((Self { kind, channel, payload }, length)))
+        Ok(Some((
+            Self {
+                kind,
+                channel,
+                payload,
+            },
+            length,
+        )))
     }
 }
 
@@ -836,7 +903,12 @@ impl<'a> Args<'a> {
 
 fn put_method(out: &mut Vec<u8>, channel: u16, method: (u16, u16), args: &[&[u8]]) {
     let begin = out.len();
-    put_frame(out, METHOD, channel, &[&method.0.to_be_bytes(), &method.1.to_be_bytes()]);
+    put_frame(
+        out,
+        METHOD,
+        channel,
+        &[&method.0.to_be_bytes(), &method.1.to_be_bytes()],
+    );
     // The arguments go before the end of the frame, and into its size.
     out.pop();
     args.iter().for_each(|arg| out.extend_from_slice(arg));
@@ -966,7 +1038,10 @@ mod tests {
 
     /// The methods that were answered, by number.
     fn answers(session: &mut Session<'_>) -> Vec<(u16, u16)> {
-        methods(session).into_iter().map(|(method, _)| method).collect()
+        methods(session)
+            .into_iter()
+            .map(|(method, _)| method)
+            .collect()
     }
 
     fn say(session: &mut Session<'_>, bytes: &[u8]) {
@@ -977,10 +1052,23 @@ mod tests {
     fn session(broker: &Broker) -> Session<'_> {
         let mut session = Session::new(broker);
         say(&mut session, HEADER);
-        say(&mut session, &method(0, (CONNECTION, 11), b"\0\0\0\0\x05PLAIN\0\0\0\x04\0a\0b\x05en_US"));
-        say(&mut session, &method(0, (CONNECTION, 31), &[7, 255, 0, 2, 0, 0, 0, 0]));
+        say(
+            &mut session,
+            &method(
+                0,
+                (CONNECTION, 11),
+                b"\0\0\0\0\x05PLAIN\0\0\0\x04\0a\0b\x05en_US",
+            ),
+        );
+        say(
+            &mut session,
+            &method(0, (CONNECTION, 31), &[7, 255, 0, 2, 0, 0, 0, 0]),
+        );
         say(&mut session, &method(0, (CONNECTION, 40), b"\x01/\0\0"));
-        assert_eq!(answers(&mut session), [(CONNECTION, 10), (CONNECTION, 30), (CONNECTION, 41)]);
+        assert_eq!(
+            answers(&mut session),
+            [(CONNECTION, 10), (CONNECTION, 30), (CONNECTION, 41)]
+        );
         say(&mut session, &method(1, (CHANNEL, 10), &[0]));
         assert_eq!(answers(&mut session), [(CHANNEL, 11)]);
         session
@@ -988,7 +1076,10 @@ mod tests {
 
     fn qos(session: &mut Session<'_>, prefetch: u16) {
         let [high, low] = prefetch.to_be_bytes();
-        say(session, &method(1, (BASIC, 10), &[0, 0, 0, 0, high, low, 0]));
+        say(
+            session,
+            &method(1, (BASIC, 10), &[0, 0, 0, 0, high, low, 0]),
+        );
         assert_eq!(answers(session), [(BASIC, 11)]);
     }
 
@@ -1021,7 +1112,10 @@ mod tests {
                     assert_eq!(args.short().unwrap(), b"t");
                     found.push((args.u64().unwrap(), u64::MAX));
                     assert_eq!(args.u8().unwrap(), 0);
-                    assert_eq!((args.short().unwrap(), args.short().unwrap()), (&b""[..], &b"q"[..]));
+                    assert_eq!(
+                        (args.short().unwrap(), args.short().unwrap()),
+                        (&b""[..], &b"q"[..])
+                    );
                     assert!(args.0.is_empty());
                 }
                 CONTENT => {
@@ -1054,7 +1148,9 @@ mod tests {
         let (start, args) = methods(&mut session).remove(0);
         assert_eq!((start, &args[..2]), ((CONNECTION, 10), &[0, 9][..]));
         let has = |text: &[u8]| args.windows(text.len()).any(|window| window == text);
-        assert!(has(b"\x07productS\0\0\0\x08RabbitMQ\x07versionS\0\0\0\x054.3.1"));
+        assert!(has(
+            b"\x07productS\0\0\0\x08RabbitMQ\x07versionS\0\0\0\x054.3.1"
+        ));
         assert!(has(b"\x0abasic.nackt\x01"));
         assert!(args.ends_with(b"\0\0\0\x05PLAIN\0\0\0\x05en_US"));
         let table = u32::from_be_bytes(*args[2..].first_chunk().unwrap()) as usize;
@@ -1073,7 +1169,10 @@ mod tests {
     fn the_smaller_frame_size_counts() {
         let broker = broker(1, 10_000);
         let mut session = session(&broker);
-        say(&mut session, &method(0, (CONNECTION, 31), &[7, 255, 0, 0, 16, 0, 0, 0]));
+        say(
+            &mut session,
+            &method(0, (CONNECTION, 31), &[7, 255, 0, 0, 16, 0, 0, 0]),
+        );
         assert_eq!(session.frame, 4088);
         consume(&mut session, 0);
         assert_eq!(deliver(&mut session).0, [(1, 0)]);
@@ -1094,21 +1193,51 @@ mod tests {
         }
         let named = ask((QUEUE, 10), b"\0\0\0\0\0\0\0\0");
         assert!(named[0].1.starts_with(b"\x09amq.gen-1\0\0\0\x07"));
-        assert_eq!(ask((QUEUE, 20), b"\0\0\x01q\x01e\x01k\0\0\0\0\0"), [((QUEUE, 21), vec![])]);
-        assert_eq!(ask((QUEUE, 30), b"\0\0\x01q\0"), [((QUEUE, 31), vec![0, 0, 0, 7])]);
-        assert_eq!(ask((QUEUE, 40), b"\0\0\x01q\0"), [((QUEUE, 41), vec![0, 0, 0, 7])]);
-        assert_eq!(ask((QUEUE, 50), b"\0\0\x01q\x01e\x01k\0\0\0\0"), [((QUEUE, 51), vec![])]);
-        assert_eq!(ask((EXCHANGE, 10), b"\0\0\x01e\x05topic\x02\0\0\0\0"), [((EXCHANGE, 11), vec![])]);
-        assert_eq!(ask((EXCHANGE, 20), b"\0\0\x01e\0"), [((EXCHANGE, 21), vec![])]);
-        assert_eq!(ask((EXCHANGE, 30), b"\0\0\x01e\x01f\x01k\0\0\0\0\0"), [((EXCHANGE, 31), vec![])]);
-        assert_eq!(ask((EXCHANGE, 40), b"\0\0\x01e\x01f\x01k\0\0\0\0\0"), [((EXCHANGE, 51), vec![])]);
+        assert_eq!(
+            ask((QUEUE, 20), b"\0\0\x01q\x01e\x01k\0\0\0\0\0"),
+            [((QUEUE, 21), vec![])]
+        );
+        assert_eq!(
+            ask((QUEUE, 30), b"\0\0\x01q\0"),
+            [((QUEUE, 31), vec![0, 0, 0, 7])]
+        );
+        assert_eq!(
+            ask((QUEUE, 40), b"\0\0\x01q\0"),
+            [((QUEUE, 41), vec![0, 0, 0, 7])]
+        );
+        assert_eq!(
+            ask((QUEUE, 50), b"\0\0\x01q\x01e\x01k\0\0\0\0"),
+            [((QUEUE, 51), vec![])]
+        );
+        assert_eq!(
+            ask((EXCHANGE, 10), b"\0\0\x01e\x05topic\x02\0\0\0\0"),
+            [((EXCHANGE, 11), vec![])]
+        );
+        assert_eq!(
+            ask((EXCHANGE, 20), b"\0\0\x01e\0"),
+            [((EXCHANGE, 21), vec![])]
+        );
+        assert_eq!(
+            ask((EXCHANGE, 30), b"\0\0\x01e\x01f\x01k\0\0\0\0\0"),
+            [((EXCHANGE, 31), vec![])]
+        );
+        assert_eq!(
+            ask((EXCHANGE, 40), b"\0\0\x01e\x01f\x01k\0\0\0\0\0"),
+            [((EXCHANGE, 51), vec![])]
+        );
         assert_eq!(ask(CONFIRM_SELECT, &[0]), [((85, 11), vec![])]);
         assert_eq!(ask((BASIC, 70), b"\0\0\x01q\0"), [((BASIC, 72), vec![0])]);
-        assert_eq!(ask((CHANNEL, 40), b"\0\xC8\x00\0\0\0\0"), [((CHANNEL, 41), vec![])]);
+        assert_eq!(
+            ask((CHANNEL, 40), b"\0\xC8\x00\0\0\0\0"),
+            [((CHANNEL, 41), vec![])]
+        );
         // Nobody waits for an answer to these.
         say(&mut session, &method(2, (CHANNEL, 10), &[0]));
         answers(&mut session);
-        say(&mut session, &method(2, (QUEUE, 10), b"\0\0\x01q\x10\0\0\0\0"));
+        say(
+            &mut session,
+            &method(2, (QUEUE, 10), b"\0\0\x01q\x10\0\0\0\0"),
+        );
         say(&mut session, &method(2, CONFIRM_SELECT, &[1]));
         assert!(session.out.is_empty());
     }
@@ -1162,7 +1291,11 @@ mod tests {
         }
         assert_eq!(seen, [confirmed(4), confirmed(5), confirmed(6)]);
         // The last ones of a channel are confirmed before it is closed.
-        let last = [publish(&[1]), method(1, (CHANNEL, 40), b"\0\xC8\x00\0\0\0\0")].concat();
+        let last = [
+            publish(&[1]),
+            method(1, (CHANNEL, 40), b"\0\xC8\x00\0\0\0\0"),
+        ]
+        .concat();
         say(&mut session, &last);
         assert_eq!(answers(&mut session), [BASIC_ACK, (CHANNEL, 41)]);
     }
@@ -1172,7 +1305,10 @@ mod tests {
         let broker = broker(0, 8);
         let mut session = session(&broker);
         say(&mut session, &method(1, BASIC_PUBLISH, b"\0\0\0\x01q\0"));
-        say(&mut session, &frame(CONTENT, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0]));
+        say(
+            &mut session,
+            &frame(CONTENT, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0]),
+        );
         say(&mut session, &frame(BODY, 1, b"ab"));
         assert!(session.out.is_empty());
     }
@@ -1215,7 +1351,10 @@ mod tests {
                     break;
                 }
             }
-            assert!(all.into_iter().eq((0..10_000).map(|number| (number + 1, number))));
+            assert!(
+                all.into_iter()
+                    .eq((0..10_000).map(|number| (number + 1, number)))
+            );
         }
     }
 
@@ -1250,8 +1389,14 @@ mod tests {
         let broker = broker(0, 8);
         let mut session = session(&broker);
         say(&mut session, &frame(HEARTBEAT, 0, &[]));
-        assert_eq!(frames(&std::mem::take(&mut session.out)), [(HEARTBEAT, 0, vec![])]);
-        say(&mut session, &method(0, (CONNECTION, 50), b"\0\xC8\x00\0\0\0\0"));
+        assert_eq!(
+            frames(&std::mem::take(&mut session.out)),
+            [(HEARTBEAT, 0, vec![])]
+        );
+        say(
+            &mut session,
+            &method(0, (CONNECTION, 50), b"\0\xC8\x00\0\0\0\0"),
+        );
         assert_eq!(answers(&mut session), [(CONNECTION, 51)]);
         assert!(session.over);
     }

@@ -1,6 +1,6 @@
 //! RustStream over RabbitMQ: its publisher with confirms, its subscriber, and its app.
 
-use std::{convert::Infallible, future::ready, num::NonZeroUsize, sync::Arc};
+use std::{convert::Infallible, error::Error, future::ready, num::NonZeroUsize, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use ruststream::{Bytes, ConnectedBroker, OutgoingMessage, Subscriber};
@@ -65,7 +65,7 @@ pub(crate) async fn consume_stream(order: &Order, clock: &mut Clock) -> Result {
     subscriber
         .stream()
         .take(usize::try_from(order.messages)?)
-        .map_err(Box::from)
+        .map_err(|error| -> Box<dyn Error + Send + Sync> { error.into() })
         .inspect_ok(|message| tally.add(message.payload()))
         .try_for_each_concurrent(usize::from(PREFETCH), |message| async move {
             Ok(message.ack().await?)
