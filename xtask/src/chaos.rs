@@ -143,7 +143,7 @@ fn verdict(mut command: Command) -> Result {
 
 const SHORT: &[(Kind, &[&[&str]])] = &[
     (Kind::RabbitMq, &[MIXED, ALARMS, DRAINS, LIVES]),
-    (Kind::Kafka, &[MIXED, DRAINS, LIVES]),
+    (Kind::Kafka, &[MIXED, LIVES]),
 ];
 const ALARMS: &[&str] = &["--scenario", "alarms", "--faults", "2"];
 const MIXED: &[&str] = &["--scenario", "mixed", "--minutes", "2", "--rate", "200"];

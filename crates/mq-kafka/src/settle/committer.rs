@@ -91,16 +91,18 @@ impl Group {
     pub(crate) async fn commit_last(&self, ledger: &Ledger) -> Result<(), KrafkaError> {
         let start = Instant::now();
         loop {
+            // First, since the stop may have come in the middle of a join: a commit of the generation before would have the client
+            // take its partitions for lost.
+            self.consumer.pause(&self.topic, &ledger.partitions()).await;
+            if let Err(error) = self.consumer.poll(AGAIN).await {
+                debug!(group = %self.topic, %error, "poll before the last commit failed");
+                sleep(AGAIN).await;
+            }
             match self.commit(ledger, None).await {
                 Err(error) if is_passing(&error) && start.elapsed() < self.deadline => {
                     debug!(group = %self.topic, %error, "the last commit is tried again");
                 }
                 answer => return answer,
-            }
-            self.consumer.pause(&self.topic, &ledger.partitions()).await;
-            if let Err(error) = self.consumer.poll(AGAIN).await {
-                debug!(group = %self.topic, %error, "poll before the last commit failed");
-                sleep(AGAIN).await;
             }
         }
     }
