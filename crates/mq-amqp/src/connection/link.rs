@@ -270,9 +270,9 @@ impl Link {
 
     /// True if the numbers of its channels are about to begin again, and one of them ended by an error.
     pub(crate) fn is_worn(&self) -> bool {
-        let most = u32::from(self.connection.configuration().channel_max());
         let made = self.wear.channels.load(Ordering::Relaxed);
-        self.wear.failed.load(Ordering::Relaxed) && made.saturating_add(FRESH) >= most
+        let most = self.connection.configuration().channel_max();
+        self.wear.failed.load(Ordering::Relaxed) && used_up(made, most)
     }
 
     /// Takes it for lost, so that another one takes its place.
@@ -380,6 +380,16 @@ fn ended_channel(error: &Error) -> bool {
     )
 }
 
+/// True if hardly a number is left that no channel had, of so many as a connection has; 0 is no limit but that of the number itself.
+/// A broker may allow few: half of them are used in any case, or one failure after the other would cost a connection.
+fn used_up(made: u32, most: u16) -> bool {
+    let most = match most {
+        0 => u32::from(u16::MAX),
+        most => u32::from(most),
+    };
+    made >= most - FRESH.min(most / 2)
+}
+
 /// Channels that one operation may need.
 const FRESH: u32 = 128;
 
@@ -428,3 +438,17 @@ async fn watch(
 const LOOK: Duration = Duration::from_secs(1);
 /// Frame header and end, class, weight, body size and property flags (AMQP 0-9-1, section 4.2.6).
 const FRAME_OVERHEAD: usize = 8 + 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_used_up_shortly_before_its_numbers_begin_again() {
+        assert!(!used_up(1_918, 2_047) && used_up(1_919, 2_047));
+        // Few channels, and no limit.
+        assert!(!used_up(4, 10) && used_up(5, 10));
+        assert!(!used_up(0, 1) && used_up(1, 1));
+        assert!(!used_up(60_000, 0) && used_up(65_500, 0));
+    }
+}
