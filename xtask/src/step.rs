@@ -16,7 +16,8 @@ pub(crate) struct Steps(Vec<Step>);
 struct Step {
     name: String,
     took: Duration,
-    failed: bool,
+    /// The error it failed with.
+    failed: Option<String>,
 }
 
 impl Steps {
@@ -37,7 +38,7 @@ impl Steps {
         self.0.push(Step {
             name: name.into(),
             took,
-            failed: result.is_err(),
+            failed: result.as_ref().err().map(ToString::to_string),
         });
         result.ok()
     }
@@ -53,7 +54,11 @@ impl Steps {
                     "{:>7}  {}{}",
                     clock(step.took),
                     step.name,
-                    if step.failed { "  FAILED" } else { "" }
+                    if step.failed.is_some() {
+                        "  FAILED"
+                    } else {
+                        ""
+                    }
                 )
             })
             .collect();
@@ -61,18 +66,14 @@ impl Steps {
         lines.join("\n")
     }
 
-    /// The names of the failed steps, as an error if there is one.
+    /// The failed steps and why, as an error if there is one.
     pub(crate) fn verdict(&self) -> Result {
-        let failed: Vec<&str> = self
-            .0
-            .iter()
-            .filter(|step| step.failed)
-            .map(|step| step.name.as_str())
-            .collect();
+        let why = |step: &Step| Some(format!("{}: {}", step.name, step.failed.as_ref()?));
+        let failed: Vec<String> = self.0.iter().filter_map(why).collect();
         if failed.is_empty() {
             Ok(())
         } else {
-            Err(format!("failed: {}", failed.join(", ")).into())
+            Err(format!("failed:\n{}", failed.join("\n")).into())
         }
     }
 }
@@ -96,7 +97,8 @@ mod tests {
                 .is_none()
         );
         assert_eq!(steps.run("second", || Ok(7)), Some(7));
-        assert_eq!(steps.verdict().unwrap_err().to_string(), "failed: first");
+        let verdict = steps.verdict().unwrap_err().to_string();
+        assert_eq!(verdict, "failed:\nfirst: broken");
         assert!(steps.summary().contains("first  FAILED"));
     }
 

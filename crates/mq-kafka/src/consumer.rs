@@ -3,6 +3,7 @@
 
 mod assignment;
 mod events;
+mod identity;
 mod intake;
 mod listener;
 mod log;

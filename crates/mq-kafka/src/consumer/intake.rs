@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use super::{
     assignment::Assigned,
     events::{self, Events, KafkaEvent},
+    identity::{Holder, Identity},
     listener::Listener,
 };
 use crate::{
@@ -37,8 +38,8 @@ use crate::{
 pub(super) struct Intake {
     pub(super) group: Arc<Group>,
     pub(super) listener: Arc<Listener>,
-    /// A static member under the classic protocol.
-    pub(super) static_classic: bool,
+    /// Of a static member under the classic protocol.
+    pub(super) identity: Option<Identity>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) assigned: Arc<Assigned>,
     pub(super) admin: Arc<AdminClient>,
@@ -124,7 +125,7 @@ impl Intake {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
-            if self.static_classic && self.listener.rejoin.take() {
+            if self.identity.is_some() && self.listener.rejoin.take() {
                 self.join_again().await;
             }
             let unplaced = self.place(&mut waiting).await;
@@ -144,6 +145,9 @@ impl Intake {
                     .await;
             }
             paused = pause;
+            if let Some(identity) = &self.identity {
+                identity.note(consumer).await;
+            }
             // A listener may be at work inside it.
             let wait = if room { POLL } else { Duration::ZERO };
             match consumer.poll(wait).await {
@@ -200,6 +204,22 @@ impl Intake {
                 debug!(source = %self.source, partition, %error, "not asked again at once");
             }
         }
+    }
+
+    /// A static member was told to be fenced. True if its name is its own all the same: then the
+    /// next poll joins again, and what it had is told as lost.
+    async fn is_still_itself(&self) -> bool {
+        let Some(identity) = &self.identity else {
+            return false;
+        };
+        let holder = identity.holder(&self.group.consumer, &self.admin);
+        let holder = tokio::select! {
+            holder = holder => holder,
+            () = self.stop.cancelled() => return true,
+            () = self.ledger.until(Ledger::has_ended) => return true,
+        };
+        debug!(source = %self.source, ?holder, "a static member was told to be fenced");
+        holder == Holder::Itself
     }
 
     /// Has the next poll join the group once more, which with what it owns now is a rebalance. The
@@ -293,6 +313,7 @@ impl Intake {
             }
             // The watch counts how long it goes on.
             error if is_passing(&error) => sleep(BACKOFF).await,
+            error if is_fenced(&error) && self.is_still_itself().await => {}
             error => {
                 if is_fenced(&error) {
                     let subscription = Arc::clone(&self.source);
@@ -421,11 +442,14 @@ impl Intake {
         }
         let copied = self.ledger.until(|ledger| !ledger.is_copying());
         let copied = timeout(self.publish_timeout, copied).await.is_ok();
-        let committed = match self.static_classic {
-            // Without a member id it would join under its name, and that request, should it be late, take the name from whoever
-            // has it next. What it does not commit comes again where it comes back.
-            true => self.group.commit(&self.ledger, None).await,
-            false => self.group.commit_last(&self.ledger).await,
+        let failure = || {
+            let failure = self.ledger.failure();
+            failure.filter(|error| error.kind() != ErrorKind::Closed)
+        };
+        let committed = match failure() {
+            // It may have lost its name to another consumer, and would take it back by joining.
+            Some(_) => self.group.commit(&self.ledger, None).await,
+            None => self.group.commit_last(&self.ledger).await,
         };
         // Others than at first, where the group moved meanwhile.
         let partitions = self.ledger.partitions();
@@ -436,11 +460,7 @@ impl Intake {
         let lost = self.ledger.take_lost();
         let options = CloseOptions::new().timeout(self.group.deadline);
         let left = self.group.consumer.close_with(options).await;
-        if let Some(error) = self
-            .ledger
-            .failure()
-            .filter(|e| e.kind() != ErrorKind::Closed)
-        {
+        if let Some(error) = failure() {
             return Err(error);
         }
         let failed = |e| error::map("close", Stage::Before, e).with("source", &self.source);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CONSUME,
     assignment::Assigned,
+    identity::Identity,
     intake::Intake,
     listener::{Joined, Listener},
     settings,
@@ -110,12 +111,13 @@ impl LogReader {
             None => kafka.consumer_without_group(),
         };
         let grouped = log.group.is_some();
+        let group_id = log.group.unwrap_or_else(|| Arc::clone(&source));
         let assigned = Arc::new(Assigned::new());
         let (listener, joined) = Listener::new(
             Arc::clone(&ledger),
             Arc::clone(&assigned),
             Arc::clone(&admin),
-            log.group.unwrap_or_else(|| Arc::clone(&source)),
+            Arc::clone(&group_id),
             Arc::clone(&log.topic),
             inner.events.clone(),
             config.drain,
@@ -134,9 +136,12 @@ impl LogReader {
         listener.bind(&group);
         let (done, stopped) = oneshot::channel();
         let classic = config.group_protocol == GroupProtocol::Classic;
+        let instance = config.instance_id.as_ref().filter(|_| grouped && classic);
+        let identity = instance.map(|name| Identity::new(Arc::clone(&group_id), Arc::clone(name)));
+        let static_classic = identity.is_some();
         let intake = Intake {
             group: Arc::clone(&group),
-            static_classic: grouped && classic && config.instance_id.is_some(),
+            identity,
             listener,
             ledger: Arc::clone(&ledger),
             assigned: Arc::clone(&assigned),
@@ -166,6 +171,7 @@ impl LogReader {
             ledger: Arc::clone(&ledger),
             stop: plain.clone(),
             events: inner.events.clone(),
+            static_classic,
             every: config.commit_every,
             unreachable_after: config.unreachable_after,
         };

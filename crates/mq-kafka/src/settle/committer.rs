@@ -114,6 +114,8 @@ pub(crate) struct Committer {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) stop: CancellationToken,
     pub(crate) events: Events,
+    /// A static member under the classic protocol: whether it is fenced is found out by its polls.
+    pub(crate) static_classic: bool,
     /// How long a verdict may wait for its commit.
     pub(crate) every: Duration,
     /// For how long commits may fail before the consumer ends.
@@ -142,11 +144,12 @@ impl Committer {
                     debug!(group = %self.group.topic, %error, "commit failed");
                     self.ledger.refused();
                     let since = *failing.get_or_insert_with(Instant::now);
-                    if is_fenced(&error) {
+                    let of_poll = self.static_classic && is_fenced(&error);
+                    if is_fenced(&error) && !of_poll {
                         let subscription = Arc::clone(self.ledger.source_name());
                         self.events.tell(KafkaEvent::Fenced { subscription });
                     }
-                    if !is_passing(&error) {
+                    if !is_passing(&error) && !of_poll {
                         let error = error::map("commit", Stage::Before, error);
                         return self
                             .ledger

@@ -411,4 +411,5 @@ const QUIET: Duration = Duration::from_millis(500);
 /// Longer than a client takes to find a silent broker lost.
 const FAULT_LASTS: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(40);
-const GONE: Duration = Duration::from_secs(20);
+/// A timer of a client library may run for a minute, and a request without an answer for half of one.
+const GONE: Duration = Duration::from_secs(75);
