@@ -133,6 +133,15 @@ fn kafka_tls_addresses() -> [(&'static str, String); 3] {
     ]
 }
 
+/// Names the Kafka of `--kafka-version 3.9.2`.
+const OLDER_KAFKA: &str = "MQ_KAFKA_LEGACY_SERVERS";
+
+/// True of an image's version before 4.0.
+fn is_before_4(version: &str) -> bool {
+    let major = version.split('.').next().unwrap_or(version);
+    major.parse().is_ok_and(|major: u32| major < 4)
+}
+
 /// Names the management API of the RabbitMQ of `compose/`.
 const RABBITMQ_MANAGEMENT: &str = "MQ_RABBITMQ_MANAGEMENT";
 
@@ -162,6 +171,8 @@ pub(crate) struct Brokers {
     records: PathBuf,
     /// What the TLS listeners of containers have.
     certificates: PathBuf,
+    /// Kafka is of a version before 4.0.
+    older_kafka: bool,
     /// A missing one is a failure.
     pub(crate) required: bool,
     _containers: Option<Containers>,
@@ -232,6 +243,7 @@ impl Brokers {
             peers,
             records,
             certificates,
+            older_kafka: wish.kafka_version.as_deref().is_some_and(is_before_4),
             required: wish.required || in_ci(),
             _containers: containers,
         })
@@ -256,6 +268,7 @@ impl Brokers {
             peers: Peers::default(),
             records: workspace.target.join("test-records"),
             certificates: PathBuf::new(),
+            older_kafka: false,
             required: false,
             _containers: None,
         }
@@ -332,8 +345,19 @@ impl Brokers {
             command.env("MQ_REQUIRE_BROKERS", "1");
         }
         command.env("MQ_TEST_RECORDS", &self.records);
+        // Without it the tests of the client that speaks to none from 4.0 on are skipped, and that is printed.
+        if self.older_kafka
+            && let Some(address) = found_address(&self.found, Kind::Kafka)
+        {
+            command.env(OLDER_KAFKA, address);
+        }
         self.peers.tell(command);
     }
+}
+
+fn found_address(found: &[Found], kind: Kind) -> Option<&String> {
+    let found = found.iter().find(|found| found.kind == kind)?;
+    found.address.as_ref().ok()
 }
 
 /// The peers of the brokers that were found. Those of a Kafka that `compose/` started are in its container, also if an
@@ -344,14 +368,7 @@ fn peers(
     containers: Option<&Containers>,
     certificates: &Path,
 ) -> Peers {
-    let at = |kind: Kind| {
-        found
-            .iter()
-            .find(|found| found.kind == kind)?
-            .address
-            .as_ref()
-            .ok()
-    };
+    let at = |kind: Kind| found_address(found, kind);
     let kafka = at(Kind::Kafka);
     let left;
     let containers = match containers {
@@ -450,6 +467,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_version_before_4_is_an_older_kafka() {
+        for older in ["3.9.2", "2.8", "3"] {
+            assert!(is_before_4(older), "{older}");
+        }
+        for other in ["4.0.0", "4.3.1", "latest", ""] {
+            assert!(!is_before_4(other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_password_is_never_shown() {
         assert_eq!(
             redacted("amqp://user:secret@host:1/%2f"),
@@ -475,6 +502,7 @@ mod tests {
             peers: Peers::default(),
             records: "r".into(),
             certificates: "c".into(),
+            older_kafka: false,
             required: false,
             _containers: None,
         }

@@ -15,7 +15,10 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::Priority)
     .and(Capability::RedeliveredFlag)
     .and(Capability::SettleEach)
-    .and(Capability::SingleActiveConsumer);
+    .and(Capability::SingleActiveConsumer)
+    .and(Capability::WholeMessages)
+    .and(Capability::SharedQueues)
+    .and(Capability::KeptVerdicts);
 
 /// With what this broker's version adds: before RabbitMQ 4.3 a quorum queue counts whatever comes back.
 pub(crate) fn of(product: &Product) -> Capabilities {

@@ -4,8 +4,7 @@ use std::fmt;
 
 /// One thing that some backends can do and others cannot.
 ///
-/// What every backend must do (confirmed publishing, settlement, redelivery, resume, dead letters,
-/// binary headers, tombstones) is no capability.
+/// What every backend must do (confirmed publishing, settlement, redelivery, resume) is no capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Capability {
@@ -37,6 +36,21 @@ pub enum Capability {
     /// What is given back without having been attempted
     /// ([`release`](crate::Settlement::release), or never handed out) is not counted as an attempt.
     UncountedRelease,
+    /// A message arrives as it was sent: with its id, time, headers and properties, and with nothing
+    /// taken for something empty.
+    ///
+    /// Without it a message is a key and a payload. Whatever else was set is refused before it is sent,
+    /// the id and the time are new at its receipt, and there are no dead letters, since they could not
+    /// say what became of them.
+    WholeMessages,
+    /// Several consumers share the messages of a queue, and the broker knows of them. Without it there
+    /// is one at a time, which its user sees to where different processes could open one each.
+    SharedQueues,
+    /// Every verdict outlasts its consumer, and so do the attempts of a message.
+    ///
+    /// Without it what is settled behind an unsettled message of its partition is delivered again when
+    /// the consumer ends before that is settled too, and attempts are counted anew.
+    KeptVerdicts,
 }
 
 impl Capability {
@@ -55,6 +69,9 @@ impl Capability {
         Self::SettleEach,
         Self::SingleActiveConsumer,
         Self::UncountedRelease,
+        Self::WholeMessages,
+        Self::SharedQueues,
+        Self::KeptVerdicts,
     ];
 }
 
@@ -75,6 +92,9 @@ impl fmt::Display for Capability {
             Self::SettleEach => "settle-each",
             Self::SingleActiveConsumer => "single-active-consumer",
             Self::UncountedRelease => "uncounted-release",
+            Self::WholeMessages => "whole-messages",
+            Self::SharedQueues => "shared-queues",
+            Self::KeptVerdicts => "kept-verdicts",
         })
     }
 }
@@ -134,8 +154,10 @@ mod tests {
             | Capability::Positions
             | Capability::Partitions
             | Capability::SettleEach
-            | Capability::SingleActiveConsumer => false,
-            Capability::UncountedRelease => true,
+            | Capability::SingleActiveConsumer
+            | Capability::WholeMessages
+            | Capability::SharedQueues => false,
+            Capability::UncountedRelease | Capability::KeptVerdicts => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");

@@ -18,7 +18,10 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::RepeatedHeaders)
     .and(Capability::Positions)
     .and(Capability::Partitions)
-    .and(Capability::UncountedRelease);
+    .and(Capability::UncountedRelease)
+    .and(Capability::WholeMessages)
+    .and(Capability::SharedQueues)
+    .and(Capability::KeptVerdicts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -314,7 +314,7 @@ impl KafkaBuilder {
     }
 }
 
-fn is_address(server: &str) -> bool {
+pub(crate) fn is_address(server: &str) -> bool {
     server
         .trim()
         .rsplit_once(':')

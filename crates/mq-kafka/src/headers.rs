@@ -128,17 +128,17 @@ pub(crate) fn from_record(record: ConsumerRecord) -> (Message, Option<Arc<str>>)
             name => message = field(message, name, text, created),
         }
     }
-    // Without an id of ours the place in the log is the identity: the same at every delivery.
-    let place = || {
-        let (partition, offset) = (record.partition, record.offset);
-        MessageId::new(format!("{}:{partition}:{offset}", record.topic))
-            .or_else(|_| MessageId::new(format!("{partition}:{offset}")))
-            .ok()
-    };
-    if let Some(id) = id.or_else(place) {
+    if let Some(id) = id.or_else(|| place_id(&record.topic, record.partition, record.offset)) {
         message = message.id(id);
     }
     (message.headers(open).build(), routing_key)
+}
+
+/// The identity of a record without an id of ours is its place in the log: the same at every delivery.
+pub(crate) fn place_id(topic: &str, partition: i32, offset: i64) -> Option<MessageId> {
+    MessageId::new(format!("{topic}:{partition}:{offset}"))
+        .or_else(|_| MessageId::new(format!("{partition}:{offset}")))
+        .ok()
 }
 
 fn field(message: MessageBuilder, name: &str, text: &str, created: Option<u64>) -> MessageBuilder {

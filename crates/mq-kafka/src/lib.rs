@@ -7,6 +7,9 @@ mod connection;
 mod consumer;
 mod error;
 mod headers;
+#[cfg(feature = "legacy")]
+#[cfg_attr(docsrs, doc(cfg(feature = "legacy")))]
+pub mod legacy;
 mod metrics;
 mod publisher;
 mod settle;

@@ -15,7 +15,10 @@ pub(crate) const QUEUES: Capabilities = Capabilities::none()
     .and(Can::RedeliveredFlag)
     .and(Can::SettleEach)
     .and(Can::SingleActiveConsumer)
-    .and(Can::UncountedRelease);
+    .and(Can::UncountedRelease)
+    .and(Can::WholeMessages)
+    .and(Can::SharedQueues)
+    .and(Can::KeptVerdicts);
 
 /// The shape of a log.
 pub(crate) const LOG: Capabilities = Capabilities::none()
@@ -25,7 +28,10 @@ pub(crate) const LOG: Capabilities = Capabilities::none()
     .and(Can::RepeatedHeaders)
     .and(Can::Positions)
     .and(Can::Partitions)
-    .and(Can::UncountedRelease);
+    .and(Can::UncountedRelease)
+    .and(Can::WholeMessages)
+    .and(Can::SharedQueues)
+    .and(Can::KeptVerdicts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -22,7 +22,7 @@ const BACKEND_FILES: [&str; 12] = [
     "error",
 ];
 /// What one broker has, and no other.
-const OF_ONE_BACKEND: [(&str, &str); 1] = [("mq-kafka", "transaction")];
+const OF_ONE_BACKEND: [(&str, &str); 2] = [("mq-kafka", "transaction"), ("mq-kafka", "legacy")];
 const BACKENDS: [&str; 3] = ["mq-amqp", "mq-kafka", "mq-memory"];
 /// Crates whose folders must each be able to become a crate.
 const ARCHIPELAGOS: [&str; 2] = ["mq-patterns", "mq-reliability"];

@@ -106,6 +106,21 @@ pub(super) struct Tag {
     pub(super) seq: u64,
 }
 
+#[cfg(feature = "legacy")]
+impl Snapshot {
+    /// The same for a client that commits an offset and no text beside it: what is settled above the
+    /// offset does not reach the broker.
+    pub(crate) fn without_marks(mut self) -> Self {
+        for place in &mut self.places {
+            if Marks::parse(&place.metadata, place.offset).has_done() {
+                place.verdicts = None;
+            }
+            place.metadata.clear();
+        }
+        self
+    }
+}
+
 impl State {
     /// The partition that a delivery came from, if it is still the same assignment.
     pub(super) fn partition(&mut self, tag: Tag) -> Option<&mut Partition> {

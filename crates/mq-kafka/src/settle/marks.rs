@@ -37,6 +37,12 @@ impl Marks {
         (offset <= run.to).then_some(run.mark)
     }
 
+    /// True if a record above the committed offset is settled.
+    #[cfg(feature = "legacy")]
+    pub(crate) fn has_done(&self) -> bool {
+        self.0.iter().any(|run| run.mark == Mark::Done)
+    }
+
     /// Adds the marks of others that lie at and above an offset, all of them above the own ones.
     pub(crate) fn extend_from(&mut self, others: &Self, offset: i64) {
         let first = others.0.partition_point(|run| run.to < offset);

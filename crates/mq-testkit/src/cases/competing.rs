@@ -15,9 +15,9 @@ use crate::{
 };
 
 list![
-    competing_consumers_get_each_message_once,
-    a_consumer_that_joins_later_shares_the_work,
-    ten_thousand_messages_through_four_consumers,
+    competing_consumers_get_each_message_once needs SharedQueues,
+    a_consumer_that_joins_later_shares_the_work needs SharedQueues,
+    ten_thousand_messages_through_four_consumers needs SharedQueues,
 ];
 
 fn spread(numbers: std::ops::Range<u64>) -> Vec<Message> {

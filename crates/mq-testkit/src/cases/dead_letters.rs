@@ -15,15 +15,15 @@ use crate::{
 };
 
 list![
-    a_rejected_message_is_dead_lettered_once,
-    a_dead_letter_keeps_every_field_of_its_message,
-    a_binary_dead_letter_is_equal_byte_for_byte,
-    a_dead_letter_tells_its_attempts,
-    many_rejected_messages_are_each_dead_lettered,
-    a_dead_letter_goes_where_the_plan_says,
+    a_rejected_message_is_dead_lettered_once needs WholeMessages,
+    a_dead_letter_keeps_every_field_of_its_message needs WholeMessages,
+    a_binary_dead_letter_is_equal_byte_for_byte needs WholeMessages,
+    a_dead_letter_tells_its_attempts needs WholeMessages,
+    many_rejected_messages_are_each_dead_lettered needs WholeMessages,
+    a_dead_letter_goes_where_the_plan_says needs WholeMessages,
     a_reject_without_a_home_is_refused_and_the_message_comes_back,
     a_home_has_no_home_of_its_own,
-    a_consumer_without_its_home_is_not_opened,
+    a_consumer_without_its_home_is_not_opened needs WholeMessages,
     a_subscription_has_a_home_of_its_own needs DurableSubscriptions,
 ];
 

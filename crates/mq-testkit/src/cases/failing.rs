@@ -18,7 +18,7 @@ use crate::{
 
 list![
     work_goes_on_after_failures,
-    poison_reaches_its_ceiling_and_holds_up_no_other,
+    poison_reaches_its_ceiling_and_holds_up_no_other needs WholeMessages,
 ];
 
 /// Watermill's *continue after errors*: every message fails twice.

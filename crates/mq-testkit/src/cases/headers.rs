@@ -15,13 +15,13 @@ use crate::{
 };
 
 list![
-    unicode_binary_null_and_empty_headers_are_kept,
-    many_headers_are_kept,
+    unicode_binary_null_and_empty_headers_are_kept needs WholeMessages,
+    many_headers_are_kept needs WholeMessages,
     repeated_headers_are_kept_in_their_order needs RepeatedHeaders,
     repeated_headers_are_refused lacks RepeatedHeaders,
     the_name_of_a_mapped_header_is_refused,
-    an_attempt_header_counts_as_attempts_made,
-    a_garbled_attempt_header_counts_as_none,
+    an_attempt_header_counts_as_attempts_made needs WholeMessages,
+    a_garbled_attempt_header_counts_as_none needs WholeMessages,
 ];
 
 async fn unicode_binary_null_and_empty_headers_are_kept<F: Fixture>(scene: &Scene<F>) -> Check {

@@ -19,7 +19,7 @@ list![
     a_closed_client_refuses_messages_and_ends_its_consumers,
     closing_again_is_harmless,
     a_closed_client_harms_no_other,
-    consumers_and_publishers_close_at_the_same_time,
+    consumers_and_publishers_close_at_the_same_time needs SharedQueues,
 ];
 
 /// Enqueues 500 messages, closes, and passes if all were confirmed and are there.

@@ -19,7 +19,7 @@ list![
     a_publish_whose_answer_never_comes_is_unknown with Link,
     a_lost_link_ends_every_wait with Link,
     a_settlement_after_a_lost_link_is_not_taken with Link,
-    what_a_lost_link_held_comes_to_the_next_client with Link,
+    what_a_lost_link_held_comes_to_the_next_client needs KeptVerdicts with Link,
 ];
 
 /// The error that an operation ends with once its link is gone.

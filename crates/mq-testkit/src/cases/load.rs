@@ -19,9 +19,9 @@ use crate::{
 };
 
 list![
-    five_thousand_messages_through_fifty_consumers,
-    five_thousand_messages_outlast_five_consumers,
-    consumers_closed_in_the_middle_lose_nothing,
+    five_thousand_messages_through_fifty_consumers needs SharedQueues,
+    five_thousand_messages_outlast_five_consumers needs SharedQueues,
+    consumers_closed_in_the_middle_lose_nothing needs SharedQueues,
     a_publisher_closed_under_load_confirms_or_refuses_each_message,
     twenty_queues_at_once_do_not_mix,
 ];

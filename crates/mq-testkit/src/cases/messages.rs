@@ -13,15 +13,15 @@ use crate::{
 };
 
 list![
-    every_field_arrives_as_it_was_sent,
+    every_field_arrives_as_it_was_sent needs WholeMessages,
     a_field_that_was_not_set_is_not_made_up,
-    a_generated_id_is_kept,
-    an_id_of_the_application_is_kept,
-    the_time_is_kept_in_milliseconds,
+    a_generated_id_is_kept needs WholeMessages,
+    an_id_of_the_application_is_kept needs WholeMessages,
+    the_time_is_kept_in_milliseconds needs WholeMessages,
     a_binary_key_is_kept,
-    an_empty_key_is_not_a_missing_key,
+    an_empty_key_is_not_a_missing_key needs WholeMessages,
     the_source_is_the_name_of_the_subscription,
-    an_expired_message_is_not_delivered,
+    an_expired_message_is_not_delivered needs WholeMessages,
     a_higher_priority_is_delivered_sooner needs Priority,
     a_receipt_and_its_delivery_name_one_position needs Positions,
     no_position_is_made_up lacks Positions,

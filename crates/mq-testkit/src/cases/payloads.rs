@@ -12,7 +12,7 @@ use crate::{
 };
 
 list![
-    a_tombstone_is_not_an_empty_payload,
+    a_tombstone_is_not_an_empty_payload needs WholeMessages,
     a_binary_payload_is_kept_byte_for_byte,
     payloads_of_10_kb_and_900_kb_arrive,
     an_oversized_message_is_refused_and_not_sent,

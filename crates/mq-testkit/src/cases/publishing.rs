@@ -20,7 +20,7 @@ list![
     after_a_flush_every_outcome_is_known,
     a_batch_reports_its_outcomes_in_order,
     an_empty_batch_has_no_outcomes,
-    a_message_handed_over_arrives,
+    a_message_handed_over_arrives needs WholeMessages,
     a_message_that_cannot_be_sent_is_not_handed_over,
     two_queues_do_not_mix,
 ];

@@ -1,6 +1,6 @@
 //! Redelivery: what comes again, how it is counted, and what the broker says about it.
 
-use mq_core::{ConsumePlan, Settlement};
+use mq_core::{ConsumePlan, MessageBuilder, Received, Settlement};
 
 use super::case::list;
 use crate::{
@@ -11,28 +11,27 @@ use crate::{
 };
 
 list![
-    a_requeued_message_comes_again_and_is_counted,
+    a_requeued_message_comes_again_and_is_counted needs WholeMessages,
     a_dropped_settlement_counts_as_a_requeue,
     a_released_message_comes_again_uncounted needs UncountedRelease,
     a_released_message_is_counted_where_the_broker_counts lacks UncountedRelease,
     a_message_requeued_ten_times_still_comes,
     the_broker_tells_what_was_delivered_before needs RedeliveredFlag,
     no_redelivered_flag_is_made_up lacks RedeliveredFlag,
-    a_dropped_consumer_gives_back_what_it_held,
-    a_dropped_consumer_counts_only_what_was_handed_out needs UncountedRelease,
+    a_dropped_consumer_gives_back_what_it_held needs KeptVerdicts,
+    a_dropped_consumer_counts_only_what_was_handed_out needs UncountedRelease | KeptVerdicts,
     a_closed_consumer_gives_back_what_it_held,
     a_lost_client_gives_back_what_it_held,
 ];
 
-/// Settles the first delivery with a verb and returns the attempt of the next.
-async fn attempt_after<F: Fixture>(
+/// Settles the first delivery of a message with a verb and returns what comes next.
+async fn next_after<F: Fixture>(
     scene: &Scene<F>,
+    message: MessageBuilder,
     verb: fn(Settlement) -> mq_core::Result<()>,
-) -> Check<u32> {
+) -> Check<Received> {
     let queue = scene.queue().await?;
-    scene
-        .publish(&queue.to, numbered(7).header("kept", "yes"))
-        .await?;
+    scene.publish(&queue.to, message).await?;
     let mut reader = scene.open(&queue.from).await?;
     let delivery = reader.next().await?;
     ensure_eq!(delivery.attempt(), 1, "the first attempt");
@@ -41,52 +40,41 @@ async fn attempt_after<F: Fixture>(
     let again = reader.ack(1).await?.remove(0);
     ensure_eq!(number(&again)?, 7, "the number that comes again");
     ensure_eq!(again.id(), &id, "the id that comes again");
-    ensure_eq!(
-        again.headers().text("kept"),
-        Some("yes"),
-        "the header that comes again"
-    );
     reader.nothing().await?;
     reader.close().await?;
     scene.is_empty(&queue).await?;
-    Ok(again.attempt())
+    Ok(again)
 }
 
 async fn a_requeued_message_comes_again_and_is_counted<F: Fixture>(scene: &Scene<F>) -> Check {
-    ensure_eq!(
-        attempt_after(scene, Settlement::requeue).await?,
-        2,
-        "attempt after a requeue"
-    );
+    let message = numbered(7).header("kept", "yes");
+    let again = next_after(scene, message, Settlement::requeue).await?;
+    ensure_eq!(again.attempt(), 2, "attempt after a requeue");
+    let kept = again.headers().text("kept");
+    ensure_eq!(kept, Some("yes"), "the header that comes again");
     Ok(())
 }
 
 async fn a_dropped_settlement_counts_as_a_requeue<F: Fixture>(scene: &Scene<F>) -> Check {
-    let dropped = attempt_after(scene, |settlement| {
+    let dropped = next_after(scene, numbered(7), |settlement| {
         drop(settlement);
         Ok(())
     });
-    ensure_eq!(dropped.await?, 2, "attempt after a drop");
+    ensure_eq!(dropped.await?.attempt(), 2, "attempt after a drop");
     Ok(())
 }
 
 async fn a_released_message_comes_again_uncounted<F: Fixture>(scene: &Scene<F>) -> Check {
-    ensure_eq!(
-        attempt_after(scene, Settlement::release).await?,
-        1,
-        "attempt after a release"
-    );
+    let again = next_after(scene, numbered(7), Settlement::release).await?;
+    ensure_eq!(again.attempt(), 1, "attempt after a release");
     Ok(())
 }
 
 async fn a_released_message_is_counted_where_the_broker_counts<F: Fixture>(
     scene: &Scene<F>,
 ) -> Check {
-    ensure_eq!(
-        attempt_after(scene, Settlement::release).await?,
-        2,
-        "attempt after a release"
-    );
+    let again = next_after(scene, numbered(7), Settlement::release).await?;
+    ensure_eq!(again.attempt(), 2, "attempt after a release");
     Ok(())
 }
 

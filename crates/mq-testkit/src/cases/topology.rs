@@ -23,8 +23,8 @@ list![
     a_deleted_queue_is_gone_and_can_be_declared_again,
     deleting_what_is_not_there_is_no_error,
     a_queue_that_holds_messages_is_deleted_only_with_them,
-    a_queue_that_is_read_is_not_deleted,
-    a_dead_letter_outlasts_its_queue,
+    a_queue_that_is_read_is_not_deleted needs SharedQueues,
+    a_dead_letter_outlasts_its_queue needs WholeMessages,
     a_deleted_subscription_is_gone_and_its_topic_stays needs DurableSubscriptions,
     a_topic_is_deleted_after_its_subscriptions needs DurableSubscriptions,
 ];

@@ -7,5 +7,8 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Can::RedeliveredFlag)
     .and(Can::RepeatedHeaders)
     .and(Can::SettleEach)
-    .and(Can::UncountedRelease);
+    .and(Can::UncountedRelease)
+    .and(Can::WholeMessages)
+    .and(Can::SharedQueues)
+    .and(Can::KeptVerdicts);
 // guide: end
