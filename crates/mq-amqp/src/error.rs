@@ -130,8 +130,11 @@ fn answer(operation: &'static str, code: u16, text: &str) -> Error {
         406 => (Kind::Broker, None),
         // A failing node; the next one, or a restart, may answer.
         506 | 541 => (Kind::Broker, Some(RetryAdvice::Later)),
+        // The broker had closed the channel, and the client wrote on it behind its answer to that. The
+        // broker ends the connection, which is made anew.
+        504 => (Kind::Disconnected, None),
         // The peer calls our frames wrong.
-        501..=505 => (Kind::Bug, None),
+        501..=503 | 505 => (Kind::Bug, None),
         530 if text.contains("not found") => (Kind::NotFound, None),
         // A virtual host that is not up yet on a node that starts.
         530 if text.contains("is down") => (Kind::Broker, Some(RetryAdvice::Later)),

@@ -487,7 +487,10 @@ async fn unconfirmed(url: String) -> Check {
     bare.until_ready(&name, 50).await?;
     let replaced = async {
         loop {
-            publisher.hand_over(&to, Message::new("after")).await?;
+            // One that meets the end of the channel, and of the connection if the client writes behind it, is told.
+            if let Err(error) = publisher.hand_over(&to, Message::new("after")).await {
+                expect_kind::<()>(Err(error), ErrorKind::Disconnected)?;
+            }
             if bare.ready(&name).await? > 50 {
                 return Check::Ok(());
             }

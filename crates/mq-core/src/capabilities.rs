@@ -155,9 +155,10 @@ mod tests {
             | Capability::Partitions
             | Capability::SettleEach
             | Capability::SingleActiveConsumer
+            | Capability::UncountedRelease
             | Capability::WholeMessages
             | Capability::SharedQueues => false,
-            Capability::UncountedRelease | Capability::KeptVerdicts => true,
+            Capability::KeptVerdicts => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");

@@ -54,10 +54,10 @@
 //!   [`KeptVerdicts`](mq_core::Capability::KeptVerdicts)): an acknowledged message behind an open one comes
 //!   again after a restart, and attempts are counted anew. What the default client stored beside an offset
 //!   is lost at the first commit.
-//! - A publish whose answer is missing is *unknown* and not sent again; neither does the broker tell what
-//!   comes twice. Nor is a refusal told from other answers if Kafka made it after 0.10: it is *unknown*.
+//! - A publish whose answer is missing is *unknown* and not sent again. One whose leader is relieved may be
+//!   stored, and is sent again; the broker does not tell what comes twice. Nor is a refusal told from other answers if Kafka made it after 0.10: it is *unknown*.
 //! - It creates and deletes nothing, and has no subscriptions of topics, no `defer`, TLS or login, no LZ4
-//!   or zstd (a record with one ends the consumer as *unsupported*), no spans, metrics or flow events.
+//!   (a record with it ends the consumer as *unsupported*) or zstd, no spans, metrics or flow events.
 //!
 //! # Waits
 //!

@@ -189,6 +189,15 @@ async fn deleted_under_way(servers: String) -> Check {
     let publisher = kafka.publisher();
     publisher.publish(&queue, Message::new("there")).await?;
     Bare::connect(&servers).await?.delete(queue.name()).await?;
+    // The leader takes messages until it has heard of it too.
+    let heard = async {
+        while publisher
+            .publish(&queue, Message::new("late"))
+            .await
+            .is_ok()
+        {}
+    };
+    within(30, heard).await?;
     for _ in 0..2 {
         let gone = publisher.publish(&queue, Message::new("gone"));
         let error = within(10, gone).await?.expect_err("deleted");

@@ -55,6 +55,12 @@ fn every_reply_code_has_its_kind_and_advice() {
             Never,
         ),
         (501, "FRAME_ERROR", Kind::Bug, Never),
+        (
+            504,
+            "CHANNEL_ERROR - expected 'channel.open'",
+            Kind::Disconnected,
+            Later,
+        ),
         (506, "RESOURCE_ERROR", Kind::Broker, Later),
         (
             530,

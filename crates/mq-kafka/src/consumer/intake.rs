@@ -128,6 +128,9 @@ impl Intake {
             if self.identity.is_some() && self.listener.rejoin.take() {
                 self.join_again().await;
             }
+            if self.listener.anew.swap(false, Relaxed) {
+                self.place_anew().await;
+            }
             let unplaced = self.place(&mut waiting).await;
             let room = self.ledger.has_room();
             let mut pause: HashSet<i32> = match room {
@@ -165,6 +168,17 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Has what is still the member's, and was lost in between, wait for a place like what is new.
+    async fn place_anew(&self) {
+        let mut owned = self.group.consumer.assignment().await;
+        let mut again = owned.remove(&*self.group.topic).unwrap_or_default();
+        let unplaced = self.ledger.unplaced();
+        again.retain(|p| !self.ledger.owns(*p) && !unplaced.contains(p));
+        self.ledger.hold_back(&again);
+        self.events
+            .tell_partitions(events::assigned, &self.source, &again);
     }
 
     /// Gives partitions that wait for it a place to read from, here where no record is on its way. Returns those that still wait.

@@ -44,6 +44,8 @@ pub(super) struct Listener {
     /// waits.
     drain: Duration,
     pub(super) rejoin: Rejoin,
+    /// Partitions that are still the member's are to be placed anew.
+    pub(super) anew: AtomicBool,
 }
 
 /// Whether a member has to join once more after it lost its membership and got it back.
@@ -98,6 +100,7 @@ impl Listener {
             events,
             drain,
             rejoin: Rejoin::default(),
+            anew: AtomicBool::new(false),
         });
         (listener, first)
     }
@@ -174,8 +177,36 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// What was given to the member under another id may have been others' since, whether or not it is its own again.
+    async fn lose_of_another(&self) {
+        let partitions = self.ledger.partitions();
+        let Some(group) = self.group().filter(|_| !partitions.is_empty()) else {
+            return;
+        };
+        if group.is_another().await {
+            self.lose(&partitions);
+            self.anew.store(true, Relaxed);
+        }
+    }
+
+    fn lose(&self, partitions: &[i32]) {
+        debug!(group = %self.group_id, ?partitions, "partitions lost");
+        self.ledger.rebalanced();
+        let removed = self.ledger.remove(partitions, FlowKind::Lost);
+        self.assigned.tell(self.ledger.partitions());
+        self.events
+            .tell_partitions(events::lost, &self.group_id, &removed);
+        self.rejoin.lost.store(true, Relaxed);
+    }
+}
+
 impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_assigned(&self, partitions: &[TopicPartition]) {
+        self.lose_of_another().await;
+        if let Some(group) = self.group() {
+            group.owns().await;
+        }
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions assigned");
         if let Some(group) = self.group()
@@ -219,6 +250,7 @@ impl ConsumerRebalanceListener for Listener {
     /// The partitions are still ours here: what is with handlers gets a moment to end, the
     /// watermark is committed, and whatever comes later is stale.
     async fn on_partitions_revoked(&self, partitions: &[TopicPartition]) {
+        self.lose_of_another().await;
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions revoked");
         self.ledger.rebalanced();
@@ -257,14 +289,7 @@ impl ConsumerRebalanceListener for Listener {
 
     /// They belong to somebody else already: no commit.
     async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
-        let partitions = numbers(partitions);
-        debug!(group = %self.group_id, ?partitions, "partitions lost");
-        self.ledger.rebalanced();
-        let removed = self.ledger.remove(&partitions, FlowKind::Lost);
-        self.assigned.tell(self.ledger.partitions());
-        self.events
-            .tell_partitions(events::lost, &self.group_id, &removed);
-        self.rejoin.lost.store(true, Relaxed);
+        self.lose(&numbers(partitions));
     }
 }
 

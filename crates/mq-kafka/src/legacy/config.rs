@@ -36,8 +36,9 @@ impl LegacyBuilder {
     /// 1 s.
     ///
     /// The client below cannot be told to give up earlier than after 120 s: a call that takes longer
-    /// than this is left to a thread of its own, which ends by itself. While eight of them are left
-    /// behind, further calls fail at once.
+    /// than this is left to a thread of its own, which ends when the call does: after these 120 s, or, for
+    /// a commit, when its coordinator is there again. While eight of them are left behind, further
+    /// calls fail at once; publishing and the rest each have eight of their own.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
@@ -89,7 +90,7 @@ impl LegacyBuilder {
     /// [`Connect`](ErrorKind::Connect); [`Timeout`](ErrorKind::Timeout).
     ///
     /// # Cancel safety
-    /// Dropped, nothing stays open.
+    /// Dropped, nothing stays open once the call that is under way has ended.
     pub async fn connect(self) -> Result<LegacyKafka> {
         LegacyKafka::open(self.check()?).await
     }
@@ -112,6 +113,9 @@ impl LegacyBuilder {
         if self.publish_timeout < Duration::from_secs(1) {
             return config("publish_timeout is at least 1 s");
         }
+        if self.request_timeout.max(self.publish_timeout) > MOST {
+            return config("request_timeout and publish_timeout are at most a day");
+        }
         if self.window < 1024 || self.window > 1024 * 1024 * 1024 {
             return config("the window has 1 KiB to 1 GiB");
         }
@@ -121,3 +125,5 @@ impl LegacyBuilder {
         Ok(self)
     }
 }
+
+const MOST: Duration = Duration::from_hours(24);

@@ -17,7 +17,7 @@ use mq_core::{
 };
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use super::{
     error::{self, unsupported},
     publisher::{self, LegacyPublisher, LegacyUnconfirmed},
     sender,
-    thread::{ClientThread, Threads},
+    thread::{ClientThread, Failed, Threads},
 };
 use crate::topology::topic_name;
 
@@ -67,7 +67,7 @@ impl LegacyKafka {
     /// As [`LegacyBuilder::connect`].
     ///
     /// # Cancel safety
-    /// Dropped, nothing stays open.
+    /// Dropped, nothing stays open once the call that is under way has ended.
     pub async fn connect(servers: impl Into<String>) -> Result<Self> {
         Self::builder(servers).connect().await
     }
@@ -84,7 +84,8 @@ impl LegacyKafka {
         found.map_err(|failed| error::map("connect", failed).with("servers", &config.servers))?;
         let window = publisher::room(config.window);
         let (outgoing, enqueued) = mpsc::channel(window as usize);
-        let sending = ClientThread::new(&threads);
+        // With a bound of its own for what hangs: consumers that hang keep no publisher from going on.
+        let sending = ClientThread::new(&Threads::new(&config));
         tokio::spawn(sender::run(sending, enqueued, config.request_timeout));
         let inner = Inner {
             config,
@@ -118,7 +119,9 @@ impl Inner {
     ) -> Result<Option<usize>> {
         topic_name(operation, topic)?;
         let name = Arc::clone(topic);
-        let mut asking = self.asking.lock().await;
+        let Ok(mut asking) = timeout(self.config.request_timeout, self.asking.lock()).await else {
+            return Err(error::map(operation, Failed::Hung).with("topic", topic));
+        };
         let asked = asking.call(self.config.request_timeout, move |client| {
             client.load_metadata_all()?;
             Ok(client.topics().partitions(&name).map(|found| found.len()))

@@ -8,7 +8,7 @@ use mq_core::{
 };
 use tokio::{
     sync::oneshot,
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +90,7 @@ impl LegacyConsumer {
             thread,
             queue: Arc::clone(queue),
             committed: starts,
+            renewed: Instant::now(),
             stop: stop.clone(),
         };
         tokio::spawn(async move {

@@ -18,7 +18,7 @@ pub(super) fn map(operation: &'static str, failed: Failed) -> Error {
             "too many calls before have no answer yet",
         )
         .advise(RetryAdvice::Later)
-        .help("the client gives each of them up after 120 s"),
+        .help("each of them ends after 120 s, or when the coordinator of its group is there again"),
         Failed::Panicked => new(ErrorKind::Broker, "the client library panicked"),
         Failed::Client(error) => {
             let told = match &error {

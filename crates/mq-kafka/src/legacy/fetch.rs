@@ -42,7 +42,9 @@ pub(super) fn fetch(client: &mut KafkaClient, topic: &str, parts: &[Part]) -> ka
         let of_part = |record: &&Fetched| record.partition == part.partition;
         let first = got.records.iter().find(of_part).map(|one| one.offset);
         if first.is_some_and(|first| first > part.offset) {
-            let records = first_batch(client, topic, *part)?;
+            let records = first_batch(part.bytes, |bytes| {
+                fetch_once(client, topic, &[Part { bytes, ..*part }])
+            })?;
             got.records.retain(|one| one.partition != part.partition);
             got.records.extend(records);
         }
@@ -61,29 +63,27 @@ fn have_leaders(client: &KafkaClient, topic: &str, parts: &[Part]) -> bool {
     })
 }
 
-/// The records of the first batch: those of the smallest answer that has any.
-fn first_batch(client: &mut KafkaClient, topic: &str, part: Part) -> kafka::Result<Vec<Fetched>> {
+/// The records of the first batch: those of the smallest answer that has any. None if an answer says nothing of the partition,
+/// as that of a broker does whose quota is used up: then the partition is asked anew, later.
+fn first_batch(
+    bytes: i32,
+    mut fetch: impl FnMut(i32) -> kafka::Result<Got>,
+) -> kafka::Result<Vec<Fetched>> {
     // Nothing comes by so many bytes, and something by so many.
-    let (mut none, mut some) = (0, part.bytes);
+    let (mut none, mut some) = (0, bytes);
     let mut found = Vec::new();
-    while some - none > 1 {
-        let bytes = none + (some - none) / 2;
-        let records = fetch_once(client, topic, &[Part { bytes, ..part }])?.records;
-        match records.is_empty() {
-            true => none = bytes,
-            false => (some, found) = (bytes, records),
+    while some - none > 1 || found.is_empty() {
+        // In the end what was asked for in the beginning, if nothing less gave anything.
+        let bytes = match some - none > 1 {
+            true => none + (some - none) / 2,
+            false => some,
+        };
+        let got = fetch(bytes)?;
+        match (got.records.is_empty(), got.behind.is_empty()) {
+            (false, _) => (some, found) = (bytes, got.records),
+            (true, false) if bytes < some => none = bytes,
+            (true, _) => return Ok(Vec::new()),
         }
-    }
-    if found.is_empty() {
-        found = fetch_once(
-            client,
-            topic,
-            &[Part {
-                bytes: some,
-                ..part
-            }],
-        )?
-        .records;
     }
     Ok(found)
 }
@@ -116,4 +116,73 @@ fn fetch_once(client: &mut KafkaClient, topic: &str, parts: &[Part]) -> kafka::R
         }
     }
     Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// What a partition answers that has three records before a compressed batch of two.
+    fn answer(bytes: i32) -> Got {
+        let record = |offset| Fetched {
+            partition: 0,
+            offset,
+            key: Bytes::new(),
+            value: Bytes::new(),
+        };
+        let behind = vec![Part {
+            partition: 0,
+            offset: 0,
+            bytes,
+        }];
+        match bytes {
+            // Whole only with those before it, which are dropped then.
+            500.. => Got {
+                records: vec![record(3), record(4)],
+                behind: Vec::new(),
+            },
+            100..500 => Got {
+                records: (0..3).map(record).collect(),
+                behind: Vec::new(),
+            },
+            _ => Got {
+                records: Vec::new(),
+                behind,
+            },
+        }
+    }
+
+    fn offsets(found: &[Fetched]) -> Vec<i64> {
+        found.iter().map(|one| one.offset).collect()
+    }
+
+    #[test]
+    fn the_smallest_answer_is_the_first_batch() {
+        let found = first_batch(1024, |bytes| Ok(answer(bytes))).unwrap();
+        assert_eq!(offsets(&found), [0, 1, 2]);
+        // It comes by exactly what is asked for first.
+        let found = first_batch(100, |bytes| Ok(answer(bytes))).unwrap();
+        assert_eq!(offsets(&found), [0, 1, 2]);
+    }
+
+    #[test]
+    fn an_answer_that_says_nothing_is_no_empty_one() {
+        for silent in 1..=8 {
+            let mut asked = 0;
+            let found = first_batch(1024, |bytes| {
+                asked += 1;
+                Ok(match asked == silent {
+                    true => Got::default(),
+                    false => answer(bytes),
+                })
+            });
+            let found = offsets(&found.unwrap());
+            assert!(
+                found.is_empty() || found == [0, 1, 2],
+                "{silent}: {found:?}"
+            );
+        }
+    }
 }

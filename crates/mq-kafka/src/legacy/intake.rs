@@ -31,6 +31,8 @@ pub(super) struct Intake {
     pub(super) queue: Arc<str>,
     /// What the group has, or would read from.
     pub(super) committed: BTreeMap<i32, i64>,
+    /// When all of it was last committed. A group without members keeps a place only for so long after its commit.
+    pub(super) renewed: Instant,
     pub(super) stop: CancellationToken,
 }
 
@@ -161,6 +163,10 @@ impl Intake {
 
     /// Commits what has changed.
     async fn commit(&mut self) -> Result<()> {
+        if self.renewed.elapsed() >= RENEW_EVERY {
+            self.committed.clear();
+            self.renewed = Instant::now();
+        }
         let snapshot = self.ledger.snapshot(None).without_marks();
         let places = snapshot.places.iter();
         let changed: Vec<(i32, i64)> = places
@@ -228,6 +234,8 @@ pub(super) async fn commit(
     thread.call(inner.config.request_timeout, committing).await
 }
 
+/// The shortest retention of places that a broker had by default is a day.
+const RENEW_EVERY: Duration = Duration::from_hours(1);
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 const BACKOFF: Duration = Duration::from_millis(200);

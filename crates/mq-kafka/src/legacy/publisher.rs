@@ -119,6 +119,7 @@ async fn enqueue(
         deadline,
         tell,
         room,
+        maybe_stored: false,
     };
     // As many fit as there is room for in the window.
     match inner.outgoing.try_send(outgoing) {

@@ -1,7 +1,7 @@
 //! Sends what publishers enqueue, in their order, one request after another.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io::ErrorKind as ErrorKindIo,
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use kafka::error::KafkaCode;
 use mq_core::{Destination, Error, ErrorKind, Position, Receipt, Result, Stored};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -37,6 +37,8 @@ pub(super) struct Outgoing {
     pub(super) tell: oneshot::Sender<Result<Receipt>>,
     /// Its room in the window, given back when its outcome is known.
     pub(super) room: OwnedSemaphorePermit,
+    /// An earlier try may have stored it.
+    pub(super) maybe_stored: bool,
 }
 
 impl Outgoing {
@@ -50,9 +52,21 @@ impl Outgoing {
         drop(self.room);
     }
 
+    /// Ends it as not stored, unless an earlier try may have stored it.
+    fn fail_unstored(self, error: Error) {
+        match self.maybe_stored {
+            true => self.fail(ErrorKind::Unknown, "an earlier try may have stored it"),
+            false => self.end(Err(error)),
+        }
+    }
+
     fn fail(self, kind: ErrorKind, text: &'static str) {
-        let error = Error::new(kind, self.operation, text).with("destination", &self.to);
+        let error = self.error(kind, text);
         self.end(Err(error));
+    }
+
+    fn error(&self, kind: ErrorKind, text: &'static str) -> Error {
+        Error::new(kind, self.operation, text).with("destination", &self.to)
     }
 }
 
@@ -72,24 +86,78 @@ enum Sent {
     NotTried,
 }
 
+/// What one call looks at beside its records.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    /// Which partition gets what has no key.
+    turn: usize,
+    /// The cluster is asked anew for its topics and leaders.
+    refresh: bool,
+}
+
+/// What is to be sent: in the order of its enqueueing within a topic.
+#[derive(Default)]
+struct Backlog {
+    waiting: VecDeque<Outgoing>,
+    /// What no leader took, and what came for the same topics since.
+    held: VecDeque<Outgoing>,
+}
+
+impl Backlog {
+    fn held_topics(&self) -> HashSet<Arc<str>> {
+        let topics = self.held.iter().map(|one| Arc::clone(one.to.name()));
+        topics.collect()
+    }
+
+    fn add(&mut self, more: Vec<Outgoing>) {
+        let topics = self.held_topics();
+        for one in more {
+            match topics.contains(one.to.name()) {
+                true => self.held.push_back(one),
+                false => self.waiting.push_back(one),
+            }
+        }
+    }
+
+    /// Holds what is to be sent again, and what waits behind it. Other topics go on meanwhile.
+    fn hold(&mut self, again: Vec<Outgoing>) {
+        self.held.extend(again);
+        let waiting = std::mem::take(&mut self.waiting);
+        self.add(waiting.into());
+    }
+
+    /// What was held is the next to be sent.
+    fn release(&mut self) {
+        self.held.append(&mut self.waiting);
+        std::mem::swap(&mut self.held, &mut self.waiting);
+    }
+}
+
 /// Sends until nobody can enqueue any more, and nothing is left.
 pub(super) async fn run(
     mut thread: ClientThread,
     mut enqueued: mpsc::Receiver<Outgoing>,
     request_timeout: Duration,
 ) {
-    let mut waiting = VecDeque::new();
+    let mut backlog = Backlog::default();
+    let (mut open, mut due) = (true, Instant::now());
     let (mut turn, mut bytes) = (0_usize, 0_usize);
+    let mut refreshed = Instant::now();
     loop {
-        if waiting.is_empty() {
-            let mut more = Vec::new();
-            if enqueued.recv_many(&mut more, MOST).await == 0 {
-                return;
+        let mut more = Vec::new();
+        if backlog.waiting.is_empty() {
+            tokio::select! {
+                count = enqueued.recv_many(&mut more, MOST), if open => open = count > 0,
+                () = sleep_until(due), if !backlog.held.is_empty() => {}
+                else => return,
             }
-            waiting.extend(more);
         }
         let now = Instant::now();
-        let batch = next_batch(&mut waiting, now);
+        if !backlog.held.is_empty() && now >= due {
+            backlog.release();
+        }
+        backlog.add(more);
+        let batch = next_batch(&mut backlog.waiting, now);
         if batch.is_empty() {
             continue;
         }
@@ -98,12 +166,17 @@ pub(super) async fn run(
             // What has no key goes to the next partition from here on.
             (turn, bytes) = (turn.wrapping_add(1), 0);
         }
-        let again = send(&mut thread, batch, request_timeout, turn).await;
+        let refresh = refreshed.elapsed() >= METADATA_AGE;
+        if refresh {
+            refreshed = now;
+        }
+        let pass = Pass { turn, refresh };
+        let again = send(&mut thread, batch, request_timeout, pass).await;
         if !again.is_empty() {
-            for one in again.into_iter().rev() {
-                waiting.push_front(one);
+            if backlog.held.is_empty() {
+                due = Instant::now() + BACKOFF;
             }
-            sleep(BACKOFF).await;
+            backlog.hold(again);
         }
     }
 }
@@ -113,10 +186,9 @@ fn next_batch(waiting: &mut VecDeque<Outgoing>, now: Instant) -> Vec<Outgoing> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while let Some(one) = waiting.pop_front() {
         if one.deadline <= now {
-            one.fail(
-                ErrorKind::Timeout,
-                "no broker took it in time; it was never sent",
-            );
+            let text = "no broker took it in time; it was never sent";
+            let error = one.error(ErrorKind::Timeout, text);
+            one.fail_unstored(error);
             continue;
         }
         bytes += one.size();
@@ -134,14 +206,14 @@ async fn send(
     thread: &mut ClientThread,
     batch: Vec<Outgoing>,
     request_timeout: Duration,
-    turn: usize,
+    pass: Pass,
 ) -> Vec<Outgoing> {
     let records: Vec<Record> = batch.iter().map(Record::of).collect();
     let ack_timeout = request_timeout / 2;
     // Taken by the thread before it sends, or by this task, so that nothing is sent after that.
     let gate = Arc::new(AtomicBool::new(false));
     let taken = Arc::clone(&gate);
-    let call = move |client: &mut KafkaClient| produce(client, &records, &taken, ack_timeout, turn);
+    let call = move |client: &mut KafkaClient| produce(client, &records, &taken, ack_timeout, pass);
     let sent = match thread.call_partly(request_timeout, call).await {
         Ok(sent) => sent,
         // Only the client's making fails that way, before anything is sent.
@@ -151,8 +223,7 @@ async fn send(
                 return batch;
             }
             for one in batch {
-                let error = error.clone();
-                one.end(Err(error));
+                one.fail_unstored(error.clone());
             }
             return Vec::new();
         }
@@ -160,8 +231,10 @@ async fn send(
         Err(Failed::Hung | Failed::Panicked) => vec![Sent::NoAnswer; batch.len()],
     };
     let alone = batch.len() == 1;
+    // The cluster does not take one alone either: the others wait as well, and keep their order.
+    let mut stuck = false;
     let mut again = Vec::new();
-    for (one, sent) in batch.into_iter().zip(sent) {
+    for (mut one, sent) in batch.into_iter().zip(sent) {
         match sent {
             Sent::At(partition, offset) => {
                 let receipt = receipt(one.acks, partition, offset);
@@ -169,17 +242,30 @@ async fn send(
             }
             Sent::Missing => {
                 let error = no_topic(one.operation, &one.to);
-                one.end(Err(error));
+                one.fail_unstored(error);
             }
             Sent::NoLeader | Sent::NotTried => again.push(one),
             Sent::NoAnswer => one.fail(ErrorKind::Unknown, "the broker's answer is missing"),
             Sent::Answer(code) => match error::produced(code) {
-                Answer::Again => again.push(one),
+                Answer::Again => {
+                    // A leader that is relieved while it waits for its followers answers so too, and has stored it.
+                    one.maybe_stored |= matches!(code, KafkaCode::NotLeaderForPartition)
+                        && matches!(one.acks, RequiredAcks::All);
+                    again.push(one);
+                }
+                Answer::Refused(..) if !alone && (stuck || one.deadline <= Instant::now()) => {
+                    again.push(one);
+                }
                 // The broker takes or refuses all messages of a partition together.
                 Answer::Refused(..) if !alone => {
-                    again.extend(Box::pin(send(thread, vec![one], request_timeout, turn)).await);
+                    let back = Box::pin(send(thread, vec![one], request_timeout, pass)).await;
+                    stuck |= !back.is_empty();
+                    again.extend(back);
                 }
-                Answer::Refused(kind, text) => one.fail(kind, text),
+                Answer::Refused(kind, text) => {
+                    let error = one.error(kind, text);
+                    one.fail_unstored(error);
+                }
                 Answer::Unknown => one.fail(
                     ErrorKind::Unknown,
                     "the broker's answer says neither stored nor refused",
@@ -230,16 +316,16 @@ fn produce(
     records: &[Record],
     gate: &AtomicBool,
     ack_timeout: Duration,
-    turn: usize,
+    pass: Pass,
 ) -> kafka::Result<Called<Vec<Sent>>> {
     let known = |client: &KafkaClient, record: &Record| client.topics().contains(&record.topic);
-    if !records.iter().all(|record| known(client, record)) {
+    if pass.refresh || !records.iter().all(|record| known(client, record)) {
         client.load_metadata_all()?;
     }
     let mut sent = vec![Sent::NotTried; records.len()];
     let mut ways: Vec<Option<Way>> = Vec::with_capacity(records.len());
     for (at, record) in records.iter().enumerate() {
-        let way = way(client, record, turn);
+        let way = way(client, record, pass.turn);
         if let Err(why) = way {
             sent[at] = why;
         }
@@ -393,3 +479,63 @@ const MOST_BYTES: usize = 512 * 1024;
 /// Bytes after which messages without a key change their partition, as Java's producer has it.
 const STICKY: usize = 16 * 1024;
 const BACKOFF: Duration = Duration::from_millis(100);
+/// A topic that has more partitions since is known to have them by then, as with Java's producer.
+const METADATA_AGE: Duration = Duration::from_mins(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    async fn one(topic: &str, number: u8) -> Outgoing {
+        let room = Arc::new(Semaphore::new(1));
+        Outgoing {
+            operation: "publish",
+            to: Destination::queue(topic),
+            key: None,
+            payload: Some(vec![number].into()),
+            acks: RequiredAcks::All,
+            deadline: Instant::now() + Duration::from_secs(30),
+            tell: oneshot::channel().0,
+            room: room.acquire_owned().await.unwrap(),
+            maybe_stored: false,
+        }
+    }
+
+    fn shown<'a>(all: impl IntoIterator<Item = &'a Outgoing>) -> Vec<String> {
+        let shown = all.into_iter().map(|one| {
+            let number = one.payload.as_ref().map_or(0, |payload| payload[0]);
+            format!("{}{number}", one.to.name())
+        });
+        shown.collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_held_keeps_its_order_and_other_topics_go_on() {
+        let mut backlog = Backlog::default();
+        let more = vec![one("a", 1).await, one("b", 1).await, one("a", 2).await];
+        backlog.add(more);
+        let first = backlog.waiting.pop_front().unwrap();
+        backlog.hold(vec![first]);
+        assert_eq!(shown(&backlog.waiting), ["b1"]);
+        backlog.add(vec![one("a", 3).await, one("b", 2).await]);
+        assert_eq!(shown(&backlog.waiting), ["b1", "b2"]);
+        assert_eq!(shown(&backlog.held), ["a1", "a2", "a3"]);
+        backlog.release();
+        assert_eq!(shown(&backlog.waiting), ["a1", "a2", "a3", "b1", "b2"]);
+        assert!(backlog.held.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_may_be_stored_is_never_told_as_unstored() {
+        let (tell, told) = oneshot::channel();
+        let mut late = one("a", 1).await;
+        (late.tell, late.maybe_stored) = (tell, true);
+        late.deadline = Instant::now();
+        next_batch(&mut [late].into(), Instant::now());
+        let error = told.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unknown);
+        assert!(error.possibly_delivered());
+    }
+}

@@ -107,7 +107,7 @@ impl ClientThread {
     /// answer: the rest of an answer could still be on the wire.
     ///
     /// # Cancel safety
-    /// Dropped, the call may still be made.
+    /// Dropped, the call may still be made; its thread is left to it.
     pub(super) async fn call<T: Send + 'static>(
         &mut self,
         deadline: Duration,
@@ -148,29 +148,25 @@ impl ClientThread {
             Some(running) => running,
             None => self.start()?,
         };
-        // One that still has a call to end, whose caller was dropped, may take one more.
         if running.jobs.try_send(Box::new(job)).is_err() {
-            self.leave(running);
-            return Err(Failed::Hung);
+            // It takes a call whenever it has none, so it has ended.
+            return Err(Failed::Panicked);
         }
+        let mut busy = Busy {
+            threads: &self.threads,
+            running: Some(running),
+        };
         match timeout(deadline, told).await {
             Ok(Ok(result)) => {
-                self.running = Some(running);
+                self.running = busy.running.take();
                 result
             }
-            Ok(Err(_)) => Err(Failed::Panicked),
-            Err(_) => {
-                self.leave(running);
-                Err(Failed::Hung)
+            Ok(Err(_)) => {
+                busy.running = None;
+                Err(Failed::Panicked)
             }
+            Err(_) => Err(Failed::Hung),
         }
-    }
-
-    /// Leaves a thread with its call. It ends when that returns: the client waits 120 s for an answer,
-    /// the operating system about as long for a connection.
-    fn leave(&self, running: Running) {
-        self.threads.left.fetch_add(1, SeqCst);
-        running.left.store(true, SeqCst);
     }
 
     fn start(&self) -> Result<Running, Failed> {
@@ -191,6 +187,23 @@ impl ClientThread {
         match spawned {
             Ok(_) => Ok(Running { jobs, left }),
             Err(error) => Err(Failed::Client(error.into())),
+        }
+    }
+}
+
+/// A thread with a call. Dropped with it, when the call is late or its caller is gone, the thread is left, and counted until the
+/// call returns: the client waits 120 s for an answer, the operating system about as long for a connection, and a commit is tried
+/// again as long as its coordinator is not there.
+struct Busy<'a> {
+    threads: &'a Threads,
+    running: Option<Running>,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.threads.left.fetch_add(1, SeqCst);
+            running.left.store(true, SeqCst);
         }
     }
 }

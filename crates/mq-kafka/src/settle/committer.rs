@@ -1,11 +1,15 @@
 //! Commits the watermarks: by count, by time, when asked, and before a partition is given up.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{self, Arc, PoisonError},
+    time::Duration,
+};
 
 use krafka::{
     KrafkaError,
     admin::TopicPartition,
     consumer::{Consumer, OffsetAndMetadata},
+    error::ErrorCode,
 };
 use mq_core::{Error, ErrorKind, Result};
 use tokio::{
@@ -32,6 +36,8 @@ pub(crate) struct Group {
     /// Held from the look at the ledger until the answer: a commit that left later could rewind
     /// the next owner of a partition.
     gate: Mutex<()>,
+    /// The member id that the ledger's partitions were given to.
+    owner: sync::Mutex<Option<String>>,
 }
 
 impl Group {
@@ -47,7 +53,26 @@ impl Group {
             commits,
             deadline,
             gate: Mutex::new(()),
+            owner: sync::Mutex::default(),
         }
+    }
+
+    /// The partitions are given to the member by the id that it has now.
+    pub(crate) async fn owns(&self) {
+        if let Some(member) = self.consumer.group_metadata().await {
+            let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+            *owner = Some(member.member_id().to_owned());
+        }
+    }
+
+    /// True if the member has another id than the one that its partitions were given to: others may have had them meanwhile. krafka
+    /// 0.28 does not tell them as lost where it is a join that the broker answers so.
+    pub(crate) async fn is_another(&self) -> bool {
+        let Some(member) = self.consumer.group_metadata().await else {
+            return false;
+        };
+        let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        owner.as_ref().is_some_and(|id| id != member.member_id())
     }
 
     /// Commits what has changed, of all partitions or of these.
@@ -72,6 +97,14 @@ impl Group {
             })
             .collect();
         if !changed.is_empty() {
+            if self.is_another().await {
+                // The broker would take it: it looks at who commits, not at what that has. Between this look and the client's own
+                // there is no time for another join.
+                return Err(KrafkaError::broker(
+                    ErrorCode::UnknownMemberId,
+                    "the partitions were given to a member that is no more",
+                ));
+            }
             let span = ledger.commit_span();
             let answer = self.consumer.commit_offsets(changed);
             // A commit that is dropped may still be applied, which is the same as applied.
@@ -181,7 +214,6 @@ const AGAIN: Duration = Duration::from_millis(100);
 mod tests {
     use krafka::{
         consumer::AutoOffsetReset,
-        error::ErrorCode,
         testing::{ApiKey, Control, FakeBroker},
     };
 
@@ -255,6 +287,26 @@ mod tests {
         let start = Instant::now();
         group.commit_last(&ledger).await.unwrap_err();
         assert!(start.elapsed() <= 2 * DEADLINE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_id_had_is_not_committed() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (group, ledger) = member(&fake).await;
+        group.owns().await;
+        // The broker forgot the member, which is another one since.
+        fake.on_once(ApiKey::Heartbeat, |_| {
+            Control::Error(ErrorCode::UnknownMemberId)
+        });
+        while !group.is_another().await {
+            group.consumer.poll(AGAIN).await.unwrap();
+        }
+        let error = group.commit(&ledger, None).await.unwrap_err();
+        assert!(is_passing(&error), "{error}");
+        assert_eq!(fake.committed_offset("orders", "orders", 0), None);
+        group.owns().await;
+        group.commit(&ledger, None).await.unwrap();
+        assert_eq!(fake.committed_offset("orders", "orders", 0), Some(3));
     }
 
     const DEADLINE: Duration = Duration::from_secs(10);

@@ -218,6 +218,9 @@ impl Transactor {
         // Told anew each time: it is what the group knows this member by now (KIP-447).
         let member = self.group.consumer.group_metadata().await;
         let member = member.ok_or_else(|| Fault::Abort(self.moved()))?;
+        if self.group.is_another().await {
+            return Err(Fault::Abort(self.moved()));
+        }
         let offsets = open.offsets(&self.group.topic);
         let sent = self.producer.send_offsets(&offsets, &member).await;
         sent.map_err(|e| self.fault(e))?;

@@ -14,7 +14,7 @@ use mq_kafka::{
     legacy::LegacyKafka,
 };
 use mq_testkit::{
-    Check,
+    Check, Failure,
     proxy::{Direction, Fault, Proxy},
 };
 use tokio::{
@@ -77,17 +77,19 @@ pub(crate) async fn refused(_: String) -> Check {
 pub(crate) async fn silent(_: String) -> Check {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
-    let ticks = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&ticks);
-    let ticking = tokio::spawn(async move {
+    let ticks = AtomicU32::new(0);
+    // In the same task: a connect that blocks would let none of them pass.
+    let ticking = async {
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            counted.fetch_add(1, SeqCst);
+            ticks.fetch_add(1, SeqCst);
         }
-    });
+    };
     let start = Instant::now();
-    let error = fails(&address).await?;
-    ticking.abort();
+    let error = tokio::select! {
+        error = fails(&address) => error?,
+        () = ticking => return Err(Failure::new("it ticks for ever")),
+    };
     same(error.kind(), ErrorKind::Timeout, "no answer")?;
     check(start.elapsed() < Duration::from_secs(5), "it took too long")?;
     // Some 70 to 200 on a machine that is idle.
@@ -102,21 +104,26 @@ pub(crate) async fn silent(_: String) -> Check {
 pub(crate) async fn silent_after_versions(_: String) -> Check {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
+    let answered = Arc::new(AtomicU32::new(0));
+    let told = Arc::clone(&answered);
     let answering = tokio::spawn(async move {
         let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = [0; 27];
+            // Of the name `mq-kafka`.
+            let mut request = [0; 22];
             if stream.read_exact(&mut request).await.is_ok() && request[5] == 18 {
                 let mut answer = vec![0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
                 answer.extend([0, 1, 0, 0, 0, 17]);
-                // It may be gone.
-                let _ = stream.write_all(&answer).await;
+                if stream.write_all(&answer).await.is_ok() {
+                    told.fetch_add(1, SeqCst);
+                }
             }
             open.push(stream);
         }
     });
     let error = fails(&address).await?;
     answering.abort();
+    check(answered.load(SeqCst) > 0, "it was told the versions")?;
     same(error.kind(), ErrorKind::Timeout, "no answer")
 }
 
