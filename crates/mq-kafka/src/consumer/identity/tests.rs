@@ -119,4 +119,24 @@ async fn a_member_whose_name_another_has_ends_and_does_not_take_it_back() {
     assert_eq!(fake.request_count(ApiKey::JoinGroup), joins);
 }
 
+/// The join is the first to hear that the broker has forgotten the member.
+#[tokio::test]
+async fn what_a_forgotten_id_had_is_told_as_lost_and_placed_anew() {
+    let fake = FakeBroker::start().await.unwrap();
+    let (kafka, mut consumer, mut events) = member(&fake).await;
+    works(&kafka, &mut consumer).await.unwrap();
+    fake.on_once(ApiKey::JoinGroup, |_| {
+        Control::Error(ErrorCode::UnknownMemberId)
+    });
+    fake.on_once(ApiKey::Heartbeat, |_| {
+        Control::Error(ErrorCode::RebalanceInProgress)
+    });
+    is_told(&mut events, |event| {
+        matches!(event, KafkaEvent::Lost { .. })
+    })
+    .await;
+    works(&kafka, &mut consumer).await.unwrap();
+    assert_eq!(fake.committed_offset("orders", "orders", 0), Some(2));
+}
+
 const SOON: Duration = Duration::from_secs(20);
