@@ -2,6 +2,7 @@
 //! that a slow handler never loses the membership.
 
 mod assignment;
+mod calls;
 mod events;
 mod identity;
 mod intake;
@@ -229,7 +230,8 @@ fn settings(
         // The next three are for the classic protocol; the other one leaves them to the broker.
         .partition_assignment_strategies([PartitionAssignmentStrategy::CooperativeSticky])
         .session_timeout(config.session_timeout)
-        .heartbeat_interval((config.session_timeout / 5).min(Duration::from_secs(1)))
+        // Rare, since each during a join costs the membership: `calls` says why.
+        .heartbeat_interval(config.session_timeout / 3)
         .max_poll_records(2000)
         .max_buffered_records(10_000)
         .fetch_max_bytes(16 * 1024 * 1024)

@@ -6,7 +6,7 @@
 mod support;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     process::ExitCode,
     sync::{Arc, Mutex},
     time::Duration,
@@ -26,6 +26,7 @@ use mq_testkit::{
 };
 use support::{Bare, check, fill, open, same, take, text, unique, within};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let address = broker_address("MQ_KAFKA_SERVERS");
@@ -41,7 +42,8 @@ fn main() -> ExitCode {
             .case(cases[1], move |servers| duplicate(servers, protocol))
             .case(cases[2], move |servers| frozen(servers, protocol))
             .case(cases[3], move |servers| described(servers, protocol))
-            .case(cases[4], move |servers| closes(servers, protocol));
+            .case(cases[4], move |servers| closes(servers, protocol))
+            .case(cases[5], move |servers| grows(servers, protocol));
     }
     suite
         .case("a_message_that_stands_still_is_told_once", stalled)
@@ -54,19 +56,21 @@ fn main() -> ExitCode {
         .run()
 }
 
-const CLASSIC: [&str; 5] = [
+const CLASSIC: [&str; 6] = [
     "a_classic_static_member_is_back_and_no_partition_moved",
     "a_second_classic_member_of_one_name_takes_over",
     "a_classic_member_that_was_away_goes_on_from_what_is_committed",
     "a_classic_group_is_listed_and_described",
     "a_classic_member_that_closes_while_another_joins_loses_no_verdict",
+    "a_classic_group_that_grows_and_is_replaced_loses_no_partition",
 ];
-const KIP_848: [&str; 5] = [
+const KIP_848: [&str; 6] = [
     "a_kip_848_static_member_is_back_and_no_partition_moved",
     "a_second_kip_848_member_of_one_name_is_refused",
     "a_kip_848_member_that_was_away_goes_on_from_what_is_committed",
     "a_kip_848_group_is_listed_and_described",
     "a_kip_848_member_that_closes_while_another_joins_loses_no_verdict",
+    "a_kip_848_group_that_grows_and_is_replaced_loses_no_partition",
 ];
 
 async fn named(servers: String) -> Check {
@@ -151,6 +155,99 @@ async fn closes(servers: String, protocol: GroupProtocol) -> Check {
     same(again, vec![], "what was settled and came again")
 }
 
+/// A deployment: members join one after the other, then each is replaced. No partition is lost on the way, nothing that was settled
+/// comes again, and no join waits for a heartbeat, which with this session comes every 10 s.
+async fn grows(servers: String, protocol: GroupProtocol) -> Check {
+    let connect = || {
+        let builder = Kafka::builder(&servers).group_protocol(protocol);
+        let builder = builder.session_timeout(Duration::from_secs(30));
+        builder.partitions(12).connect()
+    };
+    let kafka = connect().await?;
+    let queue = Destination::queue(unique("grows"));
+    kafka.declare(&queue).await?;
+    let (done, stop) = (Arc::new(Done::default()), CancellationToken::new());
+    let publishing = tokio::spawn(publish_all(kafka, queue.clone(), stop.clone()));
+    let lost = Arc::new(Mutex::new(Vec::new()));
+    let mut members = VecDeque::new();
+    for member in 0..MEMBERS * 2 {
+        if member >= MEMBERS
+            && let Some((leaves, task)) = members.pop_front()
+        {
+            CancellationToken::cancel(&leaves);
+            within(30, task).await???;
+        }
+        let begun = Instant::now();
+        let kafka = connect().await?;
+        tokio::spawn(note_lost(kafka.events(), Arc::clone(&lost)));
+        let consumer = opened(&kafka, &queue).await?;
+        let took = begun.elapsed();
+        check(
+            took < JOIN,
+            format!("member {member} joined after {took:?}"),
+        )?;
+        let leaves = CancellationToken::new();
+        let task = settle_all(kafka, consumer, Arc::clone(&done), leaves.clone());
+        members.push_back((leaves, tokio::spawn(task)));
+    }
+    stop.cancel();
+    let published = within(30, publishing).await???;
+    let rest = async {
+        while done.count() < published {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(30, rest).await?;
+    for (leaves, task) in members {
+        leaves.cancel();
+        within(30, task).await???;
+    }
+    let lost = std::mem::take(&mut *lost.lock().expect("no panic"));
+    same(lost, vec![], "lost partitions")?;
+    let again = std::mem::take(&mut *done.again.lock().expect("no panic"));
+    same(again, vec![], "what was settled and came again")
+}
+
+/// A message to each partition every 100 ms; tells how many.
+async fn publish_all(kafka: Kafka, queue: Destination, stop: CancellationToken) -> Check<u32> {
+    let (publisher, mut count) = (kafka.publisher(), 0);
+    while !stop.is_cancelled() {
+        for partition in 0..12 {
+            let message = Message::new(count.to_string());
+            let to = publisher.partition(partition);
+            to.publish(&queue, message).await?;
+            count += 1;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(count)
+}
+
+async fn note_lost(mut events: KafkaEvents, lost: Arc<Mutex<Vec<u32>>>) {
+    while let Some(event) = events.next().await {
+        if let KafkaEvent::Lost { partitions, .. } = event {
+            lost.lock().expect("no panic").extend(partitions);
+        }
+    }
+}
+
+async fn settle_all(
+    kafka: Kafka,
+    mut consumer: KafkaConsumer,
+    done: Arc<Done>,
+    leaves: CancellationToken,
+) -> Check {
+    while let Some(received) = leaves.run_until_cancelled(consumer.receive()).await {
+        let delivery = received?.ok_or_else(|| Failure::new("the consumer is gone"))?;
+        done.settle(delivery)?;
+    }
+    consumer.close().await?;
+    Ok(kafka.close().await?)
+}
+
+const MEMBERS: usize = 5;
+/// Two rounds of the group, and what a busy machine makes of them.
+const JOIN: Duration = Duration::from_secs(9);
 const ROUNDS: u32 = 10;
 const PER_ROUND: u32 = 40;
 

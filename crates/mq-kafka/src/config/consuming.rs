@@ -38,6 +38,7 @@ impl KafkaBuilder {
 
     /// Under the classic protocol: after how much silence the group gives a consumer's partitions
     /// to others. Default 10 s; the broker's own limits are 6 s to 30 min unless changed there.
+    /// Heartbeats come three times in it.
     ///
     /// It is how long the messages of a killed process wait. Under the newer protocol that is the
     /// broker's `group.consumer.session.timeout.ms`, 45 s unless changed there.
@@ -119,10 +120,12 @@ pub enum GroupProtocol {
     /// By the members themselves, cooperatively and stickily (KIP-429): only partitions that move
     /// are given up. Every broker has it.
     ///
-    /// krafka 0.28 sends a member's heartbeat behind its waiting join, and then takes the outdated
-    /// answer for a lost membership: a rebalance in which another member is slow to join may cost a
-    /// member all of its partitions for a moment, told as [`Lost`](crate::KafkaEvent::Lost).
-    /// Nothing is lost; what was in work comes again.
+    /// All members pause for one to two seconds when one joins or leaves; if one was killed, until
+    /// its session is over. krafka 0.28 sends a member's heartbeat behind its waiting join, and then
+    /// may take the outdated answer for a lost membership. That is kept away from what is usual; a
+    /// rebalance that waits for a killed member may still cost another one all of its partitions
+    /// for as long as a session, told as [`Lost`](crate::KafkaEvent::Lost). No message is lost; what
+    /// was in work comes again.
     #[default]
     Classic,
     /// By the broker (KIP-848), from Kafka 4.0 on: a partition moves when its old owner has let it

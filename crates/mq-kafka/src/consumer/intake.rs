@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use super::{
     assignment::Assigned,
+    calls::{Calls, generation, until_joined},
     events::{self, Events, KafkaEvent},
     identity::{Holder, Identity},
     listener::Listener,
@@ -40,6 +41,8 @@ pub(super) struct Intake {
     pub(super) listener: Arc<Listener>,
     /// Of a static member under the classic protocol.
     pub(super) identity: Option<Identity>,
+    /// Of a member under the classic protocol.
+    pub(super) calls: Option<Calls>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) assigned: Arc<Assigned>,
     pub(super) admin: Arc<AdminClient>,
@@ -96,7 +99,7 @@ impl Intake {
 
     /// Polls until it is stopped or ends in an error; then closes down. Returns how that went.
     pub(super) async fn run(self) -> Result<()> {
-        // These two never end by themselves: only the poll, which must not be dropped half-way, does.
+        // The others never end by themselves: only the poll, which must not be dropped half-way, does.
         let watch = async {
             self.watch().await;
             std::future::pending().await
@@ -109,6 +112,7 @@ impl Intake {
         tokio::select! {
             () = self.poll() => {}
             () = watch => {}
+            () = self.listen() => {}
             () = wake => {}
         }
         let error = self.closing.is_cancelled().then(|| closed("consume"));
@@ -125,9 +129,7 @@ impl Intake {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
-            if self.identity.is_some() && self.listener.rejoin.take() {
-                self.join_again().await;
-            }
+            let joins = self.is_to_join().await;
             if self.listener.anew.swap(false, Relaxed) {
                 self.place_anew().await;
             }
@@ -151,8 +153,9 @@ impl Intake {
             if let Some(identity) = &self.identity {
                 identity.note(consumer).await;
             }
+            let before = generation(consumer).await;
             // A listener may be at work inside it.
-            let wait = if room { POLL } else { Duration::ZERO };
+            let wait = if room && !joins { POLL } else { Duration::ZERO };
             match consumer.poll(wait).await {
                 Ok(records) if records.is_empty() => {}
                 Ok(records) => self.take_in(records),
@@ -160,7 +163,12 @@ impl Intake {
                 Err(KrafkaError::Wakeup) => {}
                 Err(error) => self.failed(error).await,
             }
-            if !room {
+            if joins {
+                tokio::select! {
+                    () = until_joined(consumer, before) => {}
+                    () = self.stop.cancelled() => {}
+                }
+            } else if !room {
                 tokio::select! {
                     () = self.ledger.room.notified() => {}
                     () = self.stop.cancelled() => {}
@@ -234,6 +242,32 @@ impl Intake {
         };
         debug!(source = %self.source, ?holder, "a static member was told to be fenced");
         holder == Holder::Itself
+    }
+
+    /// Asks from time to time whether the group waits for this member.
+    async fn listen(&self) {
+        let Some(calls) = &self.calls else {
+            return std::future::pending().await;
+        };
+        loop {
+            sleep(calls.every).await;
+            calls.ask(&self.group.consumer, &self.admin).await;
+        }
+    }
+
+    /// True if the next poll begins a join.
+    async fn is_to_join(&self) -> bool {
+        let Some(calls) = &self.calls else {
+            return false;
+        };
+        let lost = self.identity.is_some() && self.listener.rejoin.take();
+        let called = calls.take(&self.group.consumer).await;
+        // What was given up goes to its next owner in a further round, which the client begins.
+        let gave_up = self.listener.gave_up.swap(false, Relaxed);
+        if lost || called {
+            self.join_again().await;
+        }
+        lost || called || gave_up
     }
 
     /// Has the next poll join the group once more, which with what it owns now is a rebalance. The

@@ -46,6 +46,8 @@ pub(super) struct Listener {
     pub(super) rejoin: Rejoin,
     /// Partitions that are still the member's are to be placed anew.
     pub(super) anew: AtomicBool,
+    /// Partitions were revoked since.
+    pub(super) gave_up: AtomicBool,
 }
 
 /// Whether a member has to join once more after it lost its membership and got it back.
@@ -101,6 +103,7 @@ impl Listener {
             drain,
             rejoin: Rejoin::default(),
             anew: AtomicBool::new(false),
+            gave_up: AtomicBool::new(false),
         });
         (listener, first)
     }
@@ -282,6 +285,7 @@ impl ConsumerRebalanceListener for Listener {
             }
         }
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
+        self.gave_up.store(true, Relaxed);
         self.assigned.tell(self.ledger.partitions());
         self.events
             .tell_partitions(events::revoked, &self.group_id, &removed);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CONSUME,
     assignment::Assigned,
+    calls::Calls,
     identity::Identity,
     intake::Intake,
     listener::{Joined, Listener},
@@ -139,9 +140,12 @@ impl LogReader {
         let instance = config.instance_id.as_ref().filter(|_| grouped && classic);
         let identity = instance.map(|name| Identity::new(Arc::clone(&group_id), Arc::clone(name)));
         let static_classic = identity.is_some();
+        let called = (grouped && classic).then(|| Arc::clone(&group_id));
+        let calls = called.map(|group| Calls::new(group, config.session_timeout));
         let intake = Intake {
             group: Arc::clone(&group),
             identity,
+            calls,
             listener,
             ledger: Arc::clone(&ledger),
             assigned: Arc::clone(&assigned),
