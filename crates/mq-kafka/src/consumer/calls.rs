@@ -7,8 +7,8 @@
 //!
 //! After a join that the *poll* began, the client starts its heartbeats anew and drops what the former
 //! ones said; only a poll between the two answers that end a join would still hear of it. So
-//! heartbeats are as rare as the session allows, the group is asked here more often, and there is no
-//! poll while a join is on its way.
+//! heartbeats are as rare as the session allows, the group is asked here more often, and a poll keeps
+//! away from the end of a join.
 
 use std::{
     sync::{
@@ -18,85 +18,128 @@ use std::{
     time::Duration,
 };
 
-use krafka::{
-    admin::{AdminClient, DescribeConsumerGroupsOptions},
-    consumer::Consumer,
-};
-use tokio::time::{sleep, timeout};
+use krafka::{admin::DescribeConsumerGroupsOptions, consumer::Consumer};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
+
+use crate::connection::Inner;
 
 /// The last call of the group.
 pub(super) struct Calls {
     group: Arc<str>,
-    /// How often it is asked.
-    pub(super) every: Duration,
+    /// Its connections carry no fetch, behind which a question would wait.
+    inner: Arc<Inner>,
+    every: Duration,
     /// The generation that is to be left.
     called: AtomicI32,
 }
 
 impl Calls {
-    pub(super) fn new(group: Arc<str>, session: Duration) -> Self {
+    pub(super) fn new(group: Arc<str>, inner: Arc<Inner>) -> Self {
         Self {
             group,
-            every: (session / 10).min(Duration::from_millis(500)),
+            every: (inner.config.session_timeout / 10).clamp(OFTEN, SELDOM),
+            inner,
             called: AtomicI32::new(NOT),
         }
     }
 
-    /// Asks the broker whether the group waits for its members.
-    pub(super) async fn ask(&self, consumer: &Consumer, admin: &AdminClient) {
+    /// Asks the broker from time to time whether the group waits for its members.
+    pub(super) async fn listen(&self, consumer: &Consumer) {
+        let mut pause = self.every;
+        loop {
+            sleep(pause).await;
+            let members = self.ask(consumer).await;
+            // Each answer tells of all members, and each member asks.
+            let members = u32::try_from(members).unwrap_or(u32::MAX);
+            pause = self.every.max(PER_MEMBER.saturating_mul(members));
+        }
+    }
+
+    /// Tells how many members there are, if it was told.
+    async fn ask(&self, consumer: &Consumer) -> usize {
         // Before the question: a join that ends meanwhile is an answer to the call.
         let Some(generation) = generation(consumer).await else {
-            return;
+            return 0;
         };
         let options = DescribeConsumerGroupsOptions::default();
+        let admin = &self.inner.admin;
         let described = admin.describe_consumer_groups([&*self.group], options);
-        let waits = match described
-            .await
-            .map(|mut groups| groups.remove(&*self.group))
-        {
-            Ok(Some(Ok(group))) => group.state == "PreparingRebalance",
+        let described = timeout(ANSWER, described).await;
+        match described.map(|answer| answer.map(|mut groups| groups.remove(&*self.group))) {
+            Ok(Ok(Some(Ok(group)))) => {
+                if group.state == "PreparingRebalance" {
+                    self.called.store(generation, Relaxed);
+                }
+                group.members.len()
+            }
             // Then the next heartbeat tells.
             other => {
                 debug!(group = %self.group, ?other, "the group was not described");
-                false
+                0
+            }
+        }
+    }
+
+    /// Once after each call that the member has not followed yet: the generation that is to be left.
+    /// Between two polls.
+    pub(super) async fn take(&self, consumer: &Consumer) -> Option<i32> {
+        let called = self.called.swap(NOT, Relaxed);
+        (called != NOT && generation(consumer).await == Some(called)).then_some(called)
+    }
+}
+
+/// A join that is on its way since a poll began it.
+pub(super) struct Join {
+    /// The generation that it leaves.
+    left: i32,
+    since: Instant,
+}
+
+impl Join {
+    pub(super) fn leaving(left: i32) -> Self {
+        Self {
+            left,
+            since: Instant::now(),
+        }
+    }
+
+    /// Waits for its end, and no longer than a poll waits: one that failed is seen by the next poll
+    /// alone. True if it may still be on its way.
+    pub(super) async fn goes_on(&self, consumer: &Consumer) -> bool {
+        let answered = async {
+            while generation(consumer).await == Some(self.left) {
+                sleep(LOOK).await;
             }
         };
-        if waits {
-            self.called.store(generation, Relaxed);
+        match timeout(POLL, answered).await {
+            Ok(()) => {
+                sleep(SYNC).await;
+                false
+            }
+            Err(_) => self.since.elapsed() < LONG,
         }
-    }
-
-    /// True once after each call that the member has not followed yet. Between two polls.
-    pub(super) async fn take(&self, consumer: &Consumer) -> bool {
-        let called = self.called.swap(NOT, Relaxed);
-        called != NOT && generation(consumer).await == Some(called)
     }
 }
 
-/// Waits until the join that a poll began has ended, for a while: one that failed leaves no trace here.
-pub(super) async fn until_joined(consumer: &Consumer, before: Option<i32>) {
-    let changed = async {
-        while generation(consumer).await == before {
-            sleep(LOOK).await;
-        }
-    };
-    if timeout(LONG, changed).await.is_ok() {
-        sleep(SYNC).await;
-    }
-}
-
-/// The generation that the member is in; a join on its way does not change it.
+/// The generation that the member is in; a join on its way does not change it before its first answer.
 pub(super) async fn generation(consumer: &Consumer) -> Option<i32> {
     let member = consumer.group_metadata().await?;
     member.is_fenceable().then(|| member.generation_id())
 }
 
+const OFTEN: Duration = Duration::from_millis(200);
+const SELDOM: Duration = Duration::from_millis(500);
+/// With it a large group asks a hundred times a second in all.
+const PER_MEMBER: Duration = Duration::from_millis(10);
+/// A broker that hangs is not waited for: another one may be asked the next time.
+const ANSWER: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(10);
-/// After that a poll looks whether the join has failed.
-const LONG: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(250);
+/// After that it is taken for one that never began.
+const LONG: Duration = Duration::from_secs(60);
 /// From the first answer of a join, by which the generation is known, to the second one, which is the
 /// assignment: it waits for the member that shares out the partitions.
-const SYNC: Duration = Duration::from_millis(200);
+pub(super) const SYNC: Duration = Duration::from_millis(200);
 /// No generation.
-const NOT: i32 = -1;
+pub(super) const NOT: i32 = -1;

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use super::{
     assignment::Assigned,
-    calls::{Calls, generation, until_joined},
+    calls::{Calls, Join, NOT, SYNC, generation},
     events::{self, Events, KafkaEvent},
     identity::{Holder, Identity},
     listener::Listener,
@@ -123,13 +123,16 @@ impl Intake {
     async fn poll(&self) {
         let mut paused: HashSet<i32> = HashSet::new();
         let mut waiting: Option<Instant> = None;
+        let mut join: Option<Join> = None;
         let consumer = &self.group.consumer;
         let topic = &*self.group.topic;
         while !self.stop.is_cancelled() && !self.ledger.has_ended() {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
-            let joins = self.is_to_join().await;
+            if join.is_none() {
+                join = self.is_to_join().await.map(Join::leaving);
+            }
             if self.listener.anew.swap(false, Relaxed) {
                 self.place_anew().await;
             }
@@ -153,20 +156,30 @@ impl Intake {
             if let Some(identity) = &self.identity {
                 identity.note(consumer).await;
             }
-            let before = generation(consumer).await;
             // A listener may be at work inside it.
-            let wait = if room && !joins { POLL } else { Duration::ZERO };
+            let wait = if room && join.is_none() {
+                POLL
+            } else {
+                Duration::ZERO
+            };
             match consumer.poll(wait).await {
                 Ok(records) if records.is_empty() => {}
-                Ok(records) => self.take_in(records),
+                Ok(records) => {
+                    // The client reads none while it joins.
+                    join = None;
+                    self.take_in(records);
+                }
                 // The loop looks at why it was woken.
                 Err(KrafkaError::Wakeup) => {}
                 Err(error) => self.failed(error).await,
             }
-            if joins {
+            if let Some(on_its_way) = &join {
                 tokio::select! {
-                    () = until_joined(consumer, before) => {}
+                    goes_on = on_its_way.goes_on(consumer) => {
+                        join = join.filter(|_| goes_on);
+                    }
                     () = self.stop.cancelled() => {}
+                    () = self.ledger.until(Ledger::has_ended) => {}
                 }
             } else if !room {
                 tokio::select! {
@@ -244,41 +257,56 @@ impl Intake {
         holder == Holder::Itself
     }
 
-    /// Asks from time to time whether the group waits for this member.
     async fn listen(&self) {
-        let Some(calls) = &self.calls else {
-            return std::future::pending().await;
-        };
-        loop {
-            sleep(calls.every).await;
-            calls.ask(&self.group.consumer, &self.admin).await;
+        match &self.calls {
+            Some(calls) => calls.listen(&self.group.consumer).await,
+            None => std::future::pending().await,
         }
     }
 
-    /// True if the next poll begins a join.
-    async fn is_to_join(&self) -> bool {
-        let Some(calls) = &self.calls else {
-            return false;
-        };
-        let lost = self.identity.is_some() && self.listener.rejoin.take();
-        let called = calls.take(&self.group.consumer).await;
+    /// The generation that is to be left, if the next poll begins a join.
+    async fn is_to_join(&self) -> Option<i32> {
+        let calls = self.calls.as_ref()?;
+        let consumer = &self.group.consumer;
         // What was given up goes to its next owner in a further round, which the client begins.
-        let gave_up = self.listener.gave_up.swap(false, Relaxed);
-        if lost || called {
-            self.join_again().await;
+        let gave_up = self.listener.gave_up.swap(NOT, Relaxed);
+        let now = generation(consumer).await;
+        let called = calls.take(consumer).await;
+        let lost = self.identity.is_some() && self.listener.rejoin.take();
+        if called.is_some() || lost {
+            return self.join_again().await.then_some(called.or(now)).flatten();
         }
-        lost || called || gave_up
+        match (gave_up, now) {
+            (NOT, _) => None,
+            (then, Some(now)) if then == now => Some(now),
+            // That round came to its end in the poll that began it, or is about to.
+            _ => {
+                sleep(SYNC).await;
+                None
+            }
+        }
     }
 
     /// Has the next poll join the group once more, which with what it owns now is a rebalance. The
-    /// client does so when the list of topics changes, and here it changes and changes back.
-    async fn join_again(&self) {
+    /// client does so when the list of topics changes, and here it changes and changes back. False
+    /// if that could not be done.
+    async fn join_again(&self) -> bool {
         let topic = &*self.group.topic;
         for topics in [&[topic, topic][..], &[topic]] {
-            if let Err(error) = self.group.consumer.subscribe(topics).await {
-                debug!(source = %self.source, %error, "not joined again");
+            let subscribed = self.group.consumer.subscribe(topics);
+            let subscribed = tokio::select! {
+                subscribed = timeout(LOOK, subscribed) => subscribed,
+                () = self.stop.cancelled() => return false,
+            };
+            match subscribed {
+                Ok(Ok(())) => {}
+                not => {
+                    debug!(source = %self.source, ?not, "not joined again");
+                    return false;
+                }
             }
         }
+        true
     }
 
     fn take_in(&self, records: Vec<ConsumerRecord>) {
@@ -557,7 +585,7 @@ const POLL: Duration = Duration::from_millis(250);
 const KEEP: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
-/// How long the ends of partitions may take to be told: it is milliseconds, or not now.
+/// How long what is asked on the way may take: it is milliseconds, or not now.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long an open transaction may hold the offsets of a partition: a broker lets none be open for longer (`transaction.max.timeout.ms`),
 /// and looks every 10 s.

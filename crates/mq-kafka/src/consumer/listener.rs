@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::{
     assignment::Assigned,
+    calls::{NOT, generation},
     events::{self, Events},
 };
 use crate::{
@@ -46,8 +47,8 @@ pub(super) struct Listener {
     pub(super) rejoin: Rejoin,
     /// Partitions that are still the member's are to be placed anew.
     pub(super) anew: AtomicBool,
-    /// Partitions were revoked since.
-    pub(super) gave_up: AtomicBool,
+    /// The generation in which partitions were revoked since.
+    pub(super) gave_up: AtomicI32,
 }
 
 /// Whether a member has to join once more after it lost its membership and got it back.
@@ -103,7 +104,7 @@ impl Listener {
             drain,
             rejoin: Rejoin::default(),
             anew: AtomicBool::new(false),
-            gave_up: AtomicBool::new(false),
+            gave_up: AtomicI32::new(NOT),
         });
         (listener, first)
     }
@@ -285,7 +286,10 @@ impl ConsumerRebalanceListener for Listener {
             }
         }
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
-        self.gave_up.store(true, Relaxed);
+        if let Some(group) = self.group() {
+            let generation = generation(&group.consumer).await;
+            self.gave_up.store(generation.unwrap_or(NOT), Relaxed);
+        }
         self.assigned.tell(self.ledger.partitions());
         self.events
             .tell_partitions(events::revoked, &self.group_id, &removed);

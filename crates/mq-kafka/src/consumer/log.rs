@@ -141,7 +141,7 @@ impl LogReader {
         let identity = instance.map(|name| Identity::new(Arc::clone(&group_id), Arc::clone(name)));
         let static_classic = identity.is_some();
         let called = (grouped && classic).then(|| Arc::clone(&group_id));
-        let calls = called.map(|group| Calls::new(group, config.session_timeout));
+        let calls = called.map(|group| Calls::new(group, Arc::clone(inner)));
         let intake = Intake {
             group: Arc::clone(&group),
             identity,

@@ -127,7 +127,12 @@ impl Group {
             // First, since the stop may have come in the middle of a join: a commit of the generation before would have the client
             // take its partitions for lost.
             self.consumer.pause(&self.topic, &ledger.partitions()).await;
-            if let Err(error) = self.consumer.poll(AGAIN).await {
+            let mut polled = self.consumer.poll(AGAIN).await;
+            if let Err(KrafkaError::Wakeup) = polled {
+                // The one that told of the stop.
+                polled = self.consumer.poll(AGAIN).await;
+            }
+            if let Err(error) = polled {
                 debug!(group = %self.topic, %error, "poll before the last commit failed");
                 sleep(AGAIN).await;
             }
