@@ -18,7 +18,9 @@ pub(crate) const QUEUES: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts);
+    .and(Can::KeptVerdicts)
+    .and(Can::KeyOrder)
+    .and(Can::ExactAttempts);
 
 /// The shape of a log.
 pub(crate) const LOG: Capabilities = Capabilities::none()
@@ -31,7 +33,9 @@ pub(crate) const LOG: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts);
+    .and(Can::KeptVerdicts)
+    .and(Can::KeyOrder)
+    .and(Can::ExactAttempts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

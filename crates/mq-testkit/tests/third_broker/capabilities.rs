@@ -10,5 +10,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts);
+    .and(Can::KeptVerdicts)
+    .and(Can::KeyOrder)
+    .and(Can::ExactAttempts);
 // guide: end
