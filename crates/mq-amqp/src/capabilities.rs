@@ -18,15 +18,12 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::SingleActiveConsumer)
     .and(Capability::WholeMessages)
     .and(Capability::SharedQueues)
-    .and(Capability::KeptVerdicts)
-    .and(Capability::KeyOrder);
+    .and(Capability::KeptVerdicts);
 
 /// With what this broker's version adds: before RabbitMQ 4.3 a quorum queue counts whatever comes back.
 pub(crate) fn of(product: &Product) -> Capabilities {
     match product.is_rabbitmq(4, 3) {
-        true => CAPABILITIES
-            .and(Capability::UncountedRelease)
-            .and(Capability::ExactAttempts),
+        true => CAPABILITIES.and(Capability::UncountedRelease),
         false => CAPABILITIES,
     }
 }

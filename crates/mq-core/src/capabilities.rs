@@ -33,8 +33,8 @@ pub enum Capability {
     SettleEach,
     /// One consumer at a time takes a queue's messages, others stand by.
     SingleActiveConsumer,
-    /// What is given back without having been attempted, by [`release`](crate::Settlement::release), is
-    /// not counted as an attempt.
+    /// What is given back without having been attempted
+    /// ([`release`](crate::Settlement::release), or never handed out) is not counted as an attempt.
     UncountedRelease,
     /// A message arrives as it was sent: with its id, time, headers and properties, and with nothing
     /// taken for something empty.
@@ -51,11 +51,6 @@ pub enum Capability {
     /// Without it what is settled behind an unsettled message of its partition is delivered again when
     /// the consumer ends before that is settled too, and attempts are counted anew.
     KeptVerdicts,
-    /// A consumer gets the messages of a key in the order in which they were published.
-    KeyOrder,
-    /// The attempts of a message are those that failed: what a consumer had and nobody attempted is
-    /// not counted when that consumer goes.
-    ExactAttempts,
 }
 
 impl Capability {
@@ -77,8 +72,6 @@ impl Capability {
         Self::WholeMessages,
         Self::SharedQueues,
         Self::KeptVerdicts,
-        Self::KeyOrder,
-        Self::ExactAttempts,
     ];
 }
 
@@ -102,8 +95,6 @@ impl fmt::Display for Capability {
             Self::WholeMessages => "whole-messages",
             Self::SharedQueues => "shared-queues",
             Self::KeptVerdicts => "kept-verdicts",
-            Self::KeyOrder => "key-order",
-            Self::ExactAttempts => "exact-attempts",
         })
     }
 }
@@ -166,10 +157,8 @@ mod tests {
             | Capability::SingleActiveConsumer
             | Capability::UncountedRelease
             | Capability::WholeMessages
-            | Capability::SharedQueues
-            | Capability::KeptVerdicts
-            | Capability::KeyOrder => false,
-            Capability::ExactAttempts => true,
+            | Capability::SharedQueues => false,
+            Capability::KeptVerdicts => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");

@@ -17,14 +17,13 @@ mod groups;
 mod known;
 mod offsets;
 mod settings;
-mod sharing;
 mod start;
 mod tiers;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
 
-use crate::{config::GroupProtocol, connection::Inner};
+use crate::connection::Inner;
 use configs::Configs;
 pub(crate) use delete::delete;
 pub use durability::WeakTopics;
@@ -32,7 +31,6 @@ pub use groups::{GroupDescription, GroupListing, GroupMember, GroupPlace, Groups
 pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
-pub(crate) use sharing::prepare_share_group;
 pub use start::At;
 pub(crate) use tiers::{Tier, Tiers, find_tiers};
 pub(crate) use topics::{Topic, describe, find, topic_name};
@@ -63,15 +61,6 @@ pub(crate) async fn declare_from(
 ) -> Result<()> {
     const DECLARE: &str = "declare";
     match subscription.kind() {
-        SubscriptionKind::Queue { .. } if inner.config.group_protocol == GroupProtocol::Share => {
-            Err(Error::new(
-                ErrorKind::Unsupported,
-                DECLARE,
-                "a share group starts at the beginning of its queue",
-            )
-            .with("subscription", subscription)
-            .help("declare the queue, or move its share group with Kafka's own tools"))
-        }
         SubscriptionKind::Queue { queue } => {
             declare_destination(inner, &Destination::queue(queue.clone())).await?;
             let found = find(inner, DECLARE, "queue", queue).await?;

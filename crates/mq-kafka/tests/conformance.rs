@@ -1,4 +1,4 @@
-//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under each protocol of groups.
+//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under both protocols of groups.
 
 #![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
 
@@ -31,11 +31,6 @@ fn kip_848(address: String) -> Servers {
     Servers { address, protocol }
 }
 
-fn share(address: String) -> Servers {
-    let protocol = GroupProtocol::Share;
-    Servers { address, protocol }
-}
-
 impl Fixture for Servers {
     type Broker = Kafka;
 
@@ -63,11 +58,7 @@ impl Fixture for Servers {
     }
 
     fn hooks(&self) -> &'static [Hook] {
-        match self.protocol {
-            // The proxy does not know the version of their requests that takes a limit of records.
-            GroupProtocol::Share => &[Hook::RefusingQueue],
-            _ => &[Hook::Link, Hook::RefusingQueue],
-        }
+        &[Hook::Link, Hook::RefusingQueue]
     }
 
     async fn connect_by_link(&self) -> Result<(Kafka, Box<dyn Link>)> {
@@ -115,27 +106,14 @@ fn unmade(why: impl ToString) -> Error {
 }
 
 fn main() -> ExitCode {
-    let grouped = include_str!("conformance.expected");
-    let shared = include_str!("conformance-share.expected");
-    let suite = |name, broker, fixture: fn(String) -> Servers, expected| {
+    let suite = |name, broker, fixture: fn(String) -> Servers| {
         Suite::new(name, broker, broker_address("MQ_KAFKA_SERVERS"))
             // Above the patience, so that a case can say what did not come.
             .deadline(Duration::from_secs(120))
-            .conformance(fixture, expected)
+            .conformance(fixture, include_str!("conformance.expected"))
     };
     mq_testkit::run([
-        suite("conformance", "mq-kafka", classic, grouped),
-        suite(
-            "conformance-kip-848",
-            "mq-kafka over KIP-848",
-            kip_848,
-            grouped,
-        ),
-        suite(
-            "conformance-share",
-            "mq-kafka over share groups",
-            share,
-            shared,
-        ),
+        suite("conformance", "mq-kafka", classic),
+        suite("conformance-kip-848", "mq-kafka over KIP-848", kip_848),
     ])
 }

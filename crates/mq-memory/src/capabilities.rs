@@ -18,9 +18,7 @@ pub(crate) const QUEUES: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts)
-    .and(Can::KeyOrder)
-    .and(Can::ExactAttempts);
+    .and(Can::KeptVerdicts);
 
 /// The shape of a log.
 pub(crate) const LOG: Capabilities = Capabilities::none()
@@ -33,9 +31,7 @@ pub(crate) const LOG: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts)
-    .and(Can::KeyOrder)
-    .and(Can::ExactAttempts);
+    .and(Can::KeptVerdicts);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -136,7 +136,7 @@ impl LogReader {
         ));
         listener.bind(&group);
         let (done, stopped) = oneshot::channel();
-        let classic = config.group_protocol != GroupProtocol::Consumer;
+        let classic = config.group_protocol == GroupProtocol::Classic;
         let instance = config.instance_id.as_ref().filter(|_| grouped && classic);
         let identity = instance.map(|name| Identity::new(Arc::clone(&group_id), Arc::clone(name)));
         let static_classic = identity.is_some();

@@ -81,15 +81,15 @@ impl Window {
     }
 
     /// How many more may be handed out.
-    pub(super) fn room(&self) -> usize {
+    fn room(&self) -> usize {
         self.prefetch.saturating_sub(self.handed.load(Relaxed))
     }
 
-    pub(super) fn out(&self, count: usize) {
+    fn out(&self, count: usize) {
         self.handed.fetch_add(count, Relaxed);
     }
 
-    pub(super) fn back(&self, count: usize) {
+    fn back(&self, count: usize) {
         self.handed.fetch_sub(count, Relaxed);
     }
 }
@@ -459,7 +459,7 @@ impl Ledger {
                 Some(FlowKind::Acked)
             }
             // Nobody had it.
-            (What::GoOn { .. } | What::Again { .. }, _) | (What::Reject(_), None) => None,
+            (What::GoOn { .. }, _) | (What::Reject(_), None) => None,
         };
         self.close_move(moved, told, true);
     }

@@ -12,11 +12,9 @@ use mq_core::{
 use super::{
     check_kind, durable_home, home_name,
     offsets::{committed, edges},
-    sharing,
     topics::{self, Topic, describe},
 };
 use crate::{
-    config::GroupProtocol,
     connection::Inner,
     error::{self, Stage},
 };
@@ -119,22 +117,12 @@ async fn delete_home(inner: &Inner, home: &str, topic: &Topic) -> Result<()> {
 /// is one, and so is what its filter would leave out.
 async fn holds_messages(inner: &Inner, group: &str, name: &str, topic: &Topic) -> Result<bool> {
     let all: Vec<i32> = (0..i32::try_from(topic.partitions).unwrap_or(i32::MAX)).collect();
-    let places = match inner.config.group_protocol {
-        // Durable subscriptions are consumer groups; a queue's group has its name.
-        GroupProtocol::Share if group == name => {
-            sharing::places(inner, DELETE, group, name).await?
-        }
-        _ => committed(&inner.admin, DELETE, group, name, None)
-            .await?
-            .into_iter()
-            .filter_map(|(partition, place)| Some((partition, place.offset?)))
-            .collect(),
-    };
+    let places = committed(&inner.admin, DELETE, group, name, None).await?;
     let starts = edges(&inner.admin, DELETE, name, &all, OffsetSpec::Earliest).await?;
     let ends = edges(&inner.admin, DELETE, name, &all, OffsetSpec::Latest).await?;
     let holds = |partition: &i32| {
         let start = starts.get(partition).copied().unwrap_or(0);
-        let place = places.get(partition).copied();
+        let place = places.get(partition).and_then(|place| place.offset);
         let end = ends.get(partition).copied().unwrap_or(0);
         end > place.unwrap_or(start).max(start)
     };

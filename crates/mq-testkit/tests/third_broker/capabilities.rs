@@ -10,7 +10,5 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts)
-    .and(Can::KeyOrder)
-    .and(Can::ExactAttempts);
+    .and(Can::KeptVerdicts);
 // guide: end
