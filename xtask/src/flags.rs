@@ -69,7 +69,7 @@ xflags::xflags! {
             optional --messages messages: u64
             /// Three nodes instead of one; a kill strikes the leader.
             optional --cluster
-            /// Of a Kafka group: classic or consumer. Default: what the cluster says.
+            /// Of a Kafka group: classic or consumer. Default classic.
             optional --protocol name: String
             /// The RabbitMQ image's version, such as 4.0.
             optional --rabbitmq-version version: String

@@ -51,7 +51,7 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// Messages a second, of all producers together.
     pub(crate) rate: u32,
-    /// Of a Kafka group, if not what the cluster says.
+    /// Of a Kafka group, if not the default.
     pub(crate) protocol: Option<Protocol>,
     /// Producers send again what is unknown.
     pub(crate) resend: bool,

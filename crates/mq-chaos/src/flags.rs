@@ -28,7 +28,7 @@ xflags::xflags! {
             optional --messages messages: u64
             /// Three nodes instead of one; a kill strikes the leader
             optional --cluster
-            /// Of a Kafka group: classic or consumer. Default: what the cluster says
+            /// Of a Kafka group: classic or consumer. Default classic
             optional --protocol name: String
             /// The version of RabbitMQ's image
             optional --rabbitmq-version version: String

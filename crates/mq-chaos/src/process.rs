@@ -43,7 +43,7 @@ pub(crate) struct Order {
     pub(crate) seed: u64,
     /// Messages a second; of a producer.
     pub(crate) rate: u32,
-    /// Of a Kafka group, if not what the cluster says.
+    /// Of a Kafka group, if not the default.
     pub(crate) protocol: Option<Protocol>,
     /// A producer sends again what is unknown.
     pub(crate) resend: bool,

@@ -49,19 +49,18 @@ impl Calls {
         let mut pause = self.every;
         loop {
             sleep(pause).await;
-            let members = self.ask(consumer).await;
-            // Each answer tells of all members, and each member asks.
-            let members = u32::try_from(members).unwrap_or(u32::MAX);
-            pause = self.every.max(PER_MEMBER.saturating_mul(members));
+            if let Some(members) = self.ask(consumer).await {
+                // Each answer tells of all members, and each member asks.
+                let members = u32::try_from(members).unwrap_or(u32::MAX);
+                pause = self.every.max(PER_MEMBER.saturating_mul(members));
+            }
         }
     }
 
     /// Tells how many members there are, if it was told.
-    async fn ask(&self, consumer: &Consumer) -> usize {
+    async fn ask(&self, consumer: &Consumer) -> Option<usize> {
         // Before the question: a join that ends meanwhile is an answer to the call.
-        let Some(generation) = generation(consumer).await else {
-            return 0;
-        };
+        let generation = generation(consumer).await?;
         let options = DescribeConsumerGroupsOptions::default();
         let admin = &self.inner.admin;
         let described = admin.describe_consumer_groups([&*self.group], options);
@@ -71,12 +70,12 @@ impl Calls {
                 if group.state == "PreparingRebalance" {
                     self.called.store(generation, Relaxed);
                 }
-                group.members.len()
+                Some(group.members.len())
             }
             // Then the next heartbeat tells.
             other => {
                 debug!(group = %self.group, ?other, "the group was not described");
-                0
+                None
             }
         }
     }
@@ -102,6 +101,16 @@ impl Join {
             left,
             since: Instant::now(),
         }
+    }
+
+    /// Right before a poll, which is to keep away from the time between the two answers: waits where
+    /// the first one is there. True if the join may still be on its way.
+    pub(super) async fn is_open(&self, consumer: &Consumer) -> bool {
+        let open = generation(consumer).await == Some(self.left);
+        if !open {
+            sleep(SYNC).await;
+        }
+        open
     }
 
     /// Waits for its end, and no longer than a poll waits: one that failed is seen by the next poll
@@ -132,8 +141,9 @@ const OFTEN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_millis(500);
 /// With it a large group asks a hundred times a second in all.
 const PER_MEMBER: Duration = Duration::from_millis(10);
-/// A broker that hangs is not waited for: another one may be asked the next time.
-const ANSWER: Duration = Duration::from_secs(1);
+/// A broker that hangs is not waited for: another one may be asked the next time. A late answer does
+/// no harm.
+const ANSWER: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_millis(250);
 /// After that it is taken for one that never began.

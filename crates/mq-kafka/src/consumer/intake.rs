@@ -124,13 +124,15 @@ impl Intake {
         let mut paused: HashSet<i32> = HashSet::new();
         let mut waiting: Option<Instant> = None;
         let mut join: Option<Join> = None;
+        let mut joined = false;
         let consumer = &self.group.consumer;
         let topic = &*self.group.topic;
         while !self.stop.is_cancelled() && !self.ledger.has_ended() {
             if self.back.swap(false, Relaxed) {
                 self.fetch_now().await;
             }
-            if join.is_none() {
+            // What a join brought is taken first: until then the member would say that it has less.
+            if join.is_none() && !std::mem::take(&mut joined) {
                 join = self.is_to_join().await.map(Join::leaving);
             }
             if self.listener.anew.swap(false, Relaxed) {
@@ -156,6 +158,11 @@ impl Intake {
             if let Some(identity) = &self.identity {
                 identity.note(consumer).await;
             }
+            if let Some(on_its_way) = &join
+                && !on_its_way.is_open(consumer).await
+            {
+                join = None;
+            }
             // A listener may be at work inside it.
             let wait = if room && join.is_none() {
                 POLL
@@ -176,6 +183,7 @@ impl Intake {
             if let Some(on_its_way) = &join {
                 tokio::select! {
                     goes_on = on_its_way.goes_on(consumer) => {
+                        joined = !goes_on;
                         join = join.filter(|_| goes_on);
                     }
                     () = self.stop.cancelled() => {}
@@ -274,7 +282,11 @@ impl Intake {
         let called = calls.take(consumer).await;
         let lost = self.identity.is_some() && self.listener.rejoin.take();
         if called.is_some() || lost {
-            return self.join_again().await.then_some(called.or(now)).flatten();
+            let begins = self.join_again().await;
+            if lost && !begins {
+                self.listener.rejoin.still();
+            }
+            return called.or(now).filter(|_| begins);
         }
         match (gave_up, now) {
             (NOT, _) => None,

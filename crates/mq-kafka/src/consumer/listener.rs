@@ -67,6 +67,11 @@ impl Rejoin {
     pub(super) fn take(&self) -> bool {
         self.due.swap(false, Relaxed)
     }
+
+    /// It could not be done.
+    pub(super) fn still(&self) {
+        self.due.store(true, Relaxed);
+    }
 }
 
 /// How far a member got since it was opened.

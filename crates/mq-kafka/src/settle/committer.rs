@@ -139,6 +139,8 @@ impl Group {
             match self.commit(ledger, None).await {
                 Err(error) if is_passing(&error) && start.elapsed() < self.deadline => {
                     debug!(group = %self.topic, %error, "the last commit is tried again");
+                    // A poll between the two answers that end a join could cost the membership.
+                    sleep(AGAIN * 2).await;
                 }
                 answer => return answer,
             }
