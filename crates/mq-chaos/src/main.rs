@@ -19,7 +19,9 @@ mod samples;
 mod schedule;
 mod site;
 
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode};
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::flags::{MqChaos, MqChaosCmd};
 
@@ -32,7 +34,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }
@@ -50,8 +52,38 @@ fn run(command: MqChaosCmd) -> Result<bool> {
             .enable_all()
             .build()?
             .block_on(exactly_once::run(flags.into())),
-        MqChaosCmd::Copier(flags) => exactly_once::copier(&flags.address, &flags.id),
-        MqChaosCmd::Producer(flags) => process::start(flags.try_into()?, process::Role::Producer),
-        MqChaosCmd::Consumer(flags) => process::start(flags.try_into()?, process::Role::Consumer),
+        MqChaosCmd::Copier(flags) => {
+            log();
+            exactly_once::copier(&flags.address, &flags.id)
+        }
+        MqChaosCmd::Producer(flags) => {
+            log();
+            process::start(flags.try_into()?, process::Role::Producer)
+        }
+        MqChaosCmd::Consumer(flags) => {
+            log();
+            process::start(flags.try_into()?, process::Role::Consumer)
+        }
     }
+}
+
+/// What the crates and their clients say goes to the log of the process; `RUST_LOG` asks for more of it.
+fn log() {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.from_env_lossy())
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+/// An error with what it was caused by, on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

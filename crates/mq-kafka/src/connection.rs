@@ -33,6 +33,7 @@ use crate::{
     publisher::{KafkaPublisher, KafkaUnconfirmed},
     settle::Ledger,
     topology::{self, At, Groups, Topics},
+    transaction::Brokers,
 };
 
 /// A connection to a Kafka cluster. A clone shares it.
@@ -407,18 +408,19 @@ impl fmt::Debug for Kafka {
     }
 }
 
-/// A producer that writes in transactions, over a handle of its own. Its predecessor under this id is
-/// fenced, and what that left open is aborted, before this returns.
+/// A producer that writes in transactions, over a handle of its own, and that handle's view of the brokers. Its predecessor under
+/// this id is fenced, and what that left open is aborted, before this returns.
 pub(crate) async fn transactional(
     config: &KafkaBuilder,
     id: &str,
     timeout: Duration,
-) -> Result<TransactionalProducer, KrafkaError> {
+) -> Result<(TransactionalProducer, Brokers), KrafkaError> {
     let mut config = config.clone();
     // What is not stored by then is aborted by us, before the broker does it: that would fence us.
     config.publish_timeout = config.publish_timeout.min(timeout * 2 / 3);
     let kafka = handle_of(&config).await?;
-    kafka
+    let brokers = Brokers::new(kafka.admin());
+    let producer = kafka
         .producer()
         .batch_size(config.batch_size())
         .linger(config.linger)
@@ -428,6 +430,7 @@ pub(crate) async fn transactional(
         .delivery_timeout(config.publish_timeout)
         .transaction_timeout(timeout)
         .metrics_push(false)
-        .build_transactional(id)
-        .await
+        .build_transactional(id);
+    let producer = brokers.looked_at(producer).await?;
+    Ok((producer, brokers))
 }

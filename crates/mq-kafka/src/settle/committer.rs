@@ -1,6 +1,7 @@
 //! Commits the watermarks: by count, by time, when asked, and before a partition is given up.
 
 use std::{
+    pin::pin,
     sync::{self, Arc, PoisonError},
     time::Duration,
 };
@@ -178,7 +179,7 @@ impl Committer {
                     }
                 }
             }
-            match self.group.commit(&self.ledger, None).await {
+            match self.commit().await {
                 Ok(()) => failing = None,
                 Err(error) => {
                     debug!(group = %self.group.topic, %error, "commit failed");
@@ -203,6 +204,17 @@ impl Committer {
         }
     }
 
+    /// A commit waits behind its member's join, which can last for as long as another member does not come to it.
+    async fn commit(&self) -> Result<(), KrafkaError> {
+        let mut commit = pin!(self.group.commit(&self.ledger, None));
+        if let Ok(answer) = timeout(LATE, &mut commit).await {
+            return answer;
+        }
+        debug!(group = %self.group.topic, "a commit waits; nothing is handed out until it is answered");
+        self.ledger.refused();
+        commit.await
+    }
+
     fn gone(&self, error: KrafkaError) -> Error {
         Error::new(
             ErrorKind::Disconnected,
@@ -214,6 +226,8 @@ impl Committer {
     }
 }
 
+/// A commit that has not been answered for so long waits for something.
+const LATE: Duration = Duration::from_secs(1);
 /// Between two tries of a last commit.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -224,7 +238,7 @@ mod tests {
         testing::{ApiKey, Control, FakeBroker},
     };
 
-    use super::{super::ledger::tests::acknowledged, *};
+    use super::{super::ledger::tests::{acknowledged, ledger, work}, *};
 
     /// A member of a group at the client's own fake of a broker, and three acknowledged records.
     async fn member(fake: &FakeBroker) -> (Group, Arc<Ledger>) {
@@ -294,6 +308,40 @@ mod tests {
         let start = Instant::now();
         group.commit_last(&ledger).await.unwrap_err();
         assert!(start.elapsed() <= 2 * DEADLINE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_handed_out_while_a_commit_waits() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (group, _) = member(&fake).await;
+        let ledger = ledger(10);
+        let mut taken = Vec::new();
+        ledger.take(&mut taken, 3);
+        for delivery in taken.drain(..) {
+            delivery.ack().unwrap();
+        }
+        fake.on_once(ApiKey::OffsetCommit, |_| Control::Delay(3 * LATE));
+        let stop = CancellationToken::new();
+        let committer = Committer {
+            group: Arc::new(group),
+            ledger: Arc::clone(&ledger),
+            stop: stop.clone(),
+            events: Events::new(),
+            static_classic: false,
+            every: AGAIN,
+            unreachable_after: DEADLINE,
+        };
+        let committing = tokio::spawn(committer.run());
+        sleep(LATE / 2).await;
+        ledger.take(&mut taken, 1);
+        assert_eq!(taken.len(), 1, "it may be answered any time");
+        sleep(LATE).await;
+        assert_eq!(work(&ledger), 0);
+        sleep(4 * LATE).await;
+        assert_eq!(fake.committed_offset("orders", "orders", 0), Some(3));
+        assert_eq!(work(&ledger), 6);
+        stop.cancel();
+        committing.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

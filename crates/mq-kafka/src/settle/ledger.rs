@@ -567,7 +567,7 @@ impl Ledger {
         self.progress.notify_waiters();
     }
 
-    /// A commit was not taken: until one is, nothing more is handed out, since all of it would come again.
+    /// A commit was not taken, or not yet: until one is, nothing more is handed out, since all of it would come again.
     pub(crate) fn refused(&self) {
         self.lock().refused = true;
     }

@@ -142,7 +142,7 @@ impl Guarantee<Kafka> for ExactlyOnce {
         let inner = broker.inner();
         let seat = consumer.begin_transactions()?;
         let failed = |e| error::map(CONSUME, Stage::Before, e).with("transactional id", &self.id);
-        let producer = transactional(&inner.config, &self.id, self.timeout)
+        let (producer, brokers) = transactional(&inner.config, &self.id, self.timeout)
             .await
             .map_err(failed)?;
         let level = TransactionLevel::of(inner, &producer).await?;
@@ -166,6 +166,7 @@ impl Guarantee<Kafka> for ExactlyOnce {
             ExactlyOnceSession::new(Arc::clone(&seat.ledger), broker.publisher(), watch.clone());
         let transactor = Transactor {
             producer,
+            brokers,
             ledger: seat.ledger,
             group: seat.group,
             home: seat.home,

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
+    brokers::Brokers,
     open::{Open, Refusal, Sent},
     search::Search,
     status::Running,
@@ -34,6 +35,7 @@ use crate::{
 
 pub(super) struct Transactor {
     pub(super) producer: TransactionalProducer,
+    pub(super) brokers: Brokers,
     pub(super) ledger: Arc<Ledger>,
     pub(super) group: Arc<Group>,
     /// Where rejected records go.
@@ -222,7 +224,8 @@ impl Transactor {
             return Err(Fault::Abort(self.moved()));
         }
         let offsets = open.offsets(&self.group.topic);
-        let sent = self.producer.send_offsets(&offsets, &member).await;
+        let sent = self.producer.send_offsets(&offsets, &member);
+        let sent = self.brokers.looked_at(sent).await;
         sent.map_err(|e| self.fault(e))?;
         self.end(open).await?;
         open.committed();
@@ -242,7 +245,7 @@ impl Transactor {
     async fn end(&self, open: &Open) -> Result<(), Fault> {
         let since = Instant::now();
         loop {
-            let Err(error) = self.producer.commit().await else {
+            let Err(error) = self.brokers.looked_at(self.producer.commit()).await else {
                 return Ok(());
             };
             if self.producer.state() != TransactionState::CommitUnknown {
@@ -269,7 +272,7 @@ impl Transactor {
         let id = self.producer.transactional_id();
         warn!(id, records = open.records, error = %why, "the transaction is aborted; its records come again");
         let since = Instant::now();
-        while let Err(error) = self.producer.abort().await {
+        while let Err(error) = self.brokers.looked_at(self.producer.abort()).await {
             if self.producer.state() == TransactionState::Fatal || error.is_fatal() {
                 // An end that came before the abort refuses the abort: what came first says why.
                 let first = std::error::Error::source(why).and_then(|e| e.downcast_ref());

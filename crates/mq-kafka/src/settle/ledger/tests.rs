@@ -4,7 +4,7 @@ use mq_core::{Destination, Message};
 
 use super::*;
 
-fn ledger(records: i64) -> Arc<Ledger> {
+pub(in crate::settle) fn ledger(records: i64) -> Arc<Ledger> {
     let source = Subscription::queue("orders");
     let homes = Homes {
         dead: Some(Destination::queue("orders.dead")),
@@ -41,7 +41,7 @@ pub(in crate::settle) fn acknowledged(records: i64) -> Arc<Ledger> {
 }
 
 /// Takes and acknowledges all there is, one by one.
-fn work(ledger: &Arc<Ledger>) -> usize {
+pub(in crate::settle) fn work(ledger: &Arc<Ledger>) -> usize {
     let mut taken = Vec::new();
     let mut worked = 0;
     while let Taken::Some(_) = ledger.take(&mut taken, 1) {
