@@ -34,6 +34,7 @@ use crate::{
     topology::{self, Topic},
 };
 pub use assignment::Assignment;
+pub(crate) use calls::SYNC;
 pub(crate) use events::Events;
 pub use events::{KafkaEvent, KafkaEvents};
 use log::{Common, Log, LogReader};

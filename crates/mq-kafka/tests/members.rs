@@ -571,7 +571,10 @@ async fn partitions_added(servers: String) -> Check {
 }
 
 async fn lag(servers: String) -> Check {
-    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    const STALLED: Duration = Duration::from_secs(2);
+    let builder = Kafka::builder(&servers).partitions(2);
+    let kafka = builder.stalled_after(STALLED).connect().await?;
+    let mut events = kafka.events();
     let queue = Destination::queue(unique("lag"));
     kafka.declare(&queue).await?;
     fill(&kafka, &queue, 0..30).await?;
@@ -606,7 +609,25 @@ async fn lag(servers: String) -> Check {
     check(age < Duration::from_secs(120), format!("an age of {age:?}"))?;
     // An open transaction's records are not to be read: the end is below them.
     let writer = bare_transaction(&servers, queue.name()).await?;
-    sleep(Duration::from_secs(7)).await;
+    let unstable = |of: &KafkaConsumer| -> u64 {
+        let of = of.progress().partitions.into_iter();
+        of.filter_map(|p| p.unstable).sum()
+    };
+    let told = async {
+        loop {
+            match events.next().await {
+                Some(KafkaEvent::TransactionOpen { offset, time, .. }) => {
+                    return (offset, time);
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    };
+    let (offset, time) = within(30, told).await?;
+    same(offset, 30, "where the transaction began")?;
+    check(time > STALLED, format!("told after {time:?}"))?;
+    same(unstable(&consumer), 1, "offsets behind the open transaction")?;
     same(consumer.progress().lag(), 26, "lag with a transaction open")?;
     writer.commit().await?;
     kafka
@@ -616,6 +637,7 @@ async fn lag(servers: String) -> Check {
     sleep(Duration::from_secs(7)).await;
     // Two records, and the mark of the transaction's end.
     same(consumer.progress().lag(), 29, "lag behind the transaction")?;
+    same(unstable(&consumer), 0, "offsets behind no transaction")?;
     drop(consumer);
     within(30, async {
         while !kafka.progress().is_empty() {

@@ -1,6 +1,7 @@
 //! A compose project that is started, and taken down at the end.
 
 use std::{
+    fs::{File, TryLockError},
     io::{Error, Result},
     os::unix::process::CommandExt,
     path::PathBuf,
@@ -27,19 +28,27 @@ pub struct Setup {
 pub struct Project {
     engine: &'static str,
     setup: Setup,
+    /// Locked for as long as the project is this run's. The system unlocks it however the run ends.
+    _turn: File,
 }
 
 impl Project {
     /// Starts containers without data. What an earlier run left is taken down first.
     ///
     /// # Errors
-    /// Says what each engine answered, where none can run containers.
+    /// Says what each engine answered, where none can run containers; names the project where another run has it now, whose brokers
+    /// this one would take away.
     ///
     /// # Cancel safety
     /// Dropped, it takes down what was started.
     pub async fn start(setup: Setup) -> Result<(Self, Vec<Node>)> {
         let engine = engine::find().await?;
-        let project = Self { engine, setup };
+        let _turn = turn(&setup.project)?;
+        let project = Self {
+            engine,
+            setup,
+            _turn,
+        };
         project.down();
         let mut nodes = Vec::new();
         for service in &project.setup.services {
@@ -91,7 +100,35 @@ impl Drop for Project {
     }
 }
 
+fn turn(project: &str) -> Result<File> {
+    let path = std::env::temp_dir().join(format!("{project}.lock"));
+    let file = File::create(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::other(format!(
+            "another run uses the containers of {project} now; wait for its end"
+        ))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 fn compose_file(folder: &str) -> PathBuf {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     PathBuf::from(format!("{workspace}/compose/{folder}/compose.yaml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turn;
+
+    #[test]
+    fn a_project_is_one_runs_at_a_time() {
+        let project = format!("mq-chaos-turn-{}", std::process::id());
+        let first = turn(&project).expect("nobody has it");
+        let second = turn(&project).expect_err("the first one has it");
+        assert!(second.to_string().contains(&project), "{second}");
+        drop(first);
+        drop(turn(&project).expect("it is free again"));
+        std::fs::remove_file(std::env::temp_dir().join(format!("{project}.lock"))).expect("it is there");
+    }
 }

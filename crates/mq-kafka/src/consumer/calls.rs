@@ -31,7 +31,24 @@ pub(super) struct Calls {
     inner: Arc<Inner>,
     every: Duration,
     /// The generation that is to be left.
-    called: AtomicI32,
+    called: Noted,
+}
+
+/// A generation of the group, for whoever takes it first.
+pub(super) struct Noted(AtomicI32);
+
+impl Noted {
+    pub(super) fn none() -> Self {
+        Self(AtomicI32::new(NOT))
+    }
+
+    pub(super) fn note(&self, generation: Option<i32>) {
+        self.0.store(generation.unwrap_or(NOT), Relaxed);
+    }
+
+    pub(super) fn take(&self) -> Option<i32> {
+        Some(self.0.swap(NOT, Relaxed)).filter(|generation| *generation != NOT)
+    }
 }
 
 impl Calls {
@@ -40,7 +57,7 @@ impl Calls {
             group,
             every: (inner.config.session_timeout / 10).clamp(OFTEN, SELDOM),
             inner,
-            called: AtomicI32::new(NOT),
+            called: Noted::none(),
         }
     }
 
@@ -68,7 +85,7 @@ impl Calls {
         match described.map(|answer| answer.map(|mut groups| groups.remove(&*self.group))) {
             Ok(Ok(Some(Ok(group)))) => {
                 if group.state == "PreparingRebalance" {
-                    self.called.store(generation, Relaxed);
+                    self.called.note(Some(generation));
                 }
                 Some(group.members.len())
             }
@@ -83,8 +100,8 @@ impl Calls {
     /// Once after each call that the member has not followed yet: the generation that is to be left.
     /// Between two polls.
     pub(super) async fn take(&self, consumer: &Consumer) -> Option<i32> {
-        let called = self.called.swap(NOT, Relaxed);
-        (called != NOT && generation(consumer).await == Some(called)).then_some(called)
+        let called = self.called.take()?;
+        (generation(consumer).await == Some(called)).then_some(called)
     }
 }
 
@@ -145,11 +162,12 @@ const PER_MEMBER: Duration = Duration::from_millis(10);
 /// no harm.
 const ANSWER: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(10);
-const POLL: Duration = Duration::from_millis(250);
+/// How long one poll waits for records.
+pub(super) const POLL: Duration = Duration::from_millis(250);
 /// After that it is taken for one that never began.
 const LONG: Duration = Duration::from_secs(60);
 /// From the first answer of a join, by which the generation is known, to the second one, which is the
 /// assignment: it waits for the member that shares out the partitions.
-pub(super) const SYNC: Duration = Duration::from_millis(200);
+pub(crate) const SYNC: Duration = Duration::from_millis(200);
 /// No generation.
-pub(super) const NOT: i32 = -1;
+const NOT: i32 = -1;

@@ -47,6 +47,20 @@ pub enum KafkaEvent {
         /// How long it has been so.
         time: Duration,
     },
+    /// A transaction has been open for longer than [`stalled_after`](crate::KafkaBuilder::stalled_after), and keeps what lies behind
+    /// its first record from every reader of what is committed. If its producer is gone and its time-out is over, it hangs: the
+    /// broker will not end it, and `kafka-transactions.sh find-hanging` and `abort` do.
+    #[non_exhaustive]
+    TransactionOpen {
+        /// The subscription's full name.
+        subscription: Arc<str>,
+        /// The partition.
+        partition: u32,
+        /// The last stable offset: where the transaction's first record is.
+        offset: u64,
+        /// How long it has been seen so.
+        time: Duration,
+    },
     /// Another consumer has the same [`instance_id`](crate::KafkaBuilder::instance_id); this one
     /// ends with an error.
     #[non_exhaustive]

@@ -2,7 +2,7 @@
 //! none, notices a broker that no longer answers, and closes down.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use super::{
     assignment::Assigned,
-    calls::{Calls, Join, NOT, SYNC, generation},
+    calls::{Calls, Join, POLL, SYNC, generation},
     events::{self, Events, KafkaEvent},
     identity::{Holder, Identity},
     listener::Listener,
@@ -277,7 +277,7 @@ impl Intake {
         let calls = self.calls.as_ref()?;
         let consumer = &self.group.consumer;
         // What was given up goes to its next owner in a further round, which the client begins.
-        let gave_up = self.listener.gave_up.swap(NOT, Relaxed);
+        let gave_up = self.listener.gave_up.take();
         let now = generation(consumer).await;
         let called = calls.take(consumer).await;
         let lost = self.identity.is_some() && self.listener.rejoin.take();
@@ -289,8 +289,8 @@ impl Intake {
             return called.or(now).filter(|_| begins);
         }
         match (gave_up, now) {
-            (NOT, _) => None,
-            (then, Some(now)) if then == now => Some(now),
+            (None, _) => None,
+            (Some(then), Some(now)) if then == now => Some(now),
             // That round came to its end in the poll that began it, or is about to.
             _ => {
                 sleep(SYNC).await;
@@ -438,6 +438,7 @@ impl Intake {
             let pause = pause.min(self.unreachable_after).min(self.stalled_after);
             sleep(pause).await;
             self.tell_stalled();
+            self.tell_held();
             let asked = Instant::now();
             let options = DescribeTopicsOptions::default();
             let answer = self.admin.describe_topics([topic], options).await;
@@ -489,6 +490,23 @@ impl Intake {
         }
     }
 
+    /// Tells of transactions that keep what lies behind them from being read for too long.
+    fn tell_held(&self) {
+        for held in self.ledger.newly_held(self.stalled_after) {
+            let (partition, offset, time) = (held.partition, held.offset, held.time);
+            warn!(
+                source = %self.source, partition, offset, ?time,
+                "a transaction is open for too long; nothing behind it is read"
+            );
+            self.events.tell(KafkaEvent::TransactionOpen {
+                subscription: Arc::clone(&self.source),
+                partition,
+                offset,
+                time,
+            });
+        }
+    }
+
     /// Tells of another number of partitions: a key may go to another one since.
     fn tell_partitions(&self, before: &mut usize, now: usize) {
         if *before == now {
@@ -510,8 +528,16 @@ impl Intake {
     async fn look_at_ends(&self) {
         let partitions = self.ledger.partitions();
         let topic = &*self.group.topic;
-        let ends = readable_ends(&self.admin, topic, &partitions, self.read_committed);
-        if let Ok(ends) = timeout(LOOK, ends).await {
+        let looked = async {
+            let ends = readable_ends(&self.admin, topic, &partitions, self.read_committed).await;
+            let high = match self.read_committed {
+                true => readable_ends(&self.admin, topic, &partitions, false).await,
+                false => HashMap::new(),
+            };
+            ends.into_iter()
+                .map(move |(p, end)| (p, (end, high.get(&p).map_or(end, |high| *high))))
+        };
+        if let Ok(ends) = timeout(LOOK, looked).await {
             self.ledger.saw_ends(ends);
         }
     }
@@ -591,8 +617,6 @@ impl Drop for Intake {
     }
 }
 
-/// How long one poll waits for records.
-const POLL: Duration = Duration::from_millis(250);
 /// How often the membership is kept up while the buffer is full.
 const KEEP: Duration = Duration::from_millis(100);
 const BACKOFF: Duration = Duration::from_millis(200);

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::{
     assignment::Assigned,
-    calls::{NOT, generation},
+    calls::{Noted, generation},
     events::{self, Events},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(super) struct Listener {
     /// Partitions that are still the member's are to be placed anew.
     pub(super) anew: AtomicBool,
     /// The generation in which partitions were revoked since.
-    pub(super) gave_up: AtomicI32,
+    pub(super) gave_up: Noted,
 }
 
 /// Whether a member has to join once more after it lost its membership and got it back.
@@ -109,7 +109,7 @@ impl Listener {
             drain,
             rejoin: Rejoin::default(),
             anew: AtomicBool::new(false),
-            gave_up: AtomicI32::new(NOT),
+            gave_up: Noted::none(),
         });
         (listener, first)
     }
@@ -292,8 +292,7 @@ impl ConsumerRebalanceListener for Listener {
         }
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
         if let Some(group) = self.group() {
-            let generation = generation(&group.consumer).await;
-            self.gave_up.store(generation.unwrap_or(NOT), Relaxed);
+            self.gave_up.note(generation(&group.consumer).await);
         }
         self.assigned.tell(self.ledger.partitions());
         self.events

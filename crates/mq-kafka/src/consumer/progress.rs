@@ -44,6 +44,10 @@ pub struct PartitionProgress {
     /// (the default), else the high watermark. It is up to 5 s old; `None` until it was looked at
     /// for the first time.
     pub end: Option<u64>,
+    /// Offsets from `end` to the high watermark, which a consumer that reads only what is committed cannot read yet: a transaction
+    /// before them is open. As old as `end`. If it does not go down for longer than a transaction may last, that transaction hangs
+    /// ([`KafkaEvent::TransactionOpen`](crate::KafkaEvent::TransactionOpen)).
+    pub unstable: Option<u64>,
     /// Offsets from `done_below` to `end`: an upper bound of the messages that are not handled yet.
     /// In topics that are compacted or written in transactions some offsets are no messages.
     pub lag: Option<u64>,

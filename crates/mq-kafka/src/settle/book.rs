@@ -67,8 +67,21 @@ pub(super) struct Partition {
     pub(super) draining: bool,
     /// Where its log ended when somebody last looked: what a reader may read.
     pub(super) end: Option<i64>,
+    /// The transaction that was open at `end` then.
+    pub(super) held: Option<Held>,
     /// The record that was told to be stalled last.
     pub(super) told: Option<i64>,
+}
+
+/// An open transaction, which holds up what lies behind its first record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    /// Offsets to the high watermark.
+    pub(super) unstable: i64,
+    /// When it was seen first.
+    pub(super) since: u32,
+    /// It was told to be open for too long.
+    pub(super) told: bool,
 }
 
 /// A buffered delivery.

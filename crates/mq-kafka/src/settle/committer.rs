@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::ledger::Ledger;
 use crate::{
-    consumer::{Events, KafkaEvent},
+    consumer::{Events, KafkaEvent, SYNC},
     error::{self, Stage, is_fenced, is_passing},
 };
 
@@ -141,7 +141,7 @@ impl Group {
                 Err(error) if is_passing(&error) && start.elapsed() < self.deadline => {
                     debug!(group = %self.topic, %error, "the last commit is tried again");
                     // A poll between the two answers that end a join could cost the membership.
-                    sleep(AGAIN * 2).await;
+                    sleep(SYNC).await;
                 }
                 answer => return answer,
             }

@@ -224,6 +224,7 @@ impl Ledger {
             waiting_bytes: 0,
             draining: false,
             end: None,
+            held: None,
             told: None,
         };
         state.forget(&[partition]);

@@ -8,15 +8,15 @@ use std::{
 use mq_core::SubscriptionKind;
 use tokio::time::Instant;
 
-use super::Ledger;
+use super::{super::book::Held, Ledger};
 use crate::consumer::PartitionProgress;
 
-/// A record that holds up its partition's commits.
+/// What a partition waits for: a record that holds up its commits, or the first one of a transaction that holds up its readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stalled {
     pub(crate) partition: u32,
     pub(crate) offset: u64,
-    /// How long it waits for a handler, or is with one.
+    /// For how long.
     pub(crate) time: Duration,
 }
 
@@ -47,14 +47,44 @@ impl Ledger {
         }
     }
 
-    /// Where the logs of these partitions end.
-    pub(crate) fn saw_ends(&self, ends: impl IntoIterator<Item = (i32, i64)>) {
+    /// Where these partitions end for their reader, and their high watermarks.
+    pub(crate) fn saw_ends(&self, ends: impl IntoIterator<Item = (i32, (i64, i64))>) {
+        let now = self.now();
         let state = &mut *self.lock();
-        for (partition, end) in ends {
-            if let Some(entry) = state.partitions.get_mut(&partition) {
-                entry.end = Some(end);
+        for (partition, (end, high)) in ends {
+            let Some(entry) = state.partitions.get_mut(&partition) else {
+                continue;
+            };
+            // The same one as before, if the end did not move.
+            let before = entry.held.filter(|_| entry.end == Some(end));
+            entry.end = Some(end);
+            entry.held = (high > end).then(|| Held {
+                unstable: high - end,
+                since: before.map_or(now, |held| held.since),
+                told: before.is_some_and(|held| held.told),
+            });
+        }
+    }
+
+    /// Where transactions have been open for longer than this; each once.
+    pub(crate) fn newly_held(&self, after: Duration) -> Vec<Stalled> {
+        let now = self.now();
+        let state = &mut *self.lock();
+        let mut all = Vec::new();
+        for (partition, entry) in &mut state.partitions {
+            let (Some(end), Some(held)) = (entry.end, &mut entry.held) else {
+                continue;
+            };
+            let time = Duration::from_secs(now.saturating_sub(held.since).into());
+            if time > after && !std::mem::replace(&mut held.told, true) {
+                all.push(Stalled {
+                    partition: u32::try_from(*partition).unwrap_or_default(),
+                    offset: unsigned(end),
+                    time,
+                });
             }
         }
+        all
     }
 
     /// How far each partition is, in ascending order.
@@ -81,6 +111,7 @@ impl Ledger {
                     done_below: unsigned(low),
                     next: unsigned(next),
                     end: end.map(unsigned),
+                    unstable: end.map(|_| entry.held.map_or(0, |held| unsigned(held.unstable))),
                     lag: end.map(|end| unsigned(end - low)),
                     open: entry.tracker.len(),
                     oldest,
