@@ -45,6 +45,16 @@ pub use reader::KafkaReader;
 ///
 /// Its tasks poll, commit and copy in the background. Dropping it stops them; they commit and leave
 /// the group as [`close`](Consumer::close) does, as long as the runtime lives.
+///
+/// # A topic that changes
+/// Partitions that are added are read from their beginning. The group hears of them within some 5 s.
+///
+/// A topic that is deleted, or deleted and made again, ends its consumers with
+/// [`Lost`](ErrorKind::Lost), within some 5 s. A group's place is kept by the topic's *name*: on
+/// clusters that take commits without the topic's id (before 4.1, and those of
+/// [`ExactlyOnce`](crate::ExactlyOnce) on all), what is settled between the making again and the
+/// client's next fetch may be committed in the new topic, whose first records are then passed over.
+/// So close the consumers before.
 pub struct KafkaConsumer {
     /// Of the source itself, then of its retry topics.
     readers: Vec<LogReader>,

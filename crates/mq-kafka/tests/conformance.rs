@@ -1,4 +1,5 @@
-//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under both protocols of groups.
+//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under both protocols of groups. Where the cluster does
+//! not serve the newer one, that it is refused is all there is of the second suite.
 
 #![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
 
@@ -14,7 +15,10 @@ use mq_testkit::{
     Fixture, Hook, Link, Suite, broker_address,
     proxy::{Direction, Fault, Proxy},
 };
-use support::Bare;
+use support::{
+    Bare,
+    release::{is_served, kip_848_is_refused},
+};
 
 struct Servers {
     address: String,
@@ -106,14 +110,20 @@ fn unmade(why: impl ToString) -> Error {
 }
 
 fn main() -> ExitCode {
-    let suite = |name, broker, fixture: fn(String) -> Servers| {
-        Suite::new(name, broker, broker_address("MQ_KAFKA_SERVERS"))
+    let address = broker_address("MQ_KAFKA_SERVERS");
+    let both = is_served(&address, GroupProtocol::Consumer);
+    let suite = |name, broker| {
+        Suite::new(name, broker, address.clone())
             // Above the patience, so that a case can say what did not come.
             .deadline(Duration::from_secs(120))
-            .conformance(fixture, include_str!("conformance.expected"))
     };
+    let expected = include_str!("conformance.expected");
+    let newer = suite("conformance-kip-848", "mq-kafka over KIP-848");
     mq_testkit::run([
-        suite("conformance", "mq-kafka", classic),
-        suite("conformance-kip-848", "mq-kafka over KIP-848", kip_848),
+        suite("conformance", "mq-kafka").conformance(classic, expected),
+        match both {
+            true => newer.conformance(kip_848, expected),
+            false => newer.case("kip_848_is_refused_with_help", kip_848_is_refused),
+        },
     ])
 }

@@ -6,15 +6,19 @@ mod support;
 
 use std::{process::ExitCode, time::Duration};
 
+use futures::FutureExt;
 use mq_kafka::{
-    Kafka,
+    GroupProtocol, Kafka,
     core::{
         Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Publisher, Subscription,
         headers,
     },
 };
-use mq_testkit::{Check, Suite, broker_address};
-use support::{Bare, fill, open, queue, quiet, same, take, text, unique, within};
+use mq_testkit::{Check, Failure, Suite, broker_address};
+use support::{
+    Bare, check, fill, open, queue, quiet, release::under, same, take, text, unique, within,
+};
+use tokio::time::sleep;
 
 fn main() -> ExitCode {
     Suite::new(
@@ -34,7 +38,16 @@ fn main() -> ExitCode {
         "failed_attempts_are_counted_across_consumers",
         attempts_survive,
     )
-    .case("a_slow_handler_keeps_its_membership", slow_handler)
+    .case("a_slow_handler_keeps_its_membership", |servers| {
+        slow_handler(servers, GroupProtocol::Classic)
+    })
+    .case("a_slow_handler_keeps_its_kip_848_membership", |servers| {
+        under(GroupProtocol::Consumer, servers, slow_handler)
+    })
+    .case(
+        "so_many_settlements_are_committed_whatever_the_clock_says",
+        commits_by_count,
+    )
     .case(
         "the_dead_letter_is_stored_before_the_offset_moves",
         reject_order,
@@ -48,6 +61,12 @@ fn main() -> ExitCode {
         home_gone,
     )
     .case("a_deleted_topic_ends_its_consumer", deleted_topic)
+    .case("a_topic_made_again_ends_its_consumer", |servers| {
+        made_again(servers, GroupProtocol::Classic)
+    })
+    .case("a_topic_made_again_ends_its_kip_848_consumer", |servers| {
+        under(GroupProtocol::Consumer, servers, made_again)
+    })
     .case(
         "closing_the_connection_ends_its_consumers",
         close_ends_consumers,
@@ -122,25 +141,90 @@ async fn attempts_survive(servers: String) -> Check {
     Ok(())
 }
 
-async fn slow_handler(servers: String) -> Check {
-    let session = Duration::from_secs(6);
+/// Handlers that take longer than the session, with more behind them than the consumer may take in.
+async fn slow_handler(servers: String, protocol: GroupProtocol) -> Check {
+    let session = match protocol {
+        GroupProtocol::Consumer => {
+            let bare = Bare::connect(&servers).await?;
+            let millis = bare.broker_setting("group.consumer.session.timeout.ms");
+            Duration::from_millis(millis.await?.parse()?)
+        }
+        _ => Duration::from_secs(6),
+    };
     let kafka = Kafka::builder(&servers)
-        .session_timeout(session)
+        .group_protocol(protocol)
+        .session_timeout(Duration::from_secs(6))
         .connect()
         .await?;
     let queue = Destination::queue(unique("slow"));
     kafka.declare(&queue).await?;
-    fill(&kafka, &queue, 0..2).await?;
-    let mut consumer = open(&kafka, &queue).await?;
-    let deliveries = take(&mut consumer, 2).await?;
+    fill(&kafka, &queue, 0..10).await?;
+    let source = Subscription::queue(queue.name().clone());
+    let opened = kafka.consumer(&source, ConsumePlan::new().prefetch(2));
+    let mut consumer = within(80, opened).await??;
+    let mut events = kafka.events();
+    let mut held = take(&mut consumer, 2).await?;
     // Time itself is what this case is about: longer than the session.
-    tokio::time::sleep(session + Duration::from_secs(3)).await;
-    for delivery in deliveries {
-        delivery.ack()?;
+    sleep(session + Duration::from_secs(3)).await;
+    let mut done = 0;
+    while done < 10 {
+        for delivery in held.drain(..) {
+            same(delivery.attempt(), 1, "attempt")?;
+            delivery.ack()?;
+            done += 1;
+        }
+        if done < 10 {
+            held = take(&mut consumer, 2).await?;
+        }
     }
     within(10, consumer.settled()).await??;
     quiet(&mut consumer).await?;
+    let told = events.next().now_or_never();
+    same(told, None, "what was told of the membership")?;
     Ok(consumer.close().await?)
+}
+
+async fn commits_by_count(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers)
+        .commit_every(Duration::from_secs(60))
+        .commit_after(10)
+        .partitions(1)
+        .connect()
+        .await?;
+    let queue = Destination::queue(unique("by-count"));
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..25).await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    let mut held = take(&mut consumer, 25).await?.into_iter();
+    let bare = Bare::connect(&servers).await?;
+    let committed = async || {
+        let places = bare.places(queue.name(), queue.name()).await?;
+        Check::Ok(places.get(&0).map_or(0, |(offset, _)| *offset))
+    };
+    for (count, expected) in [(9, 0), (1, 10), (9, 10), (1, 20)] {
+        for delivery in held.by_ref().take(count) {
+            delivery.ack()?;
+        }
+        match count {
+            // Many times as long as a commit takes.
+            9 => sleep(Duration::from_secs(2)).await,
+            _ => {
+                let reached = async {
+                    while committed().await? < expected {
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                    Check::Ok(())
+                };
+                within(10, reached).await??;
+            }
+        }
+        same(committed().await?, expected, "committed")?;
+    }
+    for delivery in held {
+        delivery.ack()?;
+    }
+    within(10, consumer.close()).await??;
+    same(committed().await?, 25, "committed at the close")
 }
 
 async fn reject_order(servers: String) -> Check {
@@ -219,6 +303,73 @@ async fn deleted_topic(servers: String) -> Check {
         .expect_err("nothing is left to consume");
     same(ended.kind(), ErrorKind::Lost, "kind")?;
     same(ended.context("topic"), Some(&**queue.name()), "topic")
+}
+
+/// Deleted and made again at once: by its name it is the same, and no verdict on what lay in the old one counts for the new one.
+async fn made_again(servers: String, protocol: GroupProtocol) -> Check {
+    let builder = Kafka::builder(&servers).group_protocol(protocol);
+    let kafka = builder.partitions(1).connect().await?;
+    let queue = Destination::queue(unique("again"));
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..20).await?;
+    let mut consumer = within(80, open(&kafka, &queue)).await??;
+    let mut held = take(&mut consumer, 20).await?.into_iter();
+    for delivery in held.by_ref().take(5) {
+        delivery.ack()?;
+    }
+    within(10, consumer.settled()).await??;
+    let bare = Bare::connect(&servers).await?;
+    bare.delete(queue.name()).await?;
+    let made = async { while bare.create(queue.name(), 1, &[]).await.is_err() {} };
+    within(20, made).await?;
+    // The leader takes messages into the old one until it has heard of it too.
+    let heard = async {
+        while bare.ends(queue.name(), 1).await.ok() != Some(vec![0]) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(20, heard).await?;
+    let other = Kafka::connect(&servers).await?;
+    fill(&other, &queue, 100..130).await?;
+    same(
+        bare.ends(queue.name(), 1).await?,
+        vec![30],
+        "in the new one",
+    )?;
+    let late = held.next_back().expect("fifteen");
+    for delivery in held {
+        // Nobody knows yet, or somebody does.
+        let _ = delivery.ack();
+    }
+    let ended = async {
+        loop {
+            match consumer.receive().await {
+                // Of the new one.
+                Ok(Some(delivery)) => {
+                    let _ = delivery.ack();
+                }
+                Ok(None) => return Err(Failure::new("it ended without an error")),
+                Err(error) => return Ok(error),
+            }
+        }
+    };
+    let error = within(30, ended).await??;
+    same(error.kind(), ErrorKind::Lost, "kind")?;
+    same(error.context("topic"), Some(&**queue.name()), "topic")?;
+    check(error.to_string().contains("made again"), error.to_string())?;
+    let closed = within(30, consumer.close()).await?;
+    same(
+        closed.expect_err("it is lost").kind(),
+        ErrorKind::Lost,
+        "at the close",
+    )?;
+    let mut next = within(80, open(&kafka, &queue)).await??;
+    let texts: Vec<String> = take(&mut next, 30).await?.iter().map(text).collect();
+    let expected: Vec<String> = (100..130).map(|n| n.to_string()).collect();
+    same(texts, expected, "what the new one has")?;
+    // Its time is over.
+    let late = late.ack().expect_err("it is lost");
+    same(late.kind(), ErrorKind::Stale, "a verdict")
 }
 
 async fn close_ends_consumers(servers: String) -> Check {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use mq_kafka::{
-    ExactlyOnce, Kafka, TransactionLevel,
+    ExactlyOnce, GroupProtocol, Kafka, TransactionLevel,
     core::{
         Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Failure as Failed,
         Message, Outcome, Received, Subscription, Worker, headers,
@@ -28,7 +28,11 @@ use mq_testkit::{
     proxy::{Direction, Fault, Proxy},
 };
 use scene::{Copier, Scene, copy};
-use support::{Bare, check, same, unique, wire, within};
+use support::{
+    Bare, check,
+    release::{Release, under},
+    same, unique, warnings, wire, within,
+};
 use tokio::sync::Notify;
 
 fn main() -> ExitCode {
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
     if let Some(ended) = crashes::child() {
         return ended;
     }
+    warnings::listen();
     Suite::new(
         "kafka-exactly-once",
         "mq-kafka",
@@ -45,6 +50,14 @@ fn main() -> ExitCode {
     .case(
         "each_record_is_copied_once_in_order_for_readers_at_the_time_and_later",
         copied_once,
+    )
+    .case(
+        "the_transaction_protocol_is_named_and_a_lesser_one_is_warned_of",
+        level_is_told,
+    )
+    .case(
+        "the_newest_transaction_protocol_is_had_where_asked_or_refused",
+        newest_or_refused,
     )
     .case("aborted_transactions_come_again", aborts)
     .case(
@@ -65,7 +78,12 @@ fn main() -> ExitCode {
     )
     .case("a_zombie_is_fenced", zombie)
     .case("one_whose_transaction_was_taken_from_it_is_fenced", taken)
-    .case("partitions_move_between_copiers", moved)
+    .case("partitions_move_between_copiers", |servers| {
+        moved(servers, GroupProtocol::Classic)
+    })
+    .case("partitions_move_between_copiers_under_kip_848", |servers| {
+        under(GroupProtocol::Consumer, servers, moved)
+    })
     .case(
         "a_copier_killed_in_a_transaction_copies_each_record_once",
         crashes::killed,
@@ -76,7 +94,7 @@ fn main() -> ExitCode {
 
 async fn copied_once(servers: String) -> Check {
     let scene = Scene::new(&servers, "copy").await?;
-    let guarantee = ExactlyOnce::new(unique("copier")).require_tv2();
+    let guarantee = ExactlyOnce::new(unique("copier"));
     let tries = Arc::new(AtomicUsize::new(0));
     let target = scene.target.clone();
     // Each 97th call fails; in place, since a later record of its key must not overtake it.
@@ -108,11 +126,6 @@ async fn copied_once(servers: String) -> Check {
     read?;
     copier.stop().await??;
     scene.read("late", 5000).await?;
-    same(
-        guarantee.level(),
-        Some(TransactionLevel::V2),
-        "the protocol",
-    )?;
     let transactions = guarantee.transactions();
     check(
         (2..2500).contains(&transactions.committed),
@@ -128,6 +141,46 @@ async fn copied_once(servers: String) -> Check {
         same(place, Some(&(end, String::new())), "committed")?;
     }
     Ok(())
+}
+
+async fn level_is_told(servers: String) -> Check {
+    let expected = Release::of(&servers).await?.transactions();
+    let scene = Scene::new(&servers, "level").await?;
+    scene.fill(0..100).await?;
+    let id = unique("level");
+    let guarantee = ExactlyOnce::new(id.as_str());
+    let copier = scene.copy(&guarantee);
+    scene.read("now", 100).await?;
+    copier.stop().await??;
+    same(guarantee.level(), Some(expected), "the protocol")?;
+    let warned = match expected {
+        TransactionLevel::V2 => vec![],
+        _ => vec!["a late end of a transaction can hit the next one".to_owned()],
+    };
+    same(warnings::told("id", &id), warned, "what was warned of")
+}
+
+async fn newest_or_refused(servers: String) -> Check {
+    let scene = Scene::new(&servers, "newest").await?;
+    scene.fill(0..100).await?;
+    let guarantee = ExactlyOnce::new(unique("newest")).require_tv2();
+    let copier = scene.copy(&guarantee);
+    if Release::of(&servers).await?.transactions() == TransactionLevel::V2 {
+        scene.read("now", 100).await?;
+        return copier.stop().await?.map_err(Into::into);
+    }
+    let error = copier.ended().await?.expect_err("an older cluster");
+    same(error.kind(), ErrorKind::Unsupported, "kind")?;
+    check(!error.is_retryable(), "it is so at every start")?;
+    let level = Some("EOS v1, anomaly KAFKA-17754 possible");
+    same(error.context("level"), level, "what it has")?;
+    let help = "; brokers from 4.2 on, with transaction.version=2 finalized";
+    check(error.to_string().ends_with(help), error.to_string())?;
+    // Nothing was copied, and what was asked for is still there for one who asks for less.
+    same(scene.written().await?, 0, "copies")?;
+    let lesser = scene.copy(&ExactlyOnce::new(unique("lesser")));
+    scene.read("now", 100).await?;
+    lesser.stop().await?.map_err(Into::into)
 }
 
 async fn aborts(servers: String) -> Check {
@@ -233,7 +286,8 @@ async fn handled_meanwhile(servers: String) -> Check {
         mean: Duration::from_millis(100),
         jitter: Duration::ZERO,
     };
-    let kafka = Scene::connect(&proxy.servers(), &scene.source, &scene.target).await?;
+    let classic = GroupProtocol::Classic;
+    let kafka = Scene::connect(&proxy.servers(), classic, &scene.source, &scene.target).await?;
     let guarantee = ExactlyOnce::new(unique("meanwhile"));
     let target = scene.target.clone();
     let source = Subscription::queue(scene.source.name().clone());
@@ -389,8 +443,8 @@ async fn taken(servers: String) -> Check {
     again.stop().await?.map_err(Into::into)
 }
 
-async fn moved(servers: String) -> Check {
-    let scene = Scene::new(&servers, "moved").await?;
+async fn moved(servers: String, protocol: GroupProtocol) -> Check {
+    let scene = Scene::under(protocol, &servers, "moved").await?;
     let one = ExactlyOnce::new(unique("one"));
     let two = ExactlyOnce::new(unique("two"));
     scene.fill(0..500).await?;

@@ -18,7 +18,7 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Suite, broker_address, flow::FlowRecorder};
-use support::{fill, take, unique, within};
+use support::{Bare, fill, punctual_queue, take, unique, within};
 
 fn main() -> ExitCode {
     Suite::new("flow", "mq-kafka", broker_address("MQ_KAFKA_SERVERS"))
@@ -40,8 +40,8 @@ async fn connect(servers: &str) -> Check<(Kafka, Arc<FlowRecorder>)> {
 
 async fn rejected(servers: String) -> Check {
     let (kafka, recorder) = connect(&servers).await?;
-    let queue = Destination::queue(unique("flow-refused"));
-    kafka.declare(&queue).await?;
+    let bare = Bare::connect(&servers).await?;
+    let queue = punctual_queue(&kafka, &bare, "flow-refused", 1).await?;
     let ahead = SystemTime::now() + Duration::from_secs(48 * 3600);
     let refused = kafka
         .publisher()

@@ -13,15 +13,20 @@ use std::{
 use mq_kafka::{
     Assignment, GroupProtocol, Kafka, KafkaConsumer,
     core::{
-        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Publisher, Subscription,
+        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Publisher, Received,
+        Subscription, Worker,
     },
 };
 use mq_testkit::{Check, Failure, Suite, broker_address};
-use support::{Bare, Own, check, fill, open, queue, quiet, same, take, text, unique, within};
+use support::{
+    Bare, Own, check, fill, open, queue, quiet, release::under, same, take, text, unique, within,
+};
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinHandle,
+    time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let address = broker_address("MQ_KAFKA_SERVERS");
@@ -42,6 +47,22 @@ fn main() -> ExitCode {
         .case(
             "a_settlement_after_the_partition_moved_is_stale",
             stale_after_revoke,
+        )
+        .case(
+            "what_ends_while_partitions_are_taken_does_not_come_again",
+            |servers| ends_in_time(servers, GroupProtocol::Classic),
+        )
+        .case(
+            "what_ends_while_kip_848_partitions_are_taken_does_not_come_again",
+            |servers| under(GroupProtocol::Consumer, servers, ends_in_time),
+        )
+        .case(
+            "what_ends_while_its_worker_stops_does_not_come_again",
+            |servers| stops_in_time(servers, GroupProtocol::Classic),
+        )
+        .case(
+            "what_ends_while_its_kip_848_worker_stops_does_not_come_again",
+            |servers| under(GroupProtocol::Consumer, servers, stops_in_time),
         )
         .case("the_classic_group_protocol_resumes_too", classic_protocol)
         .run()
@@ -251,6 +272,111 @@ async fn stale_after_revoke(servers: String) -> Check {
     Ok(())
 }
 
+/// Handlers that are at work when half of the partitions are taken from their consumer, and end before the drain does.
+async fn ends_in_time(servers: String, protocol: GroupProtocol) -> Check {
+    let connect = || {
+        let builder = Kafka::builder(&servers).group_protocol(protocol);
+        let builder = builder.partitions(4).drain(Duration::from_secs(30));
+        builder.connect()
+    };
+    let kafka = connect().await?;
+    let queue = Destination::queue(unique("in-time"));
+    kafka.declare(&queue).await?;
+    for partition in 0..4 {
+        let to = kafka.publisher().partition(partition);
+        let messages = (0..10).map(|n| Message::new(format!("{partition}-{n}")).build());
+        let batch = to.publish_batch(&queue, messages.collect());
+        batch.await.all_confirmed()?;
+    }
+    let mut first = within(80, open(&kafka, &queue)).await??;
+    let mut had = first.assignment();
+    let held = take(&mut first, 40).await?;
+    let before = kafka.metrics().rebalances;
+    let (other, to) = (connect().await?, queue.clone());
+    let opening = tokio::spawn(async move { open(&other, &to).await });
+    // It counts when it is asked to give some up, before it waits for their handlers.
+    let asked = async {
+        while kafka.metrics().rebalances == before {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(60, asked).await?;
+    same(
+        had.partitions(),
+        vec![0, 1, 2, 3],
+        "while handlers are at work",
+    )?;
+    for delivery in held {
+        // None is stale.
+        delivery.ack()?;
+    }
+    let mut second = within(80, opening).await???;
+    let halved = async {
+        while had.partitions().len() != 2 || second.assignment().partitions().len() != 2 {
+            tokio::select! {
+                _ = had.changed() => {}
+                () = sleep(Duration::from_millis(100)) => {}
+            }
+        }
+    };
+    within(60, halved).await?;
+    quiet(&mut first).await?;
+    quiet(&mut second).await?;
+    within(30, second.close()).await??;
+    within(30, first.close()).await??;
+    let mut next = within(80, open(&kafka, &queue)).await??;
+    quiet(&mut next).await
+}
+
+/// Handlers that are at work when their worker is told to stop, and end before its deadline.
+async fn stops_in_time(servers: String, protocol: GroupProtocol) -> Check {
+    let builder = Kafka::builder(&servers).group_protocol(protocol);
+    let kafka = builder.partitions(4).connect().await?;
+    let queue = Destination::queue(unique("stops"));
+    kafka.declare(&queue).await?;
+    let messages = (0..200_u32).map(|n| Message::new(n.to_string()).build());
+    let publisher = kafka.publisher();
+    let batch = publisher.publish_batch(&queue, messages.collect());
+    batch.await.all_confirmed()?;
+    let (began, stop) = (Arc::new(Seen::default()), CancellationToken::new());
+    let ended = Arc::new(Seen::default());
+    let source = Subscription::queue(queue.name().clone());
+    let (beginning, ending, stopping) = (Arc::clone(&began), Arc::clone(&ended), stop.clone());
+    let run = Worker::new(&kafka, source)
+        .concurrency(8)
+        .shutdown_deadline(Duration::from_secs(20))
+        .run(move |received: Received| {
+            let (began, ended) = (Arc::clone(&beginning), Arc::clone(&ending));
+            let stop = stopping.clone();
+            async move {
+                let payload = received.payload().map_or(&[][..], |p| p);
+                let text = String::from_utf8_lossy(payload);
+                began.came(&text);
+                stop.cancelled().await;
+                // At work for a while longer.
+                sleep(Duration::from_millis(500)).await;
+                ended.came(&text);
+            }
+        })
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let running = tokio::spawn(run.into_future());
+    began.until(8).await?;
+    stop.cancel();
+    within(30, running).await???;
+    let (began, ended) = (began.all(), ended.all());
+    same(&ended, &began, "what ended of what began")?;
+    // The rest comes, and none of those.
+    let mut next = within(80, open(&kafka, &queue)).await??;
+    let rest = take(&mut next, 200 - ended.len()).await?;
+    let again: Vec<String> = rest
+        .iter()
+        .map(text)
+        .filter(|t| ended.contains(t))
+        .collect();
+    same(again, vec![], "what was done and came again")?;
+    quiet(&mut next).await
+}
+
 async fn classic_protocol(servers: String) -> Check {
     let builder = Kafka::builder(&servers).group_protocol(GroupProtocol::Classic);
     let kafka = builder.connect().await?;
@@ -379,6 +505,10 @@ impl Seen {
 
     fn again(&self) -> Vec<String> {
         self.again.lock().expect("no panic").clone()
+    }
+
+    fn all(&self) -> BTreeSet<String> {
+        self.came.lock().expect("no panic").clone()
     }
 
     /// Waits until so many different messages have come.

@@ -16,15 +16,19 @@ use krafka::{Record, producer::TransactionalProducer};
 use mq_kafka::{
     GroupProtocol, Kafka, KafkaBuilder, KafkaConsumer, KafkaEvent, KafkaEvents,
     core::{
-        Broker, ConsumePlan, Consumer, Delivery, Destination, ErrorKind, Message, Publisher,
-        RetryAdvice, Subscription,
+        Broker, ConsumePlan, Consumer, DeadLetters, Delivery, Destination, ErrorKind, Message,
+        Publisher, RetryAdvice, Subscription,
     },
 };
 use mq_testkit::{
     Check, Failure, Suite, broker_address,
     proxy::{Direction, Fault, Proxy},
 };
-use support::{Bare, check, fill, open, same, take, text, unique, within};
+use support::{
+    Bare, check, fill, open,
+    release::{Release, kip_848_is_refused, under},
+    same, take, text, unique, within,
+};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -32,22 +36,32 @@ fn main() -> ExitCode {
     let address = broker_address("MQ_KAFKA_SERVERS");
     let mut suite = Suite::new("kafka-members", "mq-kafka", address)
         .deadline(Duration::from_secs(180))
-        .case("the_protocol_is_classic_unless_set_and_is_named", named);
+        .case(
+            "the_protocol_is_classic_unless_set_and_is_named_or_refused",
+            named,
+        );
     for (protocol, cases) in [
         (GroupProtocol::Classic, CLASSIC),
         (GroupProtocol::Consumer, KIP_848),
     ] {
         suite = suite
-            .case(cases[0], move |servers| restart(servers, protocol))
-            .case(cases[1], move |servers| duplicate(servers, protocol))
-            .case(cases[2], move |servers| frozen(servers, protocol))
-            .case(cases[3], move |servers| described(servers, protocol))
-            .case(cases[4], move |servers| closes(servers, protocol))
-            .case(cases[5], move |servers| grows(servers, protocol));
+            .case(cases[0], move |servers| under(protocol, servers, restart))
+            .case(cases[1], move |servers| under(protocol, servers, duplicate))
+            .case(cases[2], move |servers| under(protocol, servers, frozen))
+            .case(cases[3], move |servers| under(protocol, servers, described))
+            .case(cases[4], move |servers| under(protocol, servers, closes))
+            .case(cases[5], move |servers| under(protocol, servers, grows))
+            .case(cases[6], move |servers| {
+                under(protocol, servers, added_unseen)
+            });
     }
     suite
         .case("a_message_that_stands_still_is_told_once", stalled)
         .case("partitions_that_were_added_are_told", partitions_added)
+        .case(
+            "without_a_group_what_was_in_a_partition_before_it_was_heard_of_is_read",
+            added_without_group,
+        )
         .case("lag_and_age_are_told_of_each_partition", lag)
         .case(
             "a_message_that_is_not_settled_pauses_its_partition_and_no_other",
@@ -56,29 +70,36 @@ fn main() -> ExitCode {
         .run()
 }
 
-const CLASSIC: [&str; 6] = [
+const CLASSIC: [&str; 7] = [
     "a_classic_static_member_is_back_and_no_partition_moved",
     "a_second_classic_member_of_one_name_takes_over",
     "a_classic_member_that_was_away_goes_on_from_what_is_committed",
     "a_classic_group_is_listed_and_described",
     "a_classic_member_that_closes_while_another_joins_loses_no_verdict",
     "a_classic_group_that_grows_and_is_replaced_loses_no_partition",
+    "a_classic_member_reads_what_was_in_a_partition_before_it_heard_of_it",
 ];
-const KIP_848: [&str; 6] = [
+const KIP_848: [&str; 7] = [
     "a_kip_848_static_member_is_back_and_no_partition_moved",
     "a_second_kip_848_member_of_one_name_is_refused",
     "a_kip_848_member_that_was_away_goes_on_from_what_is_committed",
     "a_kip_848_group_is_listed_and_described",
     "a_kip_848_member_that_closes_while_another_joins_loses_no_verdict",
     "a_kip_848_group_that_grows_and_is_replaced_loses_no_partition",
+    "a_kip_848_member_reads_what_was_in_a_partition_before_it_heard_of_it",
 ];
 
 async fn named(servers: String) -> Check {
+    let release = Release::of(&servers).await?;
     for protocol in [
         None,
         Some(GroupProtocol::Classic),
         Some(GroupProtocol::Consumer),
     ] {
+        if protocol.is_some_and(|asked| !release.serves(asked)) {
+            kip_848_is_refused(servers.clone()).await?;
+            continue;
+        }
         let builder = Kafka::builder(&servers);
         let kafka = match protocol {
             Some(protocol) => builder.group_protocol(protocol),
@@ -569,6 +590,89 @@ async fn partitions_added(servers: String) -> Check {
     let verified = kafka.verify(&queue).await.expect_err("one more");
     same(verified.kind(), ErrorKind::Mismatch, "kind")
 }
+
+/// Partitions that are added and written to while the only member cannot be reached, and while there is none: they are read from
+/// their beginning, also by a subscription that began where its topic ended.
+async fn added_unseen(servers: String, protocol: GroupProtocol) -> Check {
+    let builder = Kafka::builder(&servers).group_protocol(protocol);
+    let kafka = builder.partitions(1).connect().await?;
+    let topic = Destination::topic(unique("unseen"));
+    kafka.declare(&topic).await?;
+    let earlier = kafka.publisher();
+    earlier.publish(&topic, Message::new("earlier")).await?;
+    let source = Subscription::durable(topic.name().clone(), "reader");
+    kafka.declare(&source).await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let builder = Kafka::builder(proxy.servers()).group_protocol(protocol);
+    let away = builder.connect().await?;
+    let plan = || ConsumePlan::new().dead_letters(DeadLetters::None);
+    let mut consumer = within(80, away.consumer(&source, plan())).await??;
+    has(&consumer, 1).await?;
+
+    proxy.set(Direction::Both, Fault::BlackHole);
+    add_and_write(&servers, &topic, 1).await?;
+    same(consumer.assignment().partitions(), vec![0], "not heard of")?;
+    proxy.clear();
+    read_all(&mut consumer, 1).await?;
+    within(30, consumer.close()).await??;
+    add_and_write(&servers, &topic, 2).await?;
+    let mut consumer = within(80, kafka.consumer(&source, plan())).await??;
+    read_all(&mut consumer, 2).await?;
+    within(30, consumer.close()).await??;
+    let mut next = within(80, kafka.consumer(&source, plan())).await??;
+    support::quiet(&mut next).await
+}
+
+/// The same without a group, which begins at the end of what is there.
+async fn added_without_group(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(1).connect().await?;
+    let topic = Destination::topic(unique("unseen"));
+    kafka.declare(&topic).await?;
+    let earlier = kafka.publisher();
+    earlier.publish(&topic, Message::new("earlier")).await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let away = Kafka::connect(proxy.servers()).await?;
+    let source = Subscription::ephemeral(topic.name().clone());
+    let mut consumer = away.consumer(&source, ConsumePlan::new()).await?;
+    proxy.set(Direction::Both, Fault::BlackHole);
+    add_and_write(&servers, &topic, 1).await?;
+    proxy.clear();
+    read_all(&mut consumer, 1).await
+}
+
+/// Reads all of what is in a partition that was added, and nothing else.
+async fn read_all(consumer: &mut KafkaConsumer, partition: u32) -> Check {
+    let mut found = Vec::new();
+    for delivery in take(consumer, ADDED).await? {
+        let at = delivery.position().expect("a position").partition;
+        found.push((at, text(&delivery)));
+        delivery.ack()?;
+    }
+    let expected = (0..ADDED).map(|n| (partition, n.to_string()));
+    same(found, expected.collect(), "what is read of it")?;
+    support::quiet(consumer).await
+}
+
+/// Adds a partition of this number, and writes to it as soon as it is there.
+async fn add_and_write(servers: &str, topic: &Destination, partition: u32) -> Check {
+    let bare = Bare::connect(servers).await?;
+    let total = i32::try_from(partition)? + 1;
+    bare.add_partitions(topic.name(), total).await?;
+    let kafka = Kafka::connect(servers).await?;
+    let to = kafka.publisher().partition(partition);
+    let written = async {
+        for n in 0..ADDED {
+            // The brokers themselves hear of it a moment later.
+            while let Err(error) = to.publish(topic, Message::new(n.to_string())).await {
+                same(error.kind(), ErrorKind::Config, &error.to_string())?;
+            }
+        }
+        Ok(())
+    };
+    within(20, written).await?
+}
+
+const ADDED: usize = 20;
 
 async fn lag(servers: String) -> Check {
     const STALLED: Duration = Duration::from_secs(2);

@@ -17,11 +17,12 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Suite, broker_address, flow::FlowRecorder};
-use support::{fill, take, unique, within};
+use support::{Bare, fill, open, punctual_queue, same, take, text, unique, within};
 
 fn main() -> ExitCode {
     Suite::new("metrics", "mq-kafka", broker_address("MQ_KAFKA_SERVERS"))
         .case("counts_are_those_of_the_flow_events", agree)
+        .case("the_age_of_the_oldest_unhandled_message_is_told", age)
         .case(
             "without_a_sink_a_publish_counts_when_it_is_heard_of",
             unheard,
@@ -35,8 +36,8 @@ async fn agree(servers: String) -> Check {
     let recorder = Arc::new(FlowRecorder::new());
     let builder = Kafka::builder(&servers).partitions(2);
     let kafka = builder.flow(recorder.clone()).connect().await?;
-    let queue = Destination::queue(unique("counted"));
-    kafka.declare(&queue).await?;
+    let bare = Bare::connect(&servers).await?;
+    let queue = punctual_queue(&kafka, &bare, "counted", 2).await?;
     let publisher = kafka.publisher();
     let ahead = SystemTime::now() + Duration::from_secs(48 * 3600);
     let refused = publisher
@@ -127,4 +128,30 @@ async fn unheard(servers: String) -> Check {
         "{now:?}"
     );
     Ok(())
+}
+
+/// By the messages' own time, over all partitions, and of what is not handled alone.
+async fn age(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    let queue = Destination::queue(unique("age"));
+    kafka.declare(&queue).await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    same(kafka.progress()[0].oldest(), None, "age of nothing")?;
+    let now = SystemTime::now();
+    for (partition, minutes) in [(0, 30), (1, 90), (0, 1), (1, 5)] {
+        let message = Message::new(minutes.to_string()).time(now - Duration::from_mins(minutes));
+        let to = kafka.publisher().partition(partition);
+        to.publish(&queue, message).await?;
+    }
+    let mut held = take(&mut consumer, 4).await?;
+    for expected in [90, 30, 5, 1] {
+        for told in [kafka.progress().remove(0), consumer.progress()] {
+            let minutes = told.oldest().map(|age| age.as_secs() / 60);
+            same(minutes, Some(expected), "minutes of the oldest")?;
+        }
+        let oldest = held.iter().position(|d| text(d) == expected.to_string());
+        held.remove(oldest.expect("it came")).ack()?;
+        within(30, consumer.settled()).await??;
+    }
+    same(consumer.progress().oldest(), None, "age of what is handled")
 }

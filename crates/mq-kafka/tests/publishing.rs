@@ -20,6 +20,14 @@ fn main() -> ExitCode {
             keys_meet_java,
         )
         .case(
+            "keys_of_high_bytes_go_to_the_partitions_that_java_gives_them",
+            high_bytes_meet_java,
+        )
+        .case(
+            "without_a_key_a_batch_stays_together_and_many_spread_over_all_partitions",
+            keyless,
+        )
+        .case(
             "a_named_partition_takes_every_message_in_order",
             named_partition,
         )
@@ -72,6 +80,81 @@ async fn keys_meet_java(servers: String) -> Check {
         same(found, Some(expected), key)?;
     }
     Ok(kafka.close().await?)
+}
+
+/// A hash that takes bytes for signed puts these elsewhere, and every key of ASCII in its place.
+async fn high_bytes_meet_java(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(32).connect().await?;
+    let queue = Destination::queue(unique("high-bytes"));
+    kafka.declare(&queue).await?;
+    let key = |length: u32| -> Vec<u8> {
+        let bytes = (0..length).map(|at| 0x80 + (37 * at + 11 * length) % 128);
+        bytes.map(|byte| byte as u8).collect()
+    };
+    let messages = (0..65).map(|length| Message::new("x").key(key(length)).build());
+    let publisher = kafka.publisher();
+    let batch = publisher.publish_batch(&queue, messages.collect());
+    let mut found = Vec::new();
+    for receipt in batch.await {
+        found.push(receipt?.position().map(|at| at.partition));
+    }
+    let partition = |murmur2: i32| Some((murmur2.cast_unsigned() & 0x7fff_ffff) % 32);
+    let expected = OF_HIGH_BYTES.into_iter().map(partition);
+    same(found, expected.collect(), "partitions by length")
+}
+
+/// `Utils.murmur2` of the Java client 4.3.1 (3.9.2 gives the same), of keys of 0 to 64 bytes, all of them above 127.
+#[rustfmt::skip] // a table
+const OF_HIGH_BYTES: [i32; 65] = [
+    275_646_681, 1_724_415_367, -457_497_440, -172_505_587, 2_105_862_128, 1_039_109_178, 2_126_420_252,
+    101_969_639, 862_214_062, 1_477_586_710, -381_442_082, -1_467_983_328, -1_436_368_208, 394_306_738,
+    738_835_387, -545_574_716, -2_057_046_659, 1_588_049_239, -1_023_973_198, 1_157_282_661, -1_552_919_190,
+    291_390_097, -542_698_696, 64_225_673, 543_135_077, 541_237_978, 621_888_563, 219_578_833,
+    393_472_840, 769_292_522, 1_676_853_317, 1_158_588_229, -448_897_919, 1_544_182_188, -2_070_822_038,
+    -137_465_330, -306_825_264, 1_123_693_965, 1_865_371_311, -269_508_987, 1_058_443_388, -1_439_085_061,
+    813_735_195, -793_512_695, -271_146_153, -1_113_014_314, -653_560_219, 1_223_925_126, 1_717_625_035,
+    348_051_444, 1_741_304_212, -62_778_065, -175_837_331, 513_380_686, 123_028_883, -1_329_219_541,
+    1_284_471_435, 355_885_200, 310_061_423, 780_955_250, -24_183_058, -1_820_716_830, 502_910_325,
+    -321_544_287, -1_295_816_977,
+];
+
+/// What has no key goes where the one before it went, until that is a batch; then another partition is drawn (KIP-794).
+async fn keyless(servers: String) -> Check {
+    let (kafka, one) = queue(&servers, "keyless.one").await?;
+    let placed = async |kafka: &Kafka, queue: &Destination, count: u32| {
+        let payload = |n: u32| format!("{n:0100}");
+        let messages = (0..count).map(|n| Message::new(payload(n)).build());
+        let publisher = kafka.publisher();
+        let batch = publisher.publish_batch(queue, messages.collect());
+        let mut places = Vec::new();
+        for receipt in batch.await {
+            places.push(receipt?.position().expect("a position"));
+        }
+        Check::Ok(places)
+    };
+    let places = placed(&kafka, &one, 200).await?;
+    let partition = places[0].partition;
+    let together = (0..200).map(|offset| Position { partition, offset });
+    same(places, together.collect(), "a batch")?;
+
+    // About four messages a batch, so that a partition is drawn 2,000 times: half of its share is many deviations away.
+    let kafka = Kafka::builder(&servers).batch_bytes(1000).connect().await?;
+    let many = Destination::queue(unique("keyless.many"));
+    kafka.declare(&many).await?;
+    let places = placed(&kafka, &many, 8000).await?;
+    let bare = Bare::connect(&servers).await?;
+    let shares = bare.ends(many.name(), 8).await?;
+    check(
+        shares.iter().all(|share| (500..2000).contains(share)),
+        format!("shares of 8,000: {shares:?}"),
+    )?;
+    let neighbours = places.windows(2);
+    let moves = neighbours.filter(|two| two[0].partition != two[1].partition);
+    let moves = moves.count();
+    check(
+        moves < 8000 / 3,
+        format!("{moves} of 8,000 went elsewhere than the one before"),
+    )
 }
 
 async fn named_partition(servers: String) -> Check {

@@ -4,13 +4,7 @@
 
 mod support;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    process::ExitCode,
-    sync::{LazyLock, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, process::ExitCode, time::Duration};
 
 use krafka::admin::{ConfigEntry, ConfigResource, DescribeConfigsOptions};
 use mq_kafka::{
@@ -21,15 +15,10 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
-use support::{Bare, check, open, same, take, text, unique, within};
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use support::{Bare, check, open, same, take, text, unique, warnings, within};
 
 fn main() -> ExitCode {
-    tracing::subscriber::set_global_default(Warnings).expect("the only one");
+    warnings::listen();
     Suite::new(
         "kafka-settings",
         "mq-kafka",
@@ -396,46 +385,5 @@ const TOPIC: i8 = 1;
 
 /// How many warnings named this topic.
 fn told(topic: &str) -> usize {
-    let told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    told.get(topic).copied().unwrap_or(0)
-}
-
-static TOLD: LazyLock<Mutex<HashMap<String, usize>>> = LazyLock::new(Mutex::default);
-
-/// Counts this crate's warnings by their topic.
-struct Warnings;
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN && metadata.target().starts_with("mq_kafka")
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut Topic);
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
-
-struct Topic;
-
-impl Visit for Topic {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "topic" {
-            let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-            *told.entry(value.to_owned()).or_default() += 1;
-        }
-    }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+    warnings::told("topic", topic).len()
 }

@@ -31,7 +31,7 @@ use mq_testkit::{
     checker::{Checker, Claim, Verdict},
     history::{Event, Recorder},
 };
-use support::{Bare, Own, check, same, unique, within};
+use support::{Bare, Own, check, release::under, same, unique, within};
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 
 fn main() -> ExitCode {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             storm(servers, GroupProtocol::Classic)
         })
         .case("a_storm_of_kip_848_members_loses_nothing", |servers| {
-            storm(servers, GroupProtocol::Consumer)
+            under(GroupProtocol::Consumer, servers, storm)
         })
         .run()
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -64,6 +65,8 @@ pub(super) struct Intake {
     pub(super) publish_timeout: Duration,
     /// A broker answers again after none did.
     pub(super) back: AtomicBool,
+    /// The topic has partitions that nobody was given yet.
+    pub(super) grown: AtomicBool,
 }
 
 impl Intake {
@@ -274,17 +277,27 @@ impl Intake {
 
     /// The generation that is to be left, if the next poll begins a join.
     async fn is_to_join(&self) -> Option<i32> {
-        let calls = self.calls.as_ref()?;
+        let grown = self.grown.swap(false, Relaxed);
+        let Some(calls) = &self.calls else {
+            // Without a group the client takes all that it finds when it subscribes.
+            if grown && !self.group.commits && !self.join_again().await {
+                self.grown.store(true, Relaxed);
+            }
+            return None;
+        };
         let consumer = &self.group.consumer;
         // What was given up goes to its next owner in a further round, which the client begins.
         let gave_up = self.listener.gave_up.take();
         let now = generation(consumer).await;
         let called = calls.take(consumer).await;
         let lost = self.identity.is_some() && self.listener.rejoin.take();
-        if called.is_some() || lost {
+        if called.is_some() || lost || grown {
             let begins = self.join_again().await;
             if lost && !begins {
                 self.listener.rejoin.still();
+            }
+            if grown && !begins {
+                self.grown.store(true, Relaxed);
             }
             return called.or(now).filter(|_| begins);
         }
@@ -431,6 +444,7 @@ impl Intake {
         let mut answered = Instant::now();
         let mut silent = false;
         let mut partitions = self.partitions;
+        let mut given = partitions;
         let topic = &*self.group.topic;
         let ended = |kind, text| Error::new(kind, "consume", text).with("topic", topic);
         while !self.ledger.has_ended() {
@@ -451,7 +465,13 @@ impl Intake {
                         self.group.consumer.wakeup();
                     }
                     silent = false;
-                    self.tell_partitions(&mut partitions, found.partitions.len());
+                    let now = found.partitions.len();
+                    self.tell_partitions(&mut partitions, now);
+                    if now > given && self.has_found(given..now).await {
+                        given = now;
+                        self.grown.store(true, Relaxed);
+                        self.group.consumer.wakeup();
+                    }
                     self.look_at_ends().await;
                 }
                 Ok(Some(
@@ -505,6 +525,16 @@ impl Intake {
                 time,
             });
         }
+    }
+
+    /// Has the client find partitions that were added. Under the classic protocol nobody but a member notices them, and the client,
+    /// which keeps what it knows of a topic for five minutes, does not: each member joins again, since the one among them that
+    /// shares out partitions has to. To be asked where a partition begins makes the client look for it.
+    async fn has_found(&self, added: Range<usize>) -> bool {
+        let added: Vec<i32> = added.filter_map(|p| i32::try_from(p).ok()).collect();
+        let topic = &*self.group.topic;
+        let starts = edges(&self.admin, "consume", topic, &added, OffsetSpec::Earliest);
+        matches!(timeout(LOOK, starts).await, Ok(Ok(_)))
     }
 
     /// Tells of another number of partitions: a key may go to another one since.

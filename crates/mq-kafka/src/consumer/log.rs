@@ -130,7 +130,7 @@ impl LogReader {
             .map_err(|e| error::map(CONSUME, Stage::Before, e))?;
         let group = Arc::new(Group::new(
             Arc::new(consumer),
-            Arc::clone(&log.topic),
+            (Arc::clone(&log.topic), log.topic_id),
             grouped,
             config.request_timeout(),
         ));
@@ -163,6 +163,7 @@ impl LogReader {
             unreachable_after: config.unreachable_after,
             publish_timeout: config.publish_timeout,
             back: AtomicBool::new(false),
+            grown: AtomicBool::new(false),
         };
         ledger.tell_consumer(FlowKind::Opened);
         intake.start(grouped).await?;

@@ -53,7 +53,7 @@ pub struct PartitionProgress {
     pub lag: Option<u64>,
     /// How many messages were read, and not passed by `done_below`.
     pub open: usize,
-    /// How long ago, by its own time, the oldest message was published that was read and is not
-    /// settled. `None` if there is none.
+    /// How long ago, by its own time, the first message of the log was published that was read and is
+    /// not settled. `None` if there is none.
     pub oldest: Option<Duration>,
 }

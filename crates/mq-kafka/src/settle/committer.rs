@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use krafka::{
     KrafkaError,
     admin::TopicPartition,
@@ -30,6 +31,8 @@ use crate::{
 pub(crate) struct Group {
     pub(crate) consumer: Arc<Consumer>,
     pub(crate) topic: Arc<str>,
+    /// Of the topic that the consumer was opened on.
+    topic_id: [u8; 16],
     /// False for an ephemeral subscription: it has no group, and nothing to commit.
     pub(crate) commits: bool,
     /// How long one commit may take.
@@ -44,13 +47,14 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(
         consumer: Arc<Consumer>,
-        topic: Arc<str>,
+        (topic, topic_id): (Arc<str>, [u8; 16]),
         commits: bool,
         deadline: Duration,
     ) -> Self {
         Self {
             consumer,
             topic,
+            topic_id,
             commits,
             deadline,
             gate: Mutex::new(()),
@@ -76,6 +80,15 @@ impl Group {
         owner.as_ref().is_some_and(|id| id != member.member_id())
     }
 
+    /// True if the topic of this name is known to be another one by now. The client hears of it by its first fetch from the new one,
+    /// whose records it would number on from the old ones; it is not asked to look where it would have to wait for a broker.
+    fn is_of_another_topic(&self) -> bool {
+        let known = self.consumer.fetch_metadata(Some(&self.topic));
+        let known = known.now_or_never().and_then(Result::ok);
+        let mut topics = known.into_iter().flat_map(|found| found.topics);
+        topics.any(|topic| topic.topic_id != self.topic_id)
+    }
+
     /// Commits what has changed, of all partitions or of these.
     pub(crate) async fn commit(
         &self,
@@ -98,6 +111,13 @@ impl Group {
             })
             .collect();
         if !changed.is_empty() {
+            if self.is_of_another_topic() {
+                // A group's place is kept by the name: the new topic's first records would be passed over.
+                return Err(KrafkaError::broker(
+                    ErrorCode::UnknownTopicId,
+                    "the topic was deleted and made again",
+                ));
+            }
             if self.is_another().await {
                 // The broker would take it: it looks at who commits, not at what that has. Between this look and the client's own
                 // there is no time for another join.
@@ -255,7 +275,9 @@ mod tests {
         while consumer.assignment().await.is_empty() {
             consumer.poll(AGAIN).await.unwrap();
         }
-        let group = Group::new(Arc::new(consumer), "orders".into(), true, DEADLINE);
+        let found = consumer.fetch_metadata(Some("orders")).await.unwrap();
+        let topic = ("orders".into(), found.topics[0].topic_id);
+        let group = Group::new(Arc::new(consumer), topic, true, DEADLINE);
         (group, acknowledged(3))
     }
 
@@ -360,6 +382,18 @@ mod tests {
         assert!(is_passing(&error), "{error}");
         assert_eq!(fake.committed_offset("orders", "orders", 0), None);
         group.owns().await;
+        group.commit(&ledger, None).await.unwrap();
+        assert_eq!(fake.committed_offset("orders", "orders", 0), Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_topic_of_the_name_had_is_not_committed() {
+        let fake = FakeBroker::start_in_memory(1);
+        let (mut group, ledger) = member(&fake).await;
+        let now = std::mem::replace(&mut group.topic_id, [7; 16]);
+        group.commit(&ledger, None).await.unwrap_err();
+        assert_eq!(fake.committed_offset("orders", "orders", 0), None);
+        group.topic_id = now;
         group.commit(&ledger, None).await.unwrap();
         assert_eq!(fake.committed_offset("orders", "orders", 0), Some(3));
     }

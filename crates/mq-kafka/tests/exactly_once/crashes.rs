@@ -11,7 +11,7 @@ use std::{
 };
 
 use mq_kafka::{
-    ExactlyOnce,
+    ExactlyOnce, GroupProtocol,
     core::{Destination, Received, Subscription, Worker},
 };
 use mq_testkit::{Check, Failure};
@@ -89,7 +89,7 @@ pub(crate) fn child() -> Option<ExitCode> {
             Destination::queue(source.as_str()),
             Destination::topic(target.as_str()),
         );
-        let kafka = Scene::connect(servers, &source, &target).await?;
+        let kafka = Scene::connect(servers, GroupProtocol::Classic, &source, &target).await?;
         let handled = std::sync::atomic::AtomicUsize::new(0);
         let handled = std::sync::Arc::new(handled);
         // Long transactions, so that a kill meets one.

@@ -31,9 +31,13 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn new(servers: &str, what: &str) -> Check<Self> {
+        Self::under(GroupProtocol::Classic, servers, what).await
+    }
+
+    pub(crate) async fn under(protocol: GroupProtocol, servers: &str, what: &str) -> Check<Self> {
         let source = Destination::queue(unique(&format!("{what}.from")));
         let target = Destination::topic(unique(&format!("{what}.to")));
-        let kafka = Self::connect(servers, &source, &target).await?;
+        let kafka = Self::connect(servers, protocol, &source, &target).await?;
         kafka.declare(&source).await?;
         kafka.declare(&target).await?;
         for reader in READERS {
@@ -52,13 +56,14 @@ impl Scene {
     /// Under the classic protocol a killed member holds up its group for 6 s, not for 45.
     pub(crate) async fn connect(
         servers: &str,
+        protocol: GroupProtocol,
         source: &Destination,
         target: &Destination,
     ) -> Result<Kafka> {
         Kafka::builder(servers)
             .topic(&**source.name(), TopicSettings::new().partitions(2))
             .topic(&**target.name(), TopicSettings::new().partitions(3))
-            .group_protocol(GroupProtocol::Classic)
+            .group_protocol(protocol)
             .session_timeout(Duration::from_secs(6))
             .connect()
             .await

@@ -25,7 +25,7 @@ use crate::peer::{Peer, delete, once, run_java, run_kcat, same, unique};
 pub(crate) struct Read {
     records: BTreeMap<String, Received>,
     /// Where we put each key, and where the peer did.
-    partitions: BTreeMap<String, (u32, Option<u32>)>,
+    partitions: BTreeMap<Vec<u8>, (u32, Option<u32>)>,
     topic: String,
     begun: u64,
     ended: u64,
@@ -95,13 +95,7 @@ const CASES: &[Case] = &[
         same(odd.id().to_string().starts_with(&r.topic), true, "its place instead of a bad id")?;
         same((odd.priority(), odd.expires_in(), odd.attempt()), (None, None, 1), "fields")
     }),
-    ("partition of each of 1,000 keys", |r| {
-        same(r.partitions.len(), KEYS, "keys")?;
-        let used: BTreeSet<u32> = r.partitions.values().map(|(ours, _)| *ours).collect();
-        same(used.len(), 8, "partitions in use")?;
-        let apart = r.partitions.iter().find(|(_, (ours, theirs))| Some(*ours) != *theirs);
-        same(apart, None, "a key in two partitions: ours, theirs")
-    }),
+    ("partition of each of 10,000 keys", |r| r.meet(KEYS, |key| std::str::from_utf8(key).is_ok())),
 ];
 
 #[rustfmt::skip] // as above
@@ -114,6 +108,7 @@ const BINARY: &[Case] = &[
     ("binary header", |r| {
         same(r.get("binary")?.headers().get("raw"), Some(&vec![0xff, 0xfe].into()), "header")
     }),
+    ("partition of each of 64 binary keys", |r| r.meet(64, |key| std::str::from_utf8(key).is_err())),
 ];
 
 impl Read {
@@ -129,6 +124,18 @@ impl Read {
             expected,
             "payload",
         )
+    }
+
+    /// There are so many keys of this kind, of all partitions, and the peer put each where we did.
+    fn meet(&self, count: usize, kind: impl Fn(&[u8]) -> bool) -> Check {
+        let keys = self.partitions.iter().filter(|(key, _)| kind(key));
+        let keys: Vec<_> = keys.collect();
+        same(keys.len(), count, "keys")?;
+        let used: BTreeSet<u32> = keys.iter().map(|(_, (ours, _))| *ours).collect();
+        same(used.len(), 8, "partitions in use")?;
+        let mut keys = keys.into_iter();
+        let apart = keys.find(|(_, (ours, theirs))| Some(*ours) != *theirs);
+        same(apart, None, "a key in two partitions: ours, theirs")
     }
 
     /// All values of a header of the record that has one of each kind.
@@ -151,7 +158,7 @@ async fn read(servers: &str, peer: Peer) -> Check<Read> {
     let queue = Destination::queue(topic.as_str());
     kafka.declare(&queue).await?;
     let begun = time::to_millis(SystemTime::now());
-    let keys = keys();
+    let keys = keys(peer);
     let messages = keys
         .iter()
         .map(|key| Message::new("ours").key(key.clone()).build())
@@ -186,10 +193,7 @@ async fn read(servers: &str, peer: Peer) -> Check<Read> {
         match received.payload().map(AsRef::as_ref) {
             Some(b"ours") => {}
             Some(b"theirs") => {
-                let key = received
-                    .key()
-                    .and_then(|key| key.as_str())
-                    .unwrap_or_default();
+                let key = received.key().map_or(&[][..], |key| key.as_bytes());
                 let place = partitions
                     .get_mut(key)
                     .ok_or_else(|| Failure::new(format!("a new key {key:?}")))?;
@@ -295,7 +299,7 @@ fn records(now: u64) -> Vec<Record> {
 }
 
 /// The records and the keys in one run, as lines of `headers<TAB>key<TAB>value`; how many it wrote.
-async fn write_java(topic: &str, records: &[Record], keys: &[String]) -> Check<usize> {
+async fn write_java(topic: &str, records: &[Record], keys: &[Vec<u8>]) -> Check<usize> {
     let mut lines = String::new();
     for record in records {
         let pairs = record
@@ -310,7 +314,7 @@ async fn write_java(topic: &str, records: &[Record], keys: &[String]) -> Check<u
         lines.push_str(&format!("{headers}\t{key}\t{value}\n"));
     }
     for key in keys {
-        lines.push_str(&format!("NULL\t{key}\ttheirs\n"));
+        lines.push_str(&format!("NULL\t{}\ttheirs\n", std::str::from_utf8(key)?));
     }
     let mut arguments = vec!["--topic", topic];
     for property in ["parse.headers=true", "parse.key=true", "null.marker=NULL"] {
@@ -325,7 +329,7 @@ async fn write_kcat(
     servers: &str,
     topic: &str,
     records: &[Record],
-    keys: &[String],
+    keys: &[Vec<u8>],
 ) -> Check<usize> {
     let start = || ["-P", "-t", topic, "-D", END].map(OsString::from).to_vec();
     let with_key = || ["-K", KEY].map(OsString::from);
@@ -355,17 +359,19 @@ async fn write_kcat(
     let input: Vec<u8> = [b"\xff\x00", KEY.as_bytes(), &(0..=255).collect::<Vec<u8>>()].concat();
     run_kcat(servers, &arguments, &input).await?;
 
-    let lines: Vec<String> = keys.iter().map(|key| format!("{key}{KEY}theirs")).collect();
+    let line = |key: &Vec<u8>| [key, KEY.as_bytes(), b"theirs"].concat();
+    let lines: Vec<Vec<u8>> = keys.iter().map(line).collect();
     // librdkafka's own default is another hash.
     let mut arguments = start();
     arguments.extend(with_key());
     arguments.extend(["-X", "partitioner=murmur2_random"].map(OsString::from));
-    run_kcat(servers, &arguments, lines.join(END).as_bytes()).await?;
+    run_kcat(servers, &arguments, &lines.join(END.as_bytes())).await?;
     Ok(records.len() + 1 + keys.len())
 }
 
 /// Texts of 0 to 64 characters, most of them of several bytes, each other at every run; none has what separates them in the input.
-fn keys() -> Vec<String> {
+/// Where the peer can write them, keys of 1 to 64 bytes too that are all above 127, and no UTF-8.
+fn keys(peer: Peer) -> Vec<Vec<u8>> {
     const ALPHABET: &[char] = &[
         'a', 'Z', '0', '9', ' ', '-', '_', '/', 'ß', 'ü', '中', '🦀', '\u{1}',
     ];
@@ -383,7 +389,14 @@ fn keys() -> Vec<String> {
                 .collect::<String>(),
         );
     }
-    keys.into_iter().collect()
+    let high = |length: usize| {
+        let rest =
+            (1..length).map(|at| 0x80 | u8::try_from(random(length + at) % 128).unwrap_or(0));
+        std::iter::once(0xff).chain(rest).collect()
+    };
+    let binary = (peer == Peer::Kcat).then(|| (1..=64).map(high));
+    let texts = keys.into_iter().map(String::into_bytes);
+    texts.chain(binary.into_iter().flatten()).collect()
 }
 
 const KEYS: usize = 10_000;

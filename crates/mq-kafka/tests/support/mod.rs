@@ -6,7 +6,9 @@
 )]
 
 pub mod pki;
+pub mod release;
 pub mod scram;
+pub mod warnings;
 pub mod wire;
 
 use std::{collections::HashMap, future::Future, time::Duration};
@@ -31,6 +33,28 @@ pub async fn queue(servers: &str, what: &str) -> Check<(Kafka, Destination)> {
     let queue = Destination::queue(unique(what));
     kafka.declare(&queue).await?;
     Ok((kafka, queue))
+}
+
+/// A queue that refuses what is more than an hour ahead. Since 4.0 that is Kafka's own limit (KIP-1030); before, it has none.
+pub async fn punctual_queue(
+    kafka: &Kafka,
+    bare: &Bare,
+    what: &str,
+    partitions: i32,
+) -> Check<Destination> {
+    let queue = Destination::queue(unique(what));
+    let home = queue.dead_letter_home().expect("a queue has a home");
+    bare.create(home.name(), 1, &[]).await?;
+    let limit = ("message.timestamp.after.max.ms", "3600000");
+    bare.create(queue.name(), partitions, &[limit]).await?;
+    // The brokers themselves hear of it a moment later.
+    let heard = async {
+        while kafka.verify(&queue).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(20, heard).await?;
+    Ok(queue)
 }
 
 pub async fn open(kafka: &Kafka, queue: &Destination) -> Check<KafkaConsumer> {
@@ -156,18 +180,27 @@ impl Bare {
         Ok(())
     }
 
+    /// A setting of the brokers, as the first one has it.
+    pub async fn broker_setting(&self, name: &str) -> Check<String> {
+        let admin = self.admin();
+        let cluster = admin.describe_cluster(Default::default()).await?;
+        let first = cluster.brokers.first().expect("a broker");
+        let resource = ConfigResource::broker(first.id);
+        let described = admin.describe_configs([resource.clone()], Default::default());
+        let entries = described.await?.remove(&resource).expect("an answer")?;
+        let found = entries.into_iter().find(|entry| entry.name == name);
+        let value = found.and_then(|entry| entry.value);
+        value.ok_or_else(|| Failure::new(format!("no setting {name}")))
+    }
+
     /// How many records each partition has ever had.
     pub async fn ends(&self, topic: &str, partitions: i32) -> Check<Vec<i64>> {
         let all = (0..partitions).map(|p| (TopicPartition::new(topic, p), OffsetSpec::Latest));
         let found = self.admin().list_offsets(all, Default::default()).await?;
         let mut ends = Vec::new();
         for p in 0..partitions {
-            ends.push(
-                found[&TopicPartition::new(topic, p)]
-                    .as_ref()
-                    .expect("an end")
-                    .offset,
-            );
+            let end = found[&TopicPartition::new(topic, p)].as_ref();
+            ends.push(end.map_err(Clone::clone)?.offset);
         }
         Ok(ends)
     }
