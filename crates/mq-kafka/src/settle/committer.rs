@@ -82,7 +82,7 @@ impl Group {
 
     /// True if the topic of this name is known to be another one by now. The client hears of it by its first fetch from the new one,
     /// whose records it would number on from the old ones; it is not asked to look where it would have to wait for a broker.
-    fn is_of_another_topic(&self) -> bool {
+    pub(crate) fn is_of_another_topic(&self) -> bool {
         let known = self.consumer.fetch_metadata(Some(&self.topic));
         let known = known.now_or_never().and_then(Result::ok);
         let mut topics = known.into_iter().flat_map(|found| found.topics);

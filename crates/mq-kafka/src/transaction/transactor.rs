@@ -220,7 +220,7 @@ impl Transactor {
         // Told anew each time: it is what the group knows this member by now (KIP-447).
         let member = self.group.consumer.group_metadata().await;
         let member = member.ok_or_else(|| Fault::Abort(self.moved()))?;
-        if self.group.is_another().await {
+        if self.group.is_another().await || self.group.is_of_another_topic() {
             return Err(Fault::Abort(self.moved()));
         }
         let offsets = open.offsets(&self.group.topic);
