@@ -731,7 +731,11 @@ async fn lag(servers: String) -> Check {
     let (offset, time) = within(30, told).await?;
     same(offset, 30, "where the transaction began")?;
     check(time > STALLED, format!("told after {time:?}"))?;
-    same(unstable(&consumer), 1, "offsets behind the open transaction")?;
+    same(
+        unstable(&consumer),
+        1,
+        "offsets behind the open transaction",
+    )?;
     same(consumer.progress().lag(), 26, "lag with a transaction open")?;
     writer.commit().await?;
     kafka

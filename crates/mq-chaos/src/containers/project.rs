@@ -129,6 +129,7 @@ mod tests {
         assert!(second.to_string().contains(&project), "{second}");
         drop(first);
         drop(turn(&project).expect("it is free again"));
-        std::fs::remove_file(std::env::temp_dir().join(format!("{project}.lock"))).expect("it is there");
+        std::fs::remove_file(std::env::temp_dir().join(format!("{project}.lock")))
+            .expect("it is there");
     }
 }
