@@ -86,7 +86,8 @@ impl Group {
         let known = self.consumer.fetch_metadata(Some(&self.topic));
         let known = known.now_or_never().and_then(Result::ok);
         let mut topics = known.into_iter().flat_map(|found| found.topics);
-        topics.any(|topic| topic.topic_id != self.topic_id)
+        // An id of zeros is none.
+        topics.any(|topic| topic.topic_id != [0; 16] && topic.topic_id != self.topic_id)
     }
 
     /// Commits what has changed, of all partitions or of these.
