@@ -7,7 +7,7 @@ use std::{
 
 use mq_amqp::Amqp;
 use mq_core::dynamic::AnyBroker;
-use mq_kafka::Kafka;
+use mq_kafka::{GroupProtocol, Kafka};
 use mq_memory::Memory;
 
 use crate::Result;
@@ -24,6 +24,8 @@ pub(crate) enum Address {
     Memory,
     RabbitMq(String),
     Kafka(String),
+    /// Queues are read through share groups.
+    KafkaShare(String),
 }
 
 impl Args {
@@ -34,6 +36,7 @@ impl Args {
     pub fn parse() -> Result<Self> {
         let flags = xflags::parse_or_exit! {
             /// `memory` (default), `amqp://user:password@host:port/vhost` or `kafka://host:port[,host:port]`.
+            /// With `kafka+share://…` queues are read through share groups (Kafka 4.2 or later).
             optional --broker broker: String
             /// A word that goes through the broker and is printed when it is back. It is in every name, so
             /// that no run meets another one. Default: a random one.
@@ -51,9 +54,10 @@ impl Args {
             None | Some(("memory", _)) => Address::Memory,
             Some((url, Some(("amqp" | "amqps", _)))) => Address::RabbitMq(url.to_owned()),
             Some((_, Some(("kafka", servers)))) => Address::Kafka(servers.to_owned()),
+            Some((_, Some(("kafka+share", servers)))) => Address::KafkaShare(servers.to_owned()),
             _ => {
                 return Err(
-                    "--broker is memory, amqp://… (or amqps://…) or kafka://host:port[,host:port]"
+                    "--broker is memory, amqp://… (or amqps://…) or kafka://host:port[,host:port] (or kafka+share://…)"
                         .into(),
                 );
             }
@@ -75,6 +79,10 @@ impl Args {
             Address::Memory => AnyBroker::new(Memory::new()),
             Address::RabbitMq(url) => AnyBroker::new(Amqp::connect(url).await?),
             Address::Kafka(servers) => AnyBroker::new(Kafka::connect(servers).await?),
+            Address::KafkaShare(servers) => {
+                let builder = Kafka::builder(servers).group_protocol(GroupProtocol::Share);
+                AnyBroker::new(builder.connect().await?)
+            }
         })
     }
 
@@ -87,7 +95,7 @@ impl Args {
         match self.broker {
             Address::Memory => "memory",
             Address::RabbitMq(_) => "rabbitmq",
-            Address::Kafka(_) => "kafka",
+            Address::Kafka(_) | Address::KafkaShare(_) => "kafka",
         }
     }
 
@@ -108,7 +116,7 @@ impl Args {
     /// The broker is another one.
     pub fn kafka(&self) -> Result<&str> {
         match &self.broker {
-            Address::Kafka(servers) => Ok(servers),
+            Address::Kafka(servers) | Address::KafkaShare(servers) => Ok(servers),
             _ => Err("this needs Kafka: --broker kafka://host:port[,host:port]".into()),
         }
     }
@@ -145,6 +153,7 @@ mod tests {
         assert_eq!(broker(Some("amqp://h/v")), "rabbitmq");
         assert_eq!(broker(Some("amqps://h")), "rabbitmq");
         assert_eq!(broker(Some("kafka://a:1,b:2")), "kafka");
+        assert_eq!(broker(Some("kafka+share://a:1")), "kafka");
         let kafka = Args::new(Some("kafka://a:1,b:2"), None).expect("known");
         assert_eq!(kafka.kafka().ok(), Some("a:1,b:2"));
         assert!(kafka.rabbitmq().is_err());

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use mq_amqp::Amqp;
 use mq_core::{dynamic::AnyBroker, flow::FlowSink};
-use mq_kafka::Kafka;
+use mq_kafka::{GroupProtocol, Kafka};
 use mq_memory::Memory;
 
 use crate::{Args, Result, args::Address};
@@ -39,8 +39,12 @@ impl<'a> Clients<'a> {
                 let builder = Amqp::builder().url(url)?.name(name).flow(sink);
                 AnyBroker::new(builder.connect().await?)
             }
-            Address::Kafka(servers) => {
+            Address::Kafka(servers) | Address::KafkaShare(servers) => {
                 let builder = Kafka::builder(servers).name(name).flow(sink);
+                let builder = match self.address {
+                    Address::KafkaShare(_) => builder.group_protocol(GroupProtocol::Share),
+                    _ => builder,
+                };
                 let builder = if few { builder.partitions(2) } else { builder };
                 AnyBroker::new(builder.connect().await?)
             }

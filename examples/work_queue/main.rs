@@ -1,11 +1,12 @@
 //! A work queue: durable, with persistent messages and manual acknowledgement, and two workers of
-//! which one is slow. What the slow one holds up is at most its prefetch on RabbitMQ, and whatever
-//! is in its partitions in a Kafka group.
+//! which one is slow. What the slow one holds up is at most its prefetch on RabbitMQ and in a Kafka
+//! share group, and whatever is in its partitions in a Kafka consumer group.
 //!
 //! ```text
 //! cargo run --example work_queue
 //! cargo run --example work_queue -- --broker amqp://guest:guest@127.0.0.1:5672/%2f
 //! cargo run --example work_queue -- --broker kafka://127.0.0.1:9092
+//! cargo run --example work_queue -- --broker kafka+share://127.0.0.1:9092
 //! ```
 
 use std::{collections::BTreeSet, time::Duration};

@@ -18,12 +18,16 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::SingleActiveConsumer)
     .and(Capability::WholeMessages)
     .and(Capability::SharedQueues)
-    .and(Capability::KeptVerdicts);
+    .and(Capability::KeptVerdicts)
+    .and(Capability::KeyOrder)
+    .and(Capability::FilledPrefetch);
 
 /// With what this broker's version adds: before RabbitMQ 4.3 a quorum queue counts whatever comes back.
 pub(crate) fn of(product: &Product) -> Capabilities {
     match product.is_rabbitmq(4, 3) {
-        true => CAPABILITIES.and(Capability::UncountedRelease),
+        true => CAPABILITIES
+            .and(Capability::UncountedRelease)
+            .and(Capability::ExactAttempts),
         false => CAPABILITIES,
     }
 }

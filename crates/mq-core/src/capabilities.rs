@@ -33,8 +33,8 @@ pub enum Capability {
     SettleEach,
     /// One consumer at a time takes a queue's messages, others stand by.
     SingleActiveConsumer,
-    /// What is given back without having been attempted
-    /// ([`release`](crate::Settlement::release), or never handed out) is not counted as an attempt.
+    /// What is given back without having been attempted, by [`release`](crate::Settlement::release), is
+    /// not counted as an attempt.
     UncountedRelease,
     /// A message arrives as it was sent: with its id, time, headers and properties, and with nothing
     /// taken for something empty.
@@ -51,6 +51,16 @@ pub enum Capability {
     /// Without it what is settled behind an unsettled message of its partition is delivered again when
     /// the consumer ends before that is settled too, and attempts are counted anew.
     KeptVerdicts,
+    /// A consumer gets the messages of a key in the order in which they were published.
+    KeyOrder,
+    /// The attempts of a message are those that failed: what a consumer had and nobody attempted is
+    /// not counted when that consumer goes.
+    ExactAttempts,
+    /// A consumer is handed more messages whenever fewer than its prefetch are unsettled.
+    ///
+    /// Without it a consumer may hold fewer, and wait for some of them to be settled before it gets
+    /// more. Its prefetch is an upper bound all the same.
+    FilledPrefetch,
 }
 
 impl Capability {
@@ -72,6 +82,9 @@ impl Capability {
         Self::WholeMessages,
         Self::SharedQueues,
         Self::KeptVerdicts,
+        Self::KeyOrder,
+        Self::ExactAttempts,
+        Self::FilledPrefetch,
     ];
 }
 
@@ -95,6 +108,9 @@ impl fmt::Display for Capability {
             Self::WholeMessages => "whole-messages",
             Self::SharedQueues => "shared-queues",
             Self::KeptVerdicts => "kept-verdicts",
+            Self::KeyOrder => "key-order",
+            Self::ExactAttempts => "exact-attempts",
+            Self::FilledPrefetch => "filled-prefetch",
         })
     }
 }
@@ -157,8 +173,11 @@ mod tests {
             | Capability::SingleActiveConsumer
             | Capability::UncountedRelease
             | Capability::WholeMessages
-            | Capability::SharedQueues => false,
-            Capability::KeptVerdicts => true,
+            | Capability::SharedQueues
+            | Capability::KeptVerdicts
+            | Capability::KeyOrder
+            | Capability::ExactAttempts => false,
+            Capability::FilledPrefetch => true,
         };
         for (index, capability) in Capability::ALL.iter().enumerate() {
             assert_eq!(*capability as usize, index, "{capability}");

@@ -5,7 +5,7 @@ use mq_core::{
     flow::{FlowKind, Vocabulary},
 };
 
-/// The same for every broker that this crate speaks to.
+/// Where queues are read through consumer groups: the same for every broker that this crate speaks to.
 ///
 /// No `Priority` (Kafka has none), no
 /// `RedeliveredFlag` (a log does not know who read it), no `MandatoryTopics` (nor who will), no
@@ -18,6 +18,26 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Capability::RepeatedHeaders)
     .and(Capability::Positions)
     .and(Capability::Partitions)
+    .and(Capability::UncountedRelease)
+    .and(Capability::WholeMessages)
+    .and(Capability::SharedQueues)
+    .and(Capability::KeptVerdicts)
+    .and(Capability::KeyOrder)
+    .and(Capability::ExactAttempts)
+    .and(Capability::FilledPrefetch);
+
+/// Where queues are read through share groups.
+///
+/// No `Partitions`, `KeyOrder` nor `DeferInPlace` (a record goes to whoever is free), no
+/// `ExactAttempts` (the broker counts what a member had, whatever became of it), no `FilledPrefetch`
+/// (the client asks for more once all that a member has is settled).
+pub(crate) const SHARED: Capabilities = Capabilities::none()
+    .and(Capability::DurableSubscriptions)
+    .and(Capability::EphemeralSubscriptions)
+    .and(Capability::Defer)
+    .and(Capability::RepeatedHeaders)
+    .and(Capability::Positions)
+    .and(Capability::SettleEach)
     .and(Capability::UncountedRelease)
     .and(Capability::WholeMessages)
     .and(Capability::SharedQueues)

@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    capabilities::CAPABILITIES,
+    capabilities::{CAPABILITIES, SHARED},
     config::{GroupProtocol, KafkaBuilder},
     consumer::{ConsumerProgress, Events, KafkaConsumer, KafkaEvents, KafkaReader, progress_of},
     error::{self, Stage},
@@ -317,7 +317,15 @@ async fn product(admin: &AdminClient, protocol: GroupProtocol) -> Result<String>
             .find(|feature| feature.name == name);
         found.map_or(0, |feature| feature.max_version_level)
     };
-    let groups = level("group.version");
+    check_protocol(protocol, level("group.version"), level("share.version"))?;
+    let (version, name) = (level("metadata.version"), protocol.name());
+    Ok(format!(
+        "Apache Kafka (metadata.version {version}, group protocol {name})"
+    ))
+}
+
+/// Fails where a cluster of these feature levels has not the group protocol that was asked for.
+fn check_protocol(protocol: GroupProtocol, groups: i16, shared: i16) -> Result<()> {
     if protocol == GroupProtocol::Consumer && groups < 1 {
         return Err(Error::new(
             ErrorKind::Unsupported,
@@ -327,10 +335,18 @@ async fn product(admin: &AdminClient, protocol: GroupProtocol) -> Result<String>
         .with("group.version", groups)
         .help("take GroupProtocol::Classic, or raise the cluster's feature group.version to 1"));
     }
-    let (version, name) = (level("metadata.version"), protocol.name());
-    Ok(format!(
-        "Apache Kafka (metadata.version {version}, group protocol {name})"
-    ))
+    if protocol == GroupProtocol::Share && shared < 1 {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "connect",
+            "this cluster does not have share groups (KIP-932)",
+        )
+        .with("share.version", shared)
+        .help(
+            "take another GroupProtocol, or Kafka 4.2 or later with its feature share.version at 1",
+        ));
+    }
+    Ok(())
 }
 
 impl Broker for Kafka {
@@ -339,7 +355,10 @@ impl Broker for Kafka {
     type Consumer = KafkaConsumer;
 
     fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
+        match self.inner.config.group_protocol {
+            GroupProtocol::Share => SHARED,
+            GroupProtocol::Classic | GroupProtocol::Consumer => CAPABILITIES,
+        }
     }
 
     fn product(&self) -> String {
@@ -433,4 +452,26 @@ pub(crate) async fn transactional(
         .build_transactional(id);
     let producer = brokers.looked_at(producer).await?;
     Ok((producer, brokers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_without_the_protocol_is_refused_with_what_to_do() {
+        use GroupProtocol::{Classic, Consumer, Share};
+        for (protocol, groups, shared) in [(Classic, 0, 0), (Consumer, 1, 0), (Share, 0, 1)] {
+            assert!(
+                check_protocol(protocol, groups, shared).is_ok(),
+                "{protocol:?}"
+            );
+        }
+        for (protocol, named) in [(Consumer, "group.version"), (Share, "share.version")] {
+            let error = check_protocol(protocol, 0, 0).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert_eq!(error.context(named), Some("0"));
+            assert!(format!("{error:?}").contains("Kafka") || protocol == Consumer);
+        }
+    }
 }

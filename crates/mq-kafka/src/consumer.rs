@@ -11,10 +11,11 @@ mod log;
 mod progress;
 mod reader;
 mod seat;
+mod sharing;
 
 use std::{fmt, iter, sync::Arc, time::Duration};
 
-use futures::future::{join_all, try_join_all};
+use futures::future::{join, join_all, try_join_all};
 use krafka::consumer::{
     AutoOffsetReset, ConsumerBuilder, IsolationLevel, PartitionAssignmentStrategy,
 };
@@ -26,8 +27,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    capabilities::CAPABILITIES,
-    config::KafkaBuilder,
+    capabilities::{CAPABILITIES, SHARED},
+    config::{GroupProtocol, KafkaBuilder},
     connection::{Inner, handle},
     error::closed,
     settle::{Homes, Ledger, Taken, Window},
@@ -40,6 +41,7 @@ pub use events::{KafkaEvent, KafkaEvents};
 use log::{Common, Log, LogReader};
 pub use progress::{ConsumerProgress, PartitionProgress};
 pub use reader::KafkaReader;
+use sharing::ShareReader;
 
 /// Consumes one subscription.
 ///
@@ -56,8 +58,10 @@ pub use reader::KafkaReader;
 /// client's next fetch may be committed in the new topic, whose first records are then passed over.
 /// So close the consumers before.
 pub struct KafkaConsumer {
-    /// Of the source itself, then of its retry topics.
+    /// Of the source itself, unless it is shared, then of its retry topics.
     readers: Vec<LogReader>,
+    /// Of the source, where it is read through a share group.
+    shared: Option<ShareReader>,
     /// Which of them is asked first.
     turn: usize,
     window: Arc<Window>,
@@ -69,12 +73,16 @@ pub struct KafkaConsumer {
 impl KafkaConsumer {
     /// The partitions that this consumer has, now and later.
     pub fn assignment(&self) -> Assignment {
-        // There is always the source.
-        self.readers[0].assigned.watch()
+        match &self.shared {
+            Some(shared) => shared.assigned.watch(),
+            // There is always the source.
+            None => self.readers[0].assigned.watch(),
+        }
     }
 
     /// How far it is: lag and oldest message of each of its partitions, first those of its source,
-    /// then those of its retry topics. It asks nobody, and waits for nothing.
+    /// then those of its retry topics. It asks nobody, and waits for nothing. How far a share group
+    /// is, the broker alone knows: of a queue that is read through one only its retry topics are told.
     pub fn progress(&self) -> ConsumerProgress {
         let ledgers = self.readers.iter().map(|reader| &*reader.ledger);
         progress_of(&self.source, ledgers)
@@ -85,7 +93,9 @@ impl KafkaConsumer {
         subscription: &Subscription,
         plan: ConsumePlan,
     ) -> Result<Self> {
-        plan.check(subscription, CAPABILITIES)?;
+        let shares = inner.config.group_protocol == GroupProtocol::Share;
+        plan.check(subscription, if shares { SHARED } else { CAPABILITIES })?;
+        let shares = shares && matches!(subscription.kind(), SubscriptionKind::Queue { .. });
         if inner.closing.is_cancelled() {
             return Err(closed(CONSUME));
         }
@@ -120,15 +130,21 @@ impl KafkaConsumer {
             homes: &homes,
             stop: &stop,
         };
-        let source = Log {
-            topic,
-            topic_id: found.id,
-            partitions: found.partitions,
-            group: grouped.then(|| Arc::clone(subscription.name())),
-            filter: subscription.filter_by().clone(),
-            tier: None,
-        };
-        let mut readers = vec![LogReader::start(&common, &kafka, source).await?];
+        let mut readers = Vec::new();
+        let mut shared = None;
+        if shares {
+            shared = Some(ShareReader::start(&common, topic, found).await?);
+        } else {
+            let source = Log {
+                topic,
+                topic_id: found.id,
+                partitions: found.partitions,
+                group: grouped.then(|| Arc::clone(subscription.name())),
+                filter: subscription.filter_by().clone(),
+                tier: None,
+            };
+            readers.push(LogReader::start(&common, &kafka, source).await?);
+        }
         // A handle for each, so that the long poll of one never stands before another's.
         readers.extend(
             try_join_all(homes.tiers.iter().map(|tier| async {
@@ -137,12 +153,13 @@ impl KafkaConsumer {
             }))
             .await?,
         );
-        if grouped {
+        if grouped && !shares {
             readers[0].join(config.session_timeout).await?;
         }
         inner.watch_over(readers.iter().map(|reader| &reader.ledger));
         Ok(Self {
             readers,
+            shared,
             turn: 0,
             window,
             source: Arc::clone(subscription.name()),
@@ -153,16 +170,18 @@ impl KafkaConsumer {
 
     /// Takes what is at hand, of each reader in turn.
     fn take(&mut self, into: &mut Vec<Delivery>, max: usize) -> Taken {
-        let count = self.readers.len();
+        let shared = usize::from(self.shared.is_some());
+        let count = self.readers.len() + shared;
         self.turn = (self.turn + 1) % count;
         let mut taken = 0;
         for at in 0..count {
-            let reader = &self.readers[(self.turn + at) % count];
-            match reader.ledger.take(into, max - taken) {
-                Taken::Some(more) => {
-                    reader.ledger.handed_out(&into[into.len() - more..]);
-                    taken += more;
-                }
+            let at = (self.turn + at) % count;
+            let found = match (&self.shared, at) {
+                (Some(source), 0) => source.take(into, max - taken),
+                _ => self.readers[at - shared].take(into, max - taken),
+            };
+            match found {
+                Taken::Some(more) => taken += more,
                 Taken::Nothing => {}
                 // What was taken before is handed out first; it ends at the next call.
                 ended @ Taken::Ended(_) if taken == 0 => return ended,
@@ -272,7 +291,12 @@ impl Consumer for KafkaConsumer {
     }
 
     async fn settled(&mut self) -> Result<()> {
-        let settled = try_join_all(self.readers.iter().map(LogReader::settled));
+        let settled = async {
+            if let Some(shared) = &self.shared {
+                shared.settled().await?;
+            }
+            try_join_all(self.readers.iter().map(LogReader::settled)).await
+        };
         match timeout(self.deadline, settled).await {
             Ok(settled) => settled.map(drop),
             Err(_) => Err(Error::new(
@@ -288,8 +312,14 @@ impl Consumer for KafkaConsumer {
         self.stop.cancel();
         let within = self.deadline;
         let closing = self.readers.iter_mut().map(|reader| reader.stopped(within));
-        let closed = join_all(closing).await;
-        closed.into_iter().collect()
+        let shared = async {
+            match &mut self.shared {
+                Some(shared) => shared.stopped().await,
+                None => Ok(()),
+            }
+        };
+        let (shared, closed) = join(shared, join_all(closing)).await;
+        closed.into_iter().chain([shared]).collect()
     }
 }
 

@@ -8,6 +8,8 @@
 //! * [`committer`] commits by count and time, [`copier`] makes the [`moves`] of rejected and deferred
 //!   records. In a transaction neither has anything to do: verdicts wait in [`staging`] with what is
 //!   published for them.
+//! * [`locks`] is the same as the ledger for a member of a share group, which has no watermark: the
+//!   broker hears of each verdict, and locks a record for as long as it is asked to.
 //! * [`waiting`] holds what is not due yet, [`keys`] what waits behind an earlier one of its key.
 
 mod book;
@@ -15,6 +17,7 @@ mod committer;
 mod copier;
 mod keys;
 mod ledger;
+mod locks;
 mod marks;
 mod moves;
 mod staging;
@@ -24,5 +27,6 @@ mod waiting;
 pub(crate) use committer::{Committer, Group};
 pub(crate) use copier::{Homes, Origin, copy_moved};
 pub(crate) use ledger::{Incoming, Ledger, Moved, Taken, Window};
+pub(crate) use locks::{Limits, Locks};
 pub(crate) use staging::{Condemned, Output, Slice};
 pub(crate) use waiting::Wait;

@@ -17,13 +17,14 @@ mod groups;
 mod known;
 mod offsets;
 mod settings;
+mod sharing;
 mod start;
 mod tiers;
 mod topics;
 
 use mq_core::{Declaration, Destination, Error, ErrorKind, Result, Subscription, SubscriptionKind};
 
-use crate::connection::Inner;
+use crate::{config::GroupProtocol, connection::Inner};
 use configs::Configs;
 pub(crate) use delete::delete;
 pub use durability::WeakTopics;
@@ -31,6 +32,7 @@ pub use groups::{GroupDescription, GroupListing, GroupMember, GroupPlace, Groups
 pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
+pub(crate) use sharing::{check_one_leader, prepare_share_group};
 pub use start::At;
 pub(crate) use tiers::{Tier, Tiers, find_tiers};
 pub(crate) use topics::{Topic, describe, find, topic_name};
@@ -61,6 +63,15 @@ pub(crate) async fn declare_from(
 ) -> Result<()> {
     const DECLARE: &str = "declare";
     match subscription.kind() {
+        SubscriptionKind::Queue { .. } if inner.config.group_protocol == GroupProtocol::Share => {
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                DECLARE,
+                "a share group starts at the beginning of its queue",
+            )
+            .with("subscription", subscription)
+            .help("declare the queue, or move its share group with Kafka's own tools"))
+        }
         SubscriptionKind::Queue { queue } => {
             declare_destination(inner, &Destination::queue(queue.clone())).await?;
             let found = find(inner, DECLARE, "queue", queue).await?;
@@ -95,19 +106,33 @@ async fn declare_destination(inner: &Inner, destination: &Destination) -> Result
     // The home first: it marks the queue, so an interrupted `declare` leaves no queue that looks
     // like a topic.
     if destination.dead_letter_home().is_some() && found[1].is_none() {
-        topics::create(inner, &home, inner.config.settings_of_home(&home, name)).await?;
+        let settings = for_queue(inner, inner.config.settings_of_home(&home, name));
+        topics::create(inner, &home, settings).await?;
     }
     if destination.is_queue() {
         let queue = Subscription::queue(name.clone());
         tiers::declare(inner, &queue, name, found[0].as_ref()).await?;
     }
     if found[0].is_none() {
+        let settings = match destination.is_queue() {
+            true => for_queue(inner, settings),
+            false => settings,
+        };
         topics::create(inner, name, settings).await?;
         let created = find(inner, DECLARE, "name", name).await?;
         // Another process may have been faster, with other settings.
         check_settings(inner, DECLARE, name, &created).await?;
     }
     Ok(())
+}
+
+/// What a new queue gets where nothing else was set: one partition for a share group, which needs no
+/// more. With several, each of its members has some of them, and waits before the others.
+fn for_queue(inner: &Inner, settings: TopicSettings) -> TopicSettings {
+    match inner.config.group_protocol {
+        GroupProtocol::Share => settings.or(TopicSettings::new().partitions(1)),
+        GroupProtocol::Classic | GroupProtocol::Consumer => settings,
+    }
 }
 
 async fn declare_durable(
@@ -130,7 +155,7 @@ async fn declare_durable(
     )?;
     check_settings(inner, DECLARE, topic, &topic_found).await?;
     if describe(inner, DECLARE, &[&home]).await?[0].is_none() {
-        let settings = inner.config.settings_of_home(&home, topic);
+        let settings = for_queue(inner, inner.config.settings_of_home(&home, topic));
         topics::create(inner, &home, settings).await?;
     }
     let partitions = topic_found.partitions;

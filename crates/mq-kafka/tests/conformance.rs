@@ -1,5 +1,5 @@
-//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under both protocols of groups. Where the cluster does
-//! not serve the newer one, that it is refused is all there is of the second suite.
+//! The conformance suite on a running Kafka, named by `MQ_KAFKA_SERVERS`, under each protocol of groups. Where the cluster does
+//! not serve one, that it is refused is all there is of its suite.
 
 #![allow(clippy::expect_used, reason = "helpers of tests that may panic")]
 
@@ -17,7 +17,7 @@ use mq_testkit::{
 };
 use support::{
     Bare,
-    release::{is_served, kip_848_is_refused},
+    release::{is_served, kip_848_is_refused, share_groups_are_refused},
 };
 
 struct Servers {
@@ -35,19 +35,27 @@ fn kip_848(address: String) -> Servers {
     Servers { address, protocol }
 }
 
+fn share(address: String) -> Servers {
+    let protocol = GroupProtocol::Share;
+    Servers { address, protocol }
+}
+
 impl Fixture for Servers {
     type Broker = Kafka;
 
     async fn connect(&self) -> Result<Kafka> {
-        // Few partitions: each case makes topics of its own, which stay on the broker.
         // A broker that is busy with many copies of the suite is slow, and that is no failure.
-        Kafka::builder(&self.address)
+        let builder = Kafka::builder(&self.address)
             .group_protocol(self.protocol)
-            .partitions(4)
             .delays([Duration::from_secs(1)])
-            .connect_timeout(SLOW)
-            .connect()
-            .await
+            .connect_timeout(SLOW);
+        let builder = match self.protocol {
+            // One, as it is without a word.
+            GroupProtocol::Share => builder,
+            // Few: each case makes topics of its own, which stay on the broker.
+            _ => builder.partitions(4),
+        };
+        builder.connect().await
     }
 
     /// Under KIP-848 a member that joins waits for two heartbeats of the group, 5 s each unless the
@@ -62,7 +70,11 @@ impl Fixture for Servers {
     }
 
     fn hooks(&self) -> &'static [Hook] {
-        &[Hook::Link, Hook::RefusingQueue]
+        match self.protocol {
+            // The proxy does not know the version of their requests that takes a limit of records.
+            GroupProtocol::Share => &[Hook::RefusingQueue],
+            _ => &[Hook::Link, Hook::RefusingQueue],
+        }
     }
 
     async fn connect_by_link(&self) -> Result<(Kafka, Box<dyn Link>)> {
@@ -111,19 +123,24 @@ fn unmade(why: impl ToString) -> Error {
 
 fn main() -> ExitCode {
     let address = broker_address("MQ_KAFKA_SERVERS");
-    let both = is_served(&address, GroupProtocol::Consumer);
     let suite = |name, broker| {
         Suite::new(name, broker, address.clone())
             // Above the patience, so that a case can say what did not come.
             .deadline(Duration::from_secs(120))
     };
-    let expected = include_str!("conformance.expected");
+    let grouped = include_str!("conformance.expected");
+    let shared = include_str!("conformance-share.expected");
     let newer = suite("conformance-kip-848", "mq-kafka over KIP-848");
+    let sharing = suite("conformance-share", "mq-kafka over share groups");
     mq_testkit::run([
-        suite("conformance", "mq-kafka").conformance(classic, expected),
-        match both {
-            true => newer.conformance(kip_848, expected),
+        suite("conformance", "mq-kafka").conformance(classic, grouped),
+        match is_served(&address, GroupProtocol::Consumer) {
+            true => newer.conformance(kip_848, grouped),
             false => newer.case("kip_848_is_refused_with_help", kip_848_is_refused),
+        },
+        match is_served(&address, GroupProtocol::Share) {
+            true => sharing.conformance(share, shared),
+            false => sharing.case("share_groups_are_refused_with_help", share_groups_are_refused),
         },
     ])
 }

@@ -18,7 +18,10 @@ pub(crate) const QUEUES: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts);
+    .and(Can::KeptVerdicts)
+    .and(Can::KeyOrder)
+    .and(Can::ExactAttempts)
+    .and(Can::FilledPrefetch);
 
 /// The shape of a log.
 pub(crate) const LOG: Capabilities = Capabilities::none()
@@ -31,7 +34,10 @@ pub(crate) const LOG: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts);
+    .and(Can::KeptVerdicts)
+    .and(Can::KeyOrder)
+    .and(Can::ExactAttempts)
+    .and(Can::FilledPrefetch);
 
 /// The words of flow events.
 pub(crate) const WORDS: Vocabulary = Vocabulary {

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use mq_core::{
-    Broker, ConsumePlan, Destination, ErrorKind, Message, MessageId, Publisher, Subscription,
+    Broker, Capability, ConsumePlan, Destination, ErrorKind, Message, MessageId, Publisher,
+    Subscription,
 };
 
 use crate::{
@@ -134,6 +135,14 @@ impl<F: Fixture> Scene<F> {
             let made = self.fixture.refusing_queue(&name).await;
             made.map_err(|e| Failure::from(e).while_doing("make a queue that refuses"))
         })
+    }
+
+    /// The numbers of messages of one key as they came; sorted where no order of a key is promised.
+    pub(crate) fn in_order(&self, mut numbers: Vec<u64>) -> Vec<u64> {
+        if !self.broker.capabilities().has(Capability::KeyOrder) {
+            numbers.sort_unstable();
+        }
+        numbers
     }
 
     /// Publishes one message on the first client; it has to be confirmed.

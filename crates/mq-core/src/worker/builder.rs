@@ -99,7 +99,7 @@ impl<B: Broker, G, S, L> Worker<B, G, S, L> {
     /// partitions or a single active consumer.
     ///
     /// With a layer that asks for delays it asks for [`Deferred::InPlace`] too: a broker without it
-    /// is refused.
+    /// is refused. So is one without [`Capability::KeyOrder`].
     pub fn ordered_by_key(mut self) -> Self {
         self.ordered = true;
         self
@@ -273,6 +273,15 @@ where
             .with("capability", Capability::DeferInPlace)
             .with("subscription", &self.subscription)
             .help("retry in place alone, or leave out `ordered_by_key`"));
+        }
+        if self.ordered && !can.has(Capability::KeyOrder) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "worker",
+                "this backend does not keep the order of a key, so a worker cannot either",
+            )
+            .with("capability", Capability::KeyOrder)
+            .with("subscription", &self.subscription));
         }
         plan.check(&self.subscription, can)?;
         if plan.dead_letter_home(&self.subscription).is_none() {

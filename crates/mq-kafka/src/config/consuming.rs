@@ -132,12 +132,37 @@ pub enum GroupProtocol {
     /// By the broker (KIP-848), from Kafka 4.0 on: a partition moves when its old owner has let it
     /// go, and nobody else notices. It cannot share a group with the classic protocol before 4.0.
     Consumer,
+    /// By nobody (KIP-932, from Kafka 4.2 on): a *share group*, whose members take records of any
+    /// partition one by one, each under a lock. A queue is then read as other brokers have it: more
+    /// consumers than partitions all get work, and a slow handler holds up nobody. No order is kept,
+    /// and what a crash repeats is what it held, not what lies behind it.
+    ///
+    /// It is for queues. Durable subscriptions and retry topics are read by classic groups.
+    ///
+    /// The broker counts how often it delivers a record and archives it after five times, unless
+    /// changed there. That is never left to it: a record whose next delivery could be the last is
+    /// copied first, to the dead-letter home if nobody ever settled it, else to the end of its
+    /// queue. The attempt of a delivery is the broker's count plus what its header tells: it may be
+    /// too high, since the broker counts what a consumer that closed had not handed out, too.
+    ///
+    /// Locks are prolonged for as long as a handler takes (KIP-1222). One that is lost all the same
+    /// is told as [`LockLost`](crate::KafkaEvent::LockLost), and settling its record is
+    /// [`Stale`](mq_core::ErrorKind::Stale).
+    ///
+    /// A queue that is declared under it has one partition unless told otherwise; a share group needs
+    /// no more. With several, what a consumer has in work of a partition that the group moves to
+    /// another one comes again when its lock ends, 30 s later unless changed there, and in a cluster
+    /// of several brokers its consumers are refused.
+    ///
+    /// A consumer is up to four members, each of which gets more once all that it had is settled.
+    Share,
 }
 
 impl GroupProtocol {
     pub(crate) fn setting(self) -> krafka::consumer::GroupProtocol {
         match self {
-            Self::Classic => krafka::consumer::GroupProtocol::Classic,
+            // What is not a queue, and retry topics.
+            Self::Classic | Self::Share => krafka::consumer::GroupProtocol::Classic,
             Self::Consumer => krafka::consumer::GroupProtocol::Consumer,
         }
     }
@@ -147,6 +172,7 @@ impl GroupProtocol {
         match self {
             Self::Classic => "classic",
             Self::Consumer => "consumer",
+            Self::Share => "share",
         }
     }
 }

@@ -61,6 +61,18 @@ pub enum KafkaEvent {
         /// How long it has been seen so.
         time: Duration,
     },
+    /// The locks of these records ended, or went with their partition, before a verdict on them
+    /// reached the broker: they come again, and settling them is stale. Told by consumers of share
+    /// groups alone.
+    #[non_exhaustive]
+    LockLost {
+        /// The subscription's full name.
+        subscription: Arc<str>,
+        /// The records' partition.
+        partition: u32,
+        /// Their offsets.
+        offsets: Vec<u64>,
+    },
     /// Another consumer has the same [`instance_id`](crate::KafkaBuilder::instance_id); this one
     /// ends with an error.
     #[non_exhaustive]

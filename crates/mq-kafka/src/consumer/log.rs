@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{ConsumePlan, Error, ErrorKind, Filter, Result, Subscription, flow::FlowKind, stale};
+use mq_core::{
+    ConsumePlan, Delivery, Error, ErrorKind, Filter, Result, Subscription, flow::FlowKind, stale,
+};
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,
@@ -27,7 +29,7 @@ use crate::{
     connection::Inner,
     error::{self, Stage, closed},
     publisher::KafkaPublisher,
-    settle::{Committer, Group, Homes, Ledger, Origin, Window, copy_moved},
+    settle::{Committer, Group, Homes, Ledger, Origin, Taken, Window, copy_moved},
     topology::Tier,
 };
 
@@ -136,7 +138,7 @@ impl LogReader {
         ));
         listener.bind(&group);
         let (done, stopped) = oneshot::channel();
-        let classic = config.group_protocol == GroupProtocol::Classic;
+        let classic = config.group_protocol != GroupProtocol::Consumer;
         let instance = config.instance_id.as_ref().filter(|_| grouped && classic);
         let identity = instance.map(|name| Identity::new(Arc::clone(&group_id), Arc::clone(name)));
         let static_classic = identity.is_some();
@@ -239,6 +241,15 @@ impl LogReader {
             joined = self.joined.wait_for(|joined| *joined >= step) => joined.map(drop).map_err(|_| over()),
             () = ledger.until(Ledger::has_ended) => Err(over()),
         }
+    }
+
+    /// Hands out what is at hand.
+    pub(super) fn take(&self, into: &mut Vec<Delivery>, max: usize) -> Taken {
+        let taken = self.ledger.take(into, max);
+        if let Taken::Some(taken) = taken {
+            self.ledger.handed_out(&into[into.len() - taken..]);
+        }
+        taken
     }
 
     /// Waits until the broker has every verdict that was given.

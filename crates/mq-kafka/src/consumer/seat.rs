@@ -28,6 +28,15 @@ impl KafkaConsumer {
     /// `Unsupported` without a group, and where messages are deferred; `Bug` once deliveries were
     /// asked for.
     pub(crate) fn begin_transactions(&mut self) -> Result<Seat> {
+        if self.shared.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                CONSUME,
+                "a share group has no offsets that a transaction could commit",
+            )
+            .with("source", &self.source)
+            .help("take another GroupProtocol for the connection"));
+        }
         let begun = match &mut *self.readers {
             [source] => source.begin_transactions(),
             // What waits there was settled by a copy, and would be by another one beside the

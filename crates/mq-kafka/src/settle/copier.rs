@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use mq_core::{Destination, Message, Received, Result, dead_letter_copy, headers, time};
+use mq_core::{Destination, Error, Message, Received, Result, dead_letter_copy, headers, time};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,9 +29,46 @@ pub(crate) struct Origin {
     pub(crate) is_copy: bool,
 }
 
-/// Copies records until it is stopped or a copy is not confirmed, which ends the consumer.
+/// Whose records are moved: what holds the deliveries of a consumer.
+pub(crate) trait Moves: Send + Sync + 'static {
+    /// Where they go.
+    fn homes(&self) -> &Homes;
+    /// Told when there are some.
+    fn moving(&self) -> &Notify;
+    /// Those that nobody took yet.
+    fn take_moves(&self) -> Vec<Move>;
+    /// The copy of a record is confirmed.
+    fn copied(&self, moved: &Move);
+    /// The copy of a record was not confirmed, which ends the consumer.
+    fn failed(&self, moved: &Move, error: Error);
+}
+
+impl Moves for Ledger {
+    fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    fn moving(&self) -> &Notify {
+        &self.moving
+    }
+
+    fn take_moves(&self) -> Vec<Move> {
+        Ledger::take_moves(self)
+    }
+
+    fn copied(&self, moved: &Move) {
+        Ledger::copied(self, moved);
+    }
+
+    fn failed(&self, moved: &Move, error: Error) {
+        self.not_copied(moved);
+        self.end(Some(error));
+    }
+}
+
+/// Copies records until it is stopped.
 pub(crate) async fn copy_moved(
-    ledger: Arc<Ledger>,
+    ledger: Arc<impl Moves>,
     publisher: KafkaPublisher,
     origin: Origin,
     stop: CancellationToken,
@@ -40,12 +78,12 @@ pub(crate) async fn copy_moved(
         if moves.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = ledger.moving.notified() => continue,
+                () = ledger.moving().notified() => continue,
             }
         }
         let mut copies = Vec::with_capacity(moves.len());
         for moved in moves {
-            let enqueued = match ledger.homes.copy(&moved, &origin) {
+            let enqueued = match ledger.homes().copy(&moved, &origin) {
                 Ok((home, copy)) => publisher.enqueue_to(&home, &copy).await,
                 Err(error) => Err(error),
             };
@@ -59,10 +97,7 @@ pub(crate) async fn copy_moved(
             };
             match confirmed {
                 Ok(_) => ledger.copied(&moved),
-                Err(error) => {
-                    ledger.not_copied(&moved);
-                    ledger.end(Some(error.with("source", moved.received.source())));
-                }
+                Err(error) => ledger.failed(&moved, error.with("source", moved.received.source())),
             }
         }
     }
@@ -80,6 +115,12 @@ impl Homes {
             What::Reject(why) => {
                 let dead = self.dead.clone();
                 dead.map(|home| (home, dead_letter_copy(received, why)))
+            }
+            What::Again { attempts } => {
+                let mut copied = received.headers().clone();
+                copied.insert(headers::ATTEMPT, u64::from(*attempts));
+                let copy = received.message().clone().edit().headers(copied).build();
+                Some((Destination::queue(Arc::clone(&origin.topic)), copy))
             }
             What::Defer { due, attempts } | What::GoOn { due, attempts } => {
                 let copy = retry_copy(received, origin, *due, *attempts);

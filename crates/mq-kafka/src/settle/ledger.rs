@@ -81,15 +81,15 @@ impl Window {
     }
 
     /// How many more may be handed out.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         self.prefetch.saturating_sub(self.handed.load(Relaxed))
     }
 
-    fn out(&self, count: usize) {
+    pub(super) fn out(&self, count: usize) {
         self.handed.fetch_add(count, Relaxed);
     }
 
-    fn back(&self, count: usize) {
+    pub(super) fn back(&self, count: usize) {
         self.handed.fetch_sub(count, Relaxed);
     }
 }
@@ -460,7 +460,7 @@ impl Ledger {
                 Some(FlowKind::Acked)
             }
             // Nobody had it.
-            (What::GoOn { .. }, _) | (What::Reject(_), None) => None,
+            (What::GoOn { .. } | What::Again { .. }, _) | (What::Reject(_), None) => None,
         };
         self.close_move(moved, told, true);
     }

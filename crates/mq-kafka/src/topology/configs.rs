@@ -79,7 +79,7 @@ pub(super) async fn cluster(inner: &Inner, operation: &'static str) -> Result<Cl
     })
 }
 
-async fn entries(
+pub(super) async fn entries(
     inner: &Inner,
     operation: &'static str,
     resource: ConfigResource,
@@ -95,7 +95,7 @@ async fn entries(
     }
 }
 
-fn find<'e>(entries: &'e [ConfigEntry], name: &str) -> Option<&'e str> {
+pub(super) fn find<'e>(entries: &'e [ConfigEntry], name: &str) -> Option<&'e str> {
     let entry = entries.iter().find(|entry| entry.name == name)?;
     entry.value.as_deref()
 }

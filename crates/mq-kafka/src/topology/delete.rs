@@ -1,5 +1,7 @@
 //! Deleting topics and groups, unless somebody may still need them.
 
+use std::collections::HashMap;
+
 use krafka::{
     KrafkaError,
     admin::{DeleteConsumerGroupsOptions, ListConsumerGroupsOptions, OffsetSpec},
@@ -12,9 +14,11 @@ use mq_core::{
 use super::{
     check_kind, durable_home, home_name,
     offsets::{committed, edges},
+    sharing,
     topics::{self, Topic, describe},
 };
 use crate::{
+    config::GroupProtocol,
     connection::Inner,
     error::{self, Stage},
 };
@@ -117,14 +121,23 @@ async fn delete_home(inner: &Inner, home: &str, topic: &Topic) -> Result<()> {
 /// is one, and so is what its filter would leave out.
 async fn holds_messages(inner: &Inner, group: &str, name: &str, topic: &Topic) -> Result<bool> {
     let all: Vec<i32> = (0..i32::try_from(topic.partitions).unwrap_or(i32::MAX)).collect();
-    let places = committed(&inner.admin, DELETE, group, name, None).await?;
     let starts = edges(&inner.admin, DELETE, name, &all, OffsetSpec::Earliest).await?;
     let ends = edges(&inner.admin, DELETE, name, &all, OffsetSpec::Latest).await?;
+    let edge = |of: &HashMap<i32, i64>, at: &i32| of.get(at).copied().unwrap_or(0);
+    // Durable subscriptions are consumer groups; a queue's group has its name.
+    if inner.config.group_protocol == GroupProtocol::Share && group == name {
+        let places = sharing::places(inner, DELETE, group, name).await?;
+        return Ok(all.iter().any(|partition| {
+            let (start, end) = (edge(&starts, partition), edge(&ends, partition));
+            let place = places.get(partition);
+            place.map_or(end > start, |place| place.leaves(start, end))
+        }));
+    }
+    let places = committed(&inner.admin, DELETE, group, name, None).await?;
     let holds = |partition: &i32| {
-        let start = starts.get(partition).copied().unwrap_or(0);
+        let start = edge(&starts, partition);
         let place = places.get(partition).and_then(|place| place.offset);
-        let end = ends.get(partition).copied().unwrap_or(0);
-        end > place.unwrap_or(start).max(start)
+        edge(&ends, partition) > place.unwrap_or(start).max(start)
     };
     Ok(all.iter().any(holds))
 }

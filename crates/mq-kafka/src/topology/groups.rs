@@ -38,7 +38,7 @@ pub struct GroupListing {
     /// Its state in Kafka's own word, such as `Stable`, `Empty` or `PreparingRebalance`; `None`
     /// where the broker does not say.
     pub state: Option<String>,
-    /// The protocol of its members; `None` if it is another kind of group, such as a share group.
+    /// The protocol of its members; `None` if it is another kind of group, such as a streams group.
     pub protocol: Option<GroupProtocol>,
 }
 
@@ -50,7 +50,7 @@ pub struct GroupDescription {
     pub name: String,
     /// Its state in Kafka's own word, such as `Stable`, `Empty` or `PreparingRebalance`.
     pub state: String,
-    /// The protocol of its members; `None` if it is another kind of group, such as a share group.
+    /// The protocol of its members; `None` if it is another kind of group, such as a streams group.
     pub protocol: Option<GroupProtocol>,
     /// Who shares out the partitions, such as `cooperative-sticky` or `uniform`.
     pub assignor: Option<String>,
@@ -223,6 +223,9 @@ fn protocol(kind: &GroupType) -> Option<GroupProtocol> {
     match kind {
         GroupType::Classic => Some(GroupProtocol::Classic),
         GroupType::Consumer => Some(GroupProtocol::Consumer),
+        GroupType::Unknown(name) if name.eq_ignore_ascii_case("share") => {
+            Some(GroupProtocol::Share)
+        }
         _ => None,
     }
 }

@@ -46,9 +46,10 @@ impl TopicSettings {
         Self::default()
     }
 
-    /// How many partitions. Default 8.
+    /// How many partitions. Default 8; 1 for a queue that is declared under
+    /// [`GroupProtocol::Share`](crate::GroupProtocol::Share).
     ///
-    /// It is how many consumers can share a queue. Adding partitions later moves keys to other
+    /// It is how many consumers can share a queue that is read through consumer groups. Adding partitions later moves keys to other
     /// ones, so that the order of a key holds only within the old and within the new.
     pub fn partitions(mut self, partitions: u32) -> Self {
         self.partitions = Some(partitions);

@@ -25,7 +25,11 @@ impl Release {
     }
 
     pub fn serves(self, protocol: GroupProtocol) -> bool {
-        protocol == GroupProtocol::Classic || self.0 >= KAFKA_4_0
+        match protocol {
+            GroupProtocol::Consumer => self.0 >= KAFKA_4_0,
+            GroupProtocol::Share => self.0 >= KAFKA_4_2,
+            _ => true,
+        }
     }
 
     pub fn transactions(self) -> TransactionLevel {
@@ -60,6 +64,16 @@ pub async fn kip_848_is_refused(servers: String) -> Check {
         text.contains("KIP-848") && text.contains("; take GroupProtocol::Classic, or raise"),
         text,
     )
+}
+
+/// The same of share groups.
+pub async fn share_groups_are_refused(servers: String) -> Check {
+    let builder = Kafka::builder(&servers).group_protocol(GroupProtocol::Share);
+    let error = builder.connect().await.expect_err("an older cluster");
+    same(error.kind(), ErrorKind::Unsupported, "kind")?;
+    same(error.retry(), RetryAdvice::Never, "advice")?;
+    let text = error.to_string();
+    check(text.contains("Kafka 4.2 or later"), text)
 }
 
 /// For a program that has to know before it plans its cases. A cluster that does not answer is for them to find.

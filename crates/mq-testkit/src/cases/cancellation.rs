@@ -53,7 +53,7 @@ async fn a_dropped_enqueue_sends_nothing<F: Fixture>(scene: &Scene<F>) -> Check 
         handle.await?;
     }
     let mut reader = scene.open(&queue.from).await?;
-    let received = numbers(&reader.ack(enqueued.len()).await?)?;
+    let received = scene.in_order(numbers(&reader.ack(enqueued.len()).await?)?);
     ensure!(
         received == enqueued,
         "what is in the queue is not what was enqueued"

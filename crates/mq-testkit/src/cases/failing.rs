@@ -17,7 +17,7 @@ use crate::{
 };
 
 list![
-    work_goes_on_after_failures,
+    work_goes_on_after_failures needs FilledPrefetch,
     poison_reaches_its_ceiling_and_holds_up_no_other needs WholeMessages,
 ];
 

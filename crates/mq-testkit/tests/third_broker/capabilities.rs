@@ -10,5 +10,8 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities::none()
     .and(Can::UncountedRelease)
     .and(Can::WholeMessages)
     .and(Can::SharedQueues)
-    .and(Can::KeptVerdicts);
+    .and(Can::KeptVerdicts)
+    .and(Can::KeyOrder)
+    .and(Can::ExactAttempts)
+    .and(Can::FilledPrefetch);
 // guide: end

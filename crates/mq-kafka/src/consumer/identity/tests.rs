@@ -50,6 +50,7 @@ async fn member(fake: &FakeBroker) -> (Kafka, KafkaConsumer, KafkaEvents) {
     reader.join(session).await.unwrap();
     let consumer = KafkaConsumer {
         readers: vec![reader],
+        shared: None,
         turn: 0,
         window,
         source: "orders".into(),
