@@ -96,6 +96,10 @@ impl Fixture for Servers {
         bare.create(name, 1, &[("cleanup.policy", "compact")])
             .await
             .map_err(unmade)?;
+        // The brokers themselves hear of it a moment later.
+        while bare.ends(name, 1).await.is_err() {
+            tokio::task::yield_now().await;
+        }
         Ok((self.connect().await?, Destination::queue(name)))
     }
 }
