@@ -144,7 +144,10 @@ fn main() -> ExitCode {
         },
         match is_served(&address, GroupProtocol::Share) {
             true => sharing.conformance(share, shared),
-            false => sharing.case("share_groups_are_refused_with_help", share_groups_are_refused),
+            false => sharing.case(
+                "share_groups_are_refused_with_help",
+                share_groups_are_refused,
+            ),
         },
     ])
 }
