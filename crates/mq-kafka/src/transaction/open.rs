@@ -1,46 +1,60 @@
 //! The transaction that is open: what it holds so far.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use futures::FutureExt;
-use krafka::producer::{DeliveryHandle, TopicPartitionOffset};
-use mq_core::{Error, Reason, Receipt, Received, Rejection, Result, Stored, flow::PublishFlow};
+use krafka::producer::DeliveryHandle;
+use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFlow};
 
 use crate::{
     error,
     metrics::{Counted, Counters},
-    settle::{Condemned, Moved},
+    settle::{Condemned, Move, Moved},
 };
 
 /// What a transaction holds.
 #[derive(Default)]
 pub(super) struct Open {
-    /// Where it puts each partition.
-    places: HashMap<i32, Moved>,
+    /// Where it puts each partition, of each log by its number.
+    places: BTreeMap<usize, HashMap<i32, Moved>>,
     /// How many source records it covers.
     pub(super) records: usize,
     sent: Vec<Sent>,
     flows: Vec<PublishFlow>,
     counted: Vec<Counted>,
-    pub(super) dead: Vec<Received>,
+    /// Records whose copies it holds, each with the number of its log.
+    pub(super) copied: Vec<(usize, Move)>,
 }
 
 /// A record that the client has taken.
 pub(super) struct Sent {
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    /// It is the copy of a rejected record.
-    pub(super) dead: bool,
+    pub(super) source: Source,
+    /// It is the copy of the source, for another topic.
+    pub(super) is_copy: bool,
     pub(super) handle: DeliveryHandle,
 }
 
+/// The record that something comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// The number of its log.
+    pub(super) log: usize,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
 impl Open {
-    pub(super) fn place(&mut self, moved: Moved) {
-        self.places.insert(moved.partition, moved);
+    pub(super) fn place(&mut self, log: usize, moved: Moved) {
+        let places = self.places.entry(log).or_default();
+        places.insert(moved.partition, moved);
     }
 
-    pub(super) fn places(&self) -> impl Iterator<Item = &Moved> {
-        self.places.values()
+    /// Where it puts the partitions of each log that it has something of.
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, &HashMap<i32, Moved>)> {
+        self.places.iter().map(|(log, places)| (*log, places))
     }
 
     pub(super) fn sent(&mut self, sent: Sent, counters: &Arc<Counters>) {
@@ -53,11 +67,6 @@ impl Open {
             flow.begin();
             self.flows.push(*flow);
         }
-    }
-
-    pub(super) fn offsets(&self, topic: &str) -> Vec<TopicPartitionOffset> {
-        let offset = |moved: &Moved| TopicPartitionOffset::new(topic, moved.partition, moved.next);
-        self.places.values().map(offset).collect()
     }
 
     /// It is committed: tells of every output.
@@ -75,8 +84,8 @@ impl Open {
     /// batch: where the transaction covers one record alone, that is the one.
     ///
     /// # Errors
-    /// What was refused is the copy of a rejected record.
-    pub(super) fn aborted(mut self, why: &Error) -> Result<(Refusal, Vec<Condemned>)> {
+    /// What was refused is the copy of a record that leaves for another topic.
+    pub(super) fn aborted(mut self, why: &Error) -> Result<(Refusal, Option<(usize, Condemned)>)> {
         let aborted = Err(why.clone());
         for mut counted in self.counted.drain(..) {
             counted.end(&aborted);
@@ -93,16 +102,21 @@ impl Open {
                 continue;
             };
             if self.records > 1 {
-                return Ok((Refusal::OneOfThem, Vec::new()));
+                return Ok((Refusal::OneOfThem, None));
             }
-            if sent.dead {
+            if sent.is_copy {
                 return Err(refused);
             }
             let why = Rejection::from_error(Reason::Permanent, &refused.into());
-            let condemned = (sent.partition, sent.offset, Box::new(why));
-            return Ok((Refusal::This, vec![condemned]));
+            let Source {
+                log,
+                partition,
+                offset,
+            } = sent.source;
+            let condemned = (partition, offset, Box::new(why));
+            return Ok((Refusal::This, Some((log, condemned))));
         }
-        Ok((Refusal::None, Vec::new()))
+        Ok((Refusal::None, None))
     }
 }
 
