@@ -89,6 +89,10 @@ fn main() -> ExitCode {
         retries::dead_letter,
     )
     .case(
+        "what_the_broker_refuses_of_a_retry_costs_no_other_record",
+        retries::refused_output,
+    )
+    .case(
         "a_record_due_later_than_the_longest_delay_goes_on_in_transactions",
         retries::beyond_the_longest,
     )

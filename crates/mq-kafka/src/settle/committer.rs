@@ -238,7 +238,10 @@ mod tests {
         testing::{ApiKey, Control, FakeBroker},
     };
 
-    use super::{super::ledger::tests::{acknowledged, ledger, work}, *};
+    use super::{
+        super::ledger::tests::{acknowledged, ledger, work},
+        *,
+    };
 
     /// A member of a group at the client's own fake of a broker, and three acknowledged records.
     async fn member(fake: &FakeBroker) -> (Group, Arc<Ledger>) {

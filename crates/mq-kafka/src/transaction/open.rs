@@ -12,7 +12,7 @@ use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFl
 use crate::{
     error,
     metrics::{Counted, Counters},
-    settle::{Condemned, Move, Moved},
+    settle::{Condemned, Move, Moved, Slice},
 };
 
 /// What a transaction holds.
@@ -47,9 +47,11 @@ pub(super) struct Source {
 }
 
 impl Open {
-    pub(super) fn place(&mut self, log: usize, moved: Moved) {
+    /// It covers these records from the moment that they are taken: if it is aborted before all of them are sent, all come again.
+    pub(super) fn cover(&mut self, log: usize, slice: &Slice) {
         let places = self.places.entry(log).or_default();
-        places.insert(moved.partition, moved);
+        places.insert(slice.partition, Moved::from(slice));
+        self.records += slice.staged.len();
     }
 
     /// Where it puts the partitions of each log that it has something of.

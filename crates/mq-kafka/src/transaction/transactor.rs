@@ -82,7 +82,8 @@ impl Transactor {
         let mut turn = 0;
         loop {
             let after = search.limit(self.after);
-            let slices = self.take_staged(turn, after);
+            let mut open = Open::default();
+            let slices = self.take_staged(turn, after, &mut open);
             if slices.is_empty() {
                 tokio::select! {
                     () = self.due() => {}
@@ -90,7 +91,6 @@ impl Transactor {
                 }
                 continue;
             }
-            let mut open = Open::default();
             let transacted = self.transact(turn, slices, &mut open, after).await;
             // The first of a transaction could fill each of them.
             turn = (turn + 1) % self.logs.len();
@@ -135,12 +135,13 @@ impl Transactor {
         select_all(due.map(Box::pin)).await;
     }
 
-    /// Takes what a transaction may hold now, at most `max` records, with the numbers of their logs; first of the log whose turn it is.
-    fn take_staged(&self, turn: usize, mut max: usize) -> Vec<(usize, Slice)> {
+    /// Takes what this transaction may hold now, at most `max` records, with the numbers of their logs; first of the log whose turn it is.
+    fn take_staged(&self, turn: usize, mut max: usize, open: &mut Open) -> Vec<(usize, Slice)> {
         let mut taken = Vec::new();
         for at in (turn..self.logs.len()).chain(0..turn) {
             for slice in self.logs[at].ledger.take_staged(max) {
                 max -= slice.staged.len();
+                open.cover(at, &slice);
                 taken.push((at, slice));
             }
         }
@@ -180,7 +181,7 @@ impl Transactor {
                 () = self.stopped() => break,
                 () = self.due() => {}
             }
-            slices = self.take_staged(turn, after - open.records);
+            slices = self.take_staged(turn, after - open.records, open);
         }
         if self.running.0.take_abort() {
             // With its outputs stored, as they are when it fails at its commit. One that is not stored makes no difference.
@@ -193,8 +194,6 @@ impl Transactor {
 
     async fn send(&self, slices: Vec<(usize, Slice)>, open: &mut Open) -> Result<(), Fault> {
         for (log, slice) in slices {
-            open.place(log, Moved::from(&slice));
-            open.records += slice.staged.len();
             for staged in slice.staged {
                 let source = Source {
                     log,

@@ -228,6 +228,49 @@ pub(crate) async fn dead_letter(servers: String) -> Check {
     same(written, 2, "dead letters, an aborted one among them")
 }
 
+/// One retry's output is refused while much else is in its transactions, of the source too.
+pub(crate) async fn refused_output(servers: String) -> Check {
+    let scene = Scene::retrying(&servers, "refused-retry", &[1]).await?;
+    let guarantee = ExactlyOnce::new(unique("refused-retry"));
+    let target = scene.target.clone();
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .run(move |received: Received| {
+                let outcome = match received.payload().is_some_and(|p| p.len() > 1000) {
+                    true if received.attempt() == 1 => Outcome::defer(Duration::from_secs(1)),
+                    true => output(&received, &target),
+                    false => handle(&received, &target),
+                };
+                async move { outcome }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    scene.fill(0..100).await?;
+    // Now it knows the target's limit, and does not hear that it is lowered.
+    scene.outputs("now", 100).await?;
+    let bare = Bare::connect(&servers).await?;
+    bare.set(scene.target.name(), "max.message.bytes", "2000")
+        .await?;
+    let large = Message::new(vec![b'x'; 4000]).key("k1");
+    scene
+        .kafka
+        .publisher()
+        .publish(&scene.source, large)
+        .await?;
+    let mut count = 100;
+    while guarantee.transactions().aborted < 3 {
+        scene.fill(count..count + 40).await?;
+        count += 40;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let dead = dead_letters(&scene, 1).await?;
+    let size = dead[0].payload().map(|payload| payload.len());
+    same(size, Some(4000), "the dead one")?;
+    each_once(&scene.outputs("late", count as usize).await?, count)?;
+    Ok(copier.stop().await??)
+}
+
 pub(crate) async fn beyond_the_longest(servers: String) -> Check {
     let scene = Scene::retrying(&servers, "beyond", &[2]).await?;
     let guarantee = ExactlyOnce::new(unique("beyond"));
