@@ -18,8 +18,8 @@ use crate::{
 /// What a transaction holds.
 #[derive(Default)]
 pub(super) struct Open {
-    /// Where it puts each partition, of each log by its number.
-    places: BTreeMap<usize, HashMap<i32, Moved>>,
+    /// What it covers of each log, by its number.
+    covered: BTreeMap<usize, Covered>,
     /// How many source records it covers.
     pub(super) records: usize,
     sent: Vec<Sent>,
@@ -27,6 +27,14 @@ pub(super) struct Open {
     counted: Vec<Counted>,
     /// Records whose copies it holds, each with the number of its log.
     pub(super) copied: Vec<(usize, Move)>,
+}
+
+/// What a transaction covers of one log.
+#[derive(Default)]
+struct Covered {
+    /// Where it puts each partition.
+    places: HashMap<i32, Moved>,
+    records: usize,
 }
 
 /// A record that the client has taken.
@@ -49,14 +57,29 @@ pub(super) struct Source {
 impl Open {
     /// It covers these records from the moment that they are taken: if it is aborted before all of them are sent, all come again.
     pub(super) fn cover(&mut self, log: usize, slice: &Slice) {
-        let places = self.places.entry(log).or_default();
-        places.insert(slice.partition, Moved::from(slice));
+        let covered = self.covered.entry(log).or_default();
+        covered.places.insert(slice.partition, Moved::from(slice));
+        covered.records += slice.staged.len();
         self.records += slice.staged.len();
+    }
+
+    /// True if it has something of another log than this one.
+    pub(super) fn is_of_another(&self, log: usize) -> bool {
+        self.covered.keys().any(|covered| *covered != log)
+    }
+
+    /// How many records of each log it covers.
+    pub(super) fn covered(&self) -> Vec<(usize, usize)> {
+        let covered = self.covered.iter();
+        covered
+            .map(|(log, covered)| (*log, covered.records))
+            .collect()
     }
 
     /// Where it puts the partitions of each log that it has something of.
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, &HashMap<i32, Moved>)> {
-        self.places.iter().map(|(log, places)| (*log, places))
+        let covered = self.covered.iter();
+        covered.map(|(log, covered)| (*log, &covered.places))
     }
 
     pub(super) fn sent(&mut self, sent: Sent, counters: &Arc<Counters>) {
@@ -116,7 +139,7 @@ impl Open {
                 offset,
             } = sent.source;
             let condemned = (partition, offset, Box::new(why));
-            return Ok((Refusal::This, Some((log, condemned))));
+            return Ok((Refusal::This(log), Some((log, condemned))));
         }
         Ok((Refusal::None, None))
     }
@@ -126,8 +149,8 @@ impl Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     None,
-    /// The outputs of the only record.
-    This,
+    /// The outputs of the only record, which is of this log.
+    This(usize),
     /// The outputs of one record, or of several together.
     OneOfThem,
 }

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::{
     brokers::Brokers,
     open::{Open, Refusal, Sent, Source},
-    search::Search,
+    search::Searches,
     status::Running,
 };
 use crate::{
@@ -78,12 +78,11 @@ impl Transactor {
 
     async fn work(&self) -> Result<()> {
         let mut in_a_row = 0;
-        let mut search = Search::default();
+        let mut searches = Searches::new(self.logs.len());
         let mut turn = 0;
         loop {
-            let after = search.limit(self.after);
             let mut open = Open::default();
-            let slices = self.take_staged(turn, after, &mut open);
+            let slices = self.take_staged(turn, &searches, &mut open);
             if slices.is_empty() {
                 tokio::select! {
                     () = self.due() => {}
@@ -91,21 +90,21 @@ impl Transactor {
                 }
                 continue;
             }
-            let transacted = self.transact(turn, slices, &mut open, after).await;
+            let transacted = self.transact(turn, slices, &mut open, &searches).await;
             // The first of a transaction could fill each of them.
             turn = (turn + 1) % self.logs.len();
             match transacted {
                 Ok(()) => {
                     in_a_row = 0;
-                    search.committed(open.records);
+                    searches.committed(open.covered());
                 }
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Abort(why)) => {
-                    let records = open.records;
+                    let covered = open.covered();
                     match self.abort(open, &why).await? {
                         Refusal::None => {}
-                        Refusal::OneOfThem => search.narrow(records),
-                        Refusal::This => search = Search::default(),
+                        Refusal::OneOfThem => searches.narrow(covered),
+                        Refusal::This(log) => searches.found(log),
                     }
                     if self.logs.iter().all(|log| log.stop.is_cancelled()) {
                         return Ok(());
@@ -135,12 +134,20 @@ impl Transactor {
         select_all(due.map(Box::pin)).await;
     }
 
-    /// Takes what this transaction may hold now, at most `max` records, with the numbers of their logs; first of the log whose turn it is.
-    fn take_staged(&self, turn: usize, mut max: usize, open: &mut Open) -> Vec<(usize, Slice)> {
+    /// Takes what this transaction may hold now, with the numbers of the logs; first of the log whose turn it is.
+    fn take_staged(
+        &self,
+        turn: usize,
+        searches: &Searches,
+        open: &mut Open,
+    ) -> Vec<(usize, Slice)> {
         let mut taken = Vec::new();
         for at in (turn..self.logs.len()).chain(0..turn) {
-            for slice in self.logs[at].ledger.take_staged(max) {
-                max -= slice.staged.len();
+            if searches.is_on() && open.is_of_another(at) {
+                continue;
+            }
+            let room = searches.limit(at, self.after).saturating_sub(open.records);
+            for slice in self.logs[at].ledger.take_staged(room) {
                 open.cover(at, &slice);
                 taken.push((at, slice));
             }
@@ -165,14 +172,15 @@ impl Transactor {
         turn: usize,
         first: Vec<(usize, Slice)>,
         open: &mut Open,
-        after: usize,
+        searches: &Searches,
     ) -> Result<(), Fault> {
         self.producer.begin().map_err(|e| self.fault(e))?;
         let until = tokio::time::Instant::now() + self.every;
         let mut slices = first;
         loop {
             self.send(slices, open).await?;
-            if open.records >= after || self.take_flush() {
+            let limits = open.places().map(|(at, _)| searches.limit(at, self.after));
+            if limits.min().is_some_and(|limit| open.records >= limit) || self.take_flush() {
                 break;
             }
             tokio::select! {
@@ -181,7 +189,7 @@ impl Transactor {
                 () = self.stopped() => break,
                 () = self.due() => {}
             }
-            slices = self.take_staged(turn, after - open.records, open);
+            slices = self.take_staged(turn, searches, open);
         }
         if self.running.0.take_abort() {
             // With its outputs stored, as they are when it fails at its commit. One that is not stored makes no difference.
