@@ -23,7 +23,10 @@ use mq_core::{
     ConsumePlan, Consumer, Delivery, Destination, Error, ErrorKind, Result, Subscription,
     SubscriptionKind,
 };
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -41,6 +44,7 @@ pub use events::{KafkaEvent, KafkaEvents};
 use log::{Common, Log, LogReader};
 pub use progress::{ConsumerProgress, PartitionProgress};
 pub use reader::KafkaReader;
+pub(crate) use seat::SeatLog;
 use sharing::ShareReader;
 
 /// Consumes one subscription.
@@ -68,6 +72,8 @@ pub struct KafkaConsumer {
     source: Arc<str>,
     deadline: Duration,
     stop: CancellationToken,
+    /// Dropped when the last transaction has ended, if there are any.
+    transacted: Option<oneshot::Receiver<()>>,
 }
 
 impl KafkaConsumer {
@@ -165,6 +171,7 @@ impl KafkaConsumer {
             source: Arc::clone(subscription.name()),
             deadline: config.publish_timeout + config.request_timeout(),
             stop: guard.disarm(),
+            transacted: None,
         })
     }
 
@@ -310,8 +317,7 @@ impl Consumer for KafkaConsumer {
 
     async fn close(mut self) -> Result<()> {
         self.stop.cancel();
-        let within = self.deadline;
-        let closing = self.readers.iter_mut().map(|reader| reader.stopped(within));
+        let closing = self.readers.iter_mut().map(LogReader::stopped);
         let shared = async {
             match &mut self.shared {
                 Some(shared) => shared.stopped().await,
@@ -319,6 +325,10 @@ impl Consumer for KafkaConsumer {
             }
         };
         let (shared, closed) = join(shared, join_all(closing)).await;
+        if let Some(transacted) = self.transacted.take() {
+            // An error: nothing was ever sent, it ends by being dropped.
+            let _ = timeout(self.deadline, transacted).await;
+        }
         closed.into_iter().chain([shared]).collect()
     }
 }

@@ -3,6 +3,8 @@
 
 #[path = "exactly_once/crashes.rs"]
 mod crashes;
+#[path = "exactly_once/retries.rs"]
+mod retries;
 #[path = "exactly_once/scene.rs"]
 mod scene;
 mod support;
@@ -17,10 +19,10 @@ use std::{
 };
 
 use mq_kafka::{
-    ExactlyOnce, GroupProtocol, Kafka, TransactionLevel,
+    ExactlyOnce, GroupProtocol, TransactionLevel,
     core::{
-        Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Failure as Failed,
-        Message, Outcome, Received, Subscription, Worker, headers,
+        Broker, ConsumePlan, Consumer, DeadLetters, Deferred, Destination, ErrorKind,
+        Failure as Failed, Guarantee, Message, Outcome, Received, Subscription, Worker, headers,
     },
 };
 use mq_testkit::{
@@ -87,6 +89,30 @@ fn main() -> ExitCode {
     .case(
         "a_copier_killed_in_a_transaction_copies_each_record_once",
         crashes::killed,
+    )
+    .case(
+        "a_deferred_record_comes_again_when_it_is_due_and_is_copied_once",
+        retries::deferred,
+    )
+    .case(
+        "an_aborted_retry_copy_is_there_for_nobody",
+        retries::aborted,
+    )
+    .case(
+        "a_retrier_killed_or_fenced_copies_each_record_once_with_its_attempts",
+        retries::killed,
+    )
+    .case(
+        "a_dead_letter_after_retries_is_in_the_transaction",
+        retries::dead_letter,
+    )
+    .case(
+        "what_the_broker_refuses_of_a_retry_costs_no_other_record",
+        retries::refused_output,
+    )
+    .case(
+        "a_record_due_later_than_the_longest_delay_goes_on_in_transactions",
+        retries::beyond_the_longest,
     )
     .case("what_cannot_be_had_is_refused", refused)
     .run()
@@ -502,6 +528,7 @@ async fn refused(servers: String) -> Check {
     let error = within(60, run).await?.expect_err("there is no group");
     same(error.kind(), ErrorKind::Unsupported, "without a group")?;
 
+    // Without a retry topic, as outside of transactions.
     let run = scene
         .worker(&ExactlyOnce::new(unique("defer")))
         .run(|_: Received| async { Outcome::defer(Duration::from_secs(1)) });
@@ -510,31 +537,24 @@ async fn refused(servers: String) -> Check {
     let dead = dead_letters(&scene, 1).await?;
     let reason = dead[0].headers().text(headers::DEAD_ERROR);
     check(
-        reason.is_some_and(|reason| reason.contains("deferred in a transaction")),
+        reason.is_some_and(|reason| reason.contains("5 attempts ended without an outcome")),
         format!("{reason:?}"),
     )?;
     deferring.abort();
 
-    // What waits in a retry topic was settled beside any transaction.
-    let delay = Duration::from_secs(1);
-    let kafka = Kafka::builder(&servers).delays([delay]).connect().await?;
-    let queue = Destination::queue(unique("no.retries"));
-    kafka.declare(&queue).await?;
-    let worker = || {
-        Worker::new(&kafka, Subscription::queue(queue.name().clone()))
-            .guarantee(ExactlyOnce::new(unique("retries")))
-    };
-    let run = worker().run(|_: Received| async {}).into_future();
-    let error = within(60, run).await?.expect_err("it has a retry topic");
-    same(error.kind(), ErrorKind::Unsupported, "with a retry topic")?;
-    check(
-        error.to_string().contains("retry topics"),
-        error.to_string(),
-    )
+    let mut plan = ConsumePlan::new();
+    plan.deferred = Deferred::InPlace;
+    let from = Subscription::queue(scene.source.name().clone());
+    let mut consumer = scene.kafka.consumer(&from, plan).await?;
+    let place = ExactlyOnce::new(unique("place"));
+    let begun = place.start(&scene.kafka, &mut consumer).await;
+    let error = begun.expect_err("it defers in place");
+    same(error.kind(), ErrorKind::Unsupported, "in place")?;
+    check(error.to_string().contains("in place"), error.to_string())
 }
 
 /// The dead letters of the source: so many, and no more.
-async fn dead_letters(scene: &Scene, count: usize) -> Check<Vec<Received>> {
+pub(crate) async fn dead_letters(scene: &Scene, count: usize) -> Check<Vec<Received>> {
     let home = scene.source.dead_letter_home().expect("it has a home");
     let home = Destination::queue(home.name().clone());
     let plan = ConsumePlan::new().dead_letters(DeadLetters::None);

@@ -65,8 +65,8 @@ pub(super) struct LogReader {
     pub(super) plain: CancellationToken,
     /// Ends all tasks that serve the intake.
     pub(super) tasks: CancellationToken,
-    /// Dropped when the last transaction has ended, if there are any.
-    pub(super) transacted: Option<oneshot::Receiver<()>>,
+    /// Where its records lie.
+    pub(super) origin: Origin,
     source: Arc<str>,
     joined: watch::Receiver<Joined>,
     /// The intake's last word.
@@ -183,13 +183,18 @@ impl LogReader {
             unreachable_after: config.unreachable_after,
         };
         tokio::spawn(committer.run());
+        let origin = Origin {
+            topic: log.topic,
+            is_copy: log.tier.is_some(),
+        };
         if !common.homes.is_empty() {
-            let origin = Origin {
-                topic: log.topic,
-                is_copy: log.tier.is_some(),
-            };
             let publisher = KafkaPublisher::new(Arc::clone(inner));
-            let copying = copy_moved(Arc::clone(&ledger), publisher, origin, plain.clone());
+            let copying = copy_moved(
+                Arc::clone(&ledger),
+                publisher,
+                origin.clone(),
+                plain.clone(),
+            );
             tokio::spawn(copying);
         }
         let serving = tasks.clone().drop_guard();
@@ -204,7 +209,7 @@ impl LogReader {
             group,
             plain,
             tasks,
-            transacted: None,
+            origin,
             source,
             joined,
             stopped: Some(stopped),
@@ -280,19 +285,13 @@ impl LogReader {
         }
     }
 
-    /// Waits until it has closed down, once it was told to stop, and for its last transaction no
-    /// longer than this.
-    pub(super) async fn stopped(&mut self, within: Duration) -> Result<()> {
-        let stopped = match self.stopped.take() {
+    /// Waits until it has closed down, once it was told to stop.
+    pub(super) async fn stopped(&mut self) -> Result<()> {
+        match self.stopped.take() {
             // The intake bounds each of its steps.
             Some(stopped) => stopped.await.unwrap_or_else(|_| Err(closed("close"))),
             None => Ok(()),
-        };
-        if let Some(transacted) = self.transacted.take() {
-            // An error: nothing was ever sent, it ends by being dropped.
-            let _ = timeout(within, transacted).await;
         }
-        stopped
     }
 }
 

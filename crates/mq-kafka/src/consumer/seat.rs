@@ -2,30 +2,37 @@
 
 use std::sync::Arc;
 
-use mq_core::{Destination, Error, ErrorKind, Result};
+use mq_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{CONSUME, KafkaConsumer, log::LogReader};
-use crate::settle::{Group, Ledger};
+use crate::settle::{Announced, Group, Ledger, Origin};
 
 /// What a guarantee needs to commit a consumer's verdicts in transactions.
 pub(crate) struct Seat {
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) group: Arc<Group>,
-    /// Where rejected records go.
-    pub(crate) home: Option<Destination>,
-    /// The consumer needs no more transactions.
-    pub(crate) stop: CancellationToken,
+    /// The source itself, then its retry topics.
+    pub(crate) logs: Vec<SeatLog>,
+    /// Where the outputs of a verdict are handed over.
+    pub(crate) announced: Arc<Announced>,
     /// Dropped when the last transaction has ended: the consumer's `close` waits for it.
     pub(crate) over: oneshot::Sender<()>,
+}
+
+/// One topic that is consumed in transactions.
+pub(crate) struct SeatLog {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) group: Arc<Group>,
+    pub(crate) origin: Origin,
+    /// It needs no more transactions.
+    pub(crate) stop: CancellationToken,
 }
 
 impl KafkaConsumer {
     /// From now on verdicts reach the broker in transactions that the caller makes.
     ///
     /// # Errors
-    /// `Unsupported` without a group, and where messages are deferred; `Bug` once deliveries were
+    /// `Unsupported` without a group, and where messages are deferred in place; `Bug` once deliveries were
     /// asked for.
     pub(crate) fn begin_transactions(&mut self) -> Result<Seat> {
         if self.shared.is_some() {
@@ -37,45 +44,46 @@ impl KafkaConsumer {
             .with("source", &self.source)
             .help("take another GroupProtocol for the connection"));
         }
-        let begun = match &mut *self.readers {
-            [source] => source.begin_transactions(),
-            // What waits there was settled by a copy, and would be by another one beside the
-            // transaction.
-            _ => Err(Error::new(
-                ErrorKind::Unsupported,
-                CONSUME,
-                "a subscription with retry topics is not consumed in transactions",
-            )
-            .help("delete its retry topics once they are empty, and ask for no delays")),
-        };
-        begun.map_err(|error| error.with("source", &self.source))
+        let announced = Arc::default();
+        let begun = self
+            .readers
+            .iter()
+            .map(|r| r.begin_transactions(&announced));
+        let logs = begun.collect::<Result<_>>();
+        let logs = logs.map_err(|error| error.with("source", &self.source))?;
+        let (over, transacted) = oneshot::channel();
+        self.transacted = Some(transacted);
+        Ok(Seat {
+            logs,
+            announced,
+            over,
+        })
     }
 }
 
 impl LogReader {
-    fn begin_transactions(&mut self) -> Result<Seat> {
-        let refused = |kind, text| Err(Error::new(kind, CONSUME, text));
+    fn begin_transactions(&self, announced: &Arc<Announced>) -> Result<SeatLog> {
+        let error = |kind, text| Error::new(kind, CONSUME, text);
         if !self.group.commits {
             let text = "a consumer without a group has no place that a transaction could commit";
-            return refused(ErrorKind::Unsupported, text);
+            return Err(error(ErrorKind::Unsupported, text));
         }
         if self.ledger.defers_in_place() {
-            let text = "a message cannot be deferred in a transaction, in place neither";
-            return refused(ErrorKind::Unsupported, text);
+            // When it is due stands beside a plain commit, and a restart must not make it early.
+            let text = "a message cannot be deferred in place in a transaction, which commits an offset and no due time beside it";
+            return Err(error(ErrorKind::Unsupported, text)
+                .help("leave out `ordered_by_key` or the delays: retry topics do without it"));
         }
-        if self.transacted.is_some() || !self.ledger.begin_transactions() {
+        if !self.ledger.begin_transactions(announced) {
             let text = "transactions begin before the first delivery, once";
-            return refused(ErrorKind::Bug, text);
+            return Err(error(ErrorKind::Bug, text));
         }
         self.plain.cancel();
-        let (over, transacted) = oneshot::channel();
-        self.transacted = Some(transacted);
-        Ok(Seat {
+        Ok(SeatLog {
             ledger: Arc::clone(&self.ledger),
             group: Arc::clone(&self.group),
-            home: self.ledger.homes.dead.clone(),
+            origin: self.origin.clone(),
             stop: self.tasks.clone(),
-            over,
         })
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     keys::Keys,
     marks::Marks,
-    moves::Move,
+    moves::{Move, What},
     staging::Staging,
     tracker::Tracker,
     waiting::{WAITING, WAITING_BYTES, Waiting},
@@ -18,8 +18,6 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) partitions: HashMap<i32, Partition>,
-    /// Counts assignments, so that a settlement can be told from one of an earlier assignment.
-    pub(super) assignments: u64,
     pub(super) ready: VecDeque<Ready>,
     pub(super) ready_bytes: usize,
     /// Given back in place, in the order of the log: delivered before what is buffered.
@@ -152,10 +150,32 @@ impl State {
         }
     }
 
-    /// What was given back comes also while the rest is held up, where that waits for it: in a
-    /// transaction nothing passes a record that is not done.
+    /// True if anything may be handed out. In a transaction nothing passes a record that is not done, so what was given back, and
+    /// what the transaction waits for, comes also while the rest is held up.
     pub(super) fn hands_out(&self, commit_after: u64) -> bool {
-        !self.is_held_up(commit_after) || (self.staging.is_some() && !self.again.is_empty())
+        self.staging.is_some() || !self.is_held_up(commit_after)
+    }
+
+    /// True if transactions stand still in a partition until this record is done: it is the lowest one that is not, and all below
+    /// it is in a transaction.
+    pub(super) fn is_waited_for(&self, partition: i32, seq: u64) -> bool {
+        let owner = self.partitions.get(&partition);
+        let lowest = owner.is_some_and(|owner| owner.tracker.first() == seq);
+        let staging = self.staging.as_ref().filter(|_| lowest);
+        staging.is_some_and(|staging| !staging.holds_below(partition, seq))
+    }
+
+    /// A record that nobody has is done, and leaves for another topic in the next transaction.
+    pub(super) fn stage_move(&mut self, tag: Tag, received: &Received, what: What) {
+        let Some(staging) = &mut self.staging else {
+            return;
+        };
+        staging.settled(tag, received, Some(what));
+        if let Some(owner) = self.partitions.get_mut(&tag.partition) {
+            owner.tracker.done(tag.seq);
+            owner.verdicts += 1;
+        }
+        self.done += 1;
     }
 
     pub(super) fn next(&mut self, commit_after: u64) -> Option<(Tag, Received)> {
@@ -168,7 +188,8 @@ impl State {
             };
             return Some((tag, received));
         }
-        if self.is_held_up(commit_after) {
+        let Tag { partition, seq, .. } = self.ready.front()?.tag;
+        if self.is_held_up(commit_after) && !self.is_waited_for(partition, seq) {
             return None;
         }
         let ready = self.ready.pop_front()?;

@@ -109,7 +109,7 @@ impl Homes {
     }
 
     /// The copy of a record, and where it goes.
-    fn copy(&self, moved: &Move, origin: &Origin) -> Result<(Destination, Message)> {
+    pub(crate) fn copy(&self, moved: &Move, origin: &Origin) -> Result<(Destination, Message)> {
         let received = &moved.received;
         let home = match &moved.what {
             What::Reject(why) => {

@@ -7,7 +7,7 @@ mod watched;
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -28,7 +28,6 @@ use super::{
     keys::Keys,
     marks::Marks,
     moves::{Move, What},
-    staging::Staged,
     tracker::{Pushed, Tracker},
     waiting::{Wait, due},
 };
@@ -68,6 +67,8 @@ pub(crate) struct Window {
     /// Something can be handed out, or nothing ever will.
     pub(crate) deliverable: Notify,
     handed: AtomicUsize,
+    /// Counts assignments, so that a settlement can be told from one of an earlier assignment, or of another topic.
+    assignments: AtomicU64,
     prefetch: usize,
 }
 
@@ -76,6 +77,7 @@ impl Window {
         Arc::new(Self {
             deliverable: Notify::new(),
             handed: AtomicUsize::new(0),
+            assignments: AtomicU64::new(0),
             prefetch,
         })
     }
@@ -83,6 +85,11 @@ impl Window {
     /// How many more may be handed out.
     pub(super) fn room(&self) -> usize {
         self.prefetch.saturating_sub(self.handed.load(Relaxed))
+    }
+
+    /// The number of a new assignment.
+    fn assign(&self) -> u64 {
+        self.assignments.fetch_add(1, Relaxed) + 1
     }
 
     pub(super) fn out(&self, count: usize) {
@@ -205,7 +212,6 @@ impl Ledger {
     /// A partition is ours from this offset on.
     pub(crate) fn assign(&self, partition: i32, offset: i64, metadata: &str) {
         let state = &mut *self.lock();
-        state.assignments += 1;
         let rewound = state.unplaced.remove(&partition).flatten();
         let again = rewound.is_some();
         let marks = match metadata {
@@ -213,7 +219,7 @@ impl Ledger {
             metadata => Marks::parse(metadata, offset),
         };
         let entry = Partition {
-            assignment: state.assignments,
+            assignment: self.window.assign(),
             tracker: Tracker::new(offset, marks),
             committed: (offset, metadata.to_owned()),
             taken: offset,
@@ -266,11 +272,7 @@ impl Ledger {
                 if let Some(staging) = &mut state.staging
                     && let Some(why) = staging.condemned(record.partition, record.offset)
                 {
-                    partition.tracker.done(seq);
-                    partition.verdicts += 1;
-                    state.done += 1;
-                    let staged = Staged::rejected(record.offset, received, why);
-                    staging.stage(record.partition, seq, staged);
+                    state.stage_move(tag, &received, What::Reject(why));
                     self.due.notify_one();
                     continue;
                 }
@@ -315,11 +317,14 @@ impl Ledger {
         if !state.hands_out(self.commit_after) {
             return Taken::Nothing;
         }
-        let going_on = state.let_go();
-        if going_on > 0 {
-            self.window.out(going_on);
-            self.watch.counters.going_on(going_on);
+        let gone = state.let_go(self.commit_after);
+        if gone.going_on > 0 {
+            self.window.out(gone.going_on);
+            self.watch.counters.going_on(gone.going_on);
             self.moving.notify_one();
+        }
+        if gone.done > 0 {
+            self.due.notify_one();
         }
         let now = self.now();
         let room = max.min(self.window.room());
@@ -354,11 +359,13 @@ impl Ledger {
         }
     }
 
-    /// When something is due that waits; not while nothing may be handed out.
+    /// When something is due that waits; not while it may not be handed out.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
-        let waits = state.ended.is_none() && !state.is_held_up(self.commit_after);
-        waits.then(|| state.next_due()).flatten()
+        match state.ended {
+            None => state.next_due(self.commit_after),
+            Some(_) => None,
+        }
     }
 
     /// Stops handing out what belongs to these partitions; what was only buffered is forgotten.
@@ -447,8 +454,14 @@ impl Ledger {
 
     /// The copy of a record is confirmed: the record is done, and that is committed at once.
     pub(crate) fn copied(&self, moved: &Move) {
+        let told = self.tell_copied(moved);
+        self.close_move(moved, told, true);
+    }
+
+    /// Tells and counts what a copy stands for; returns what becomes of its original, if somebody had that.
+    fn tell_copied(&self, moved: &Move) -> Option<FlowKind> {
         let (source, received) = (&self.source, &moved.received);
-        let told = match (&moved.what, &self.homes.dead) {
+        match (&moved.what, &self.homes.dead) {
             (What::Reject(_), Some(home)) => {
                 self.watch.flow.dead_lettered(source, received, None, home);
                 self.watch.counters.dead_lettered();
@@ -461,8 +474,7 @@ impl Ledger {
             }
             // Nobody had it.
             (What::GoOn { .. } | What::Again { .. }, _) | (What::Reject(_), None) => None,
-        };
-        self.close_move(moved, told, true);
+        }
     }
 
     /// The copy of a record was not confirmed: the record is delivered again.
@@ -585,7 +597,6 @@ impl Settle for Ledger {
             Error::new(ErrorKind::Unsupported, "settle", text).with("source", self.source.name())
         };
         let state = &mut *self.lock();
-        let transacts = state.staging.is_some();
         // After the end nothing is sure to be committed any more.
         let entry = match state.ended {
             None => state.partition(tag),
@@ -594,16 +605,17 @@ impl Settle for Ledger {
         let Some(entry) = entry else {
             return Err(stale(self.source.name()));
         };
-        match verdict {
+        let leaves = match verdict {
             Verdict::Ack => {
                 // Under the lock, as all of them here: before the commit that it leads to.
                 self.settled(FlowKind::Acked, received);
                 entry.tracker.done(tag.seq);
                 if let Some(staging) = &mut state.staging {
-                    staging.acked(tag, received);
+                    staging.settled(tag, received, None);
                     self.due.notify_one();
                 }
                 state.pass_on(tag, received);
+                None
             }
             Verdict::Requeue | Verdict::Release => {
                 let failed = matches!(verdict, Verdict::Requeue);
@@ -617,6 +629,7 @@ impl Settle for Ledger {
                     let received = again(received.clone(), u32::from(failed));
                     state.again.insert((tag.partition, tag.seq), received);
                 }
+                None
             }
             Verdict::Defer(delay) if self.deferred == Deferred::InPlace => {
                 self.tell(FlowKind::Deferred, received);
@@ -628,31 +641,32 @@ impl Settle for Ledger {
                     entry.tracker.wait(tag.seq, self.second(wait.until));
                     state.wait(tag, wait, again(received.clone(), 1));
                 }
+                None
+            }
+            Verdict::Defer(_) if self.homes.tiers.is_empty() => {
+                return Err(unsupported("this subscription has no retry topics").help(
+                    "give its delays to KafkaBuilder::delays and declare it, then open it anew",
+                ));
             }
             Verdict::Defer(delay) => {
-                if self.homes.tiers.is_empty() {
-                    return Err(unsupported("this subscription has no retry topics").help(
-                        "give its delays to KafkaBuilder::delays and declare it, then open it anew",
-                    ));
-                }
                 let (due, attempts) = (due(delay), received.attempt());
-                self.move_out(state, tag, received, What::Defer { due, attempts });
-                return Ok(());
+                Some(What::Defer { due, attempts })
             }
             Verdict::Reject(_) if self.homes.dead.is_none() => {
                 return Err(unsupported("this consumer has no dead-letter home"));
             }
-            Verdict::Reject(why) if transacts => {
-                self.watch.counters.given_up(1);
-                entry.tracker.done(tag.seq);
-                if let Some(staging) = &mut state.staging {
-                    staging.rejected(tag, received, why);
-                    self.due.notify_one();
-                }
-            }
-            Verdict::Reject(why) => {
-                self.move_out(state, tag, received, What::Reject(why));
+            Verdict::Reject(why) => Some(What::Reject(why)),
+        };
+        if let Some(what) = leaves {
+            let Some(staging) = &mut state.staging else {
+                self.move_out(state, tag, received, what);
                 return Ok(());
+            };
+            staging.settled(tag, received, Some(what));
+            self.watch.counters.given_up(1);
+            self.due.notify_one();
+            if let Some(entry) = state.partition(tag) {
+                entry.tracker.done(tag.seq);
             }
         }
         if let Some(entry) = state.partition(tag) {

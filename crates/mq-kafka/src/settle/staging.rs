@@ -3,18 +3,25 @@
 //! A record's outputs leave this buffer together with the offset that covers the record, never before: so a transaction
 //! holds the outputs of exactly the records whose offsets it commits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use krafka::Record;
 use mq_core::{Received, Rejection, flow::PublishFlow};
 
-use super::book::Tag;
+use super::{
+    announced::Announced,
+    book::Tag,
+    moves::{Move, What},
+};
 
 /// The verdicts of one consumer that no transaction has taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    /// Outputs whose verdict follows at once, by partition and tag.
-    announced: HashMap<(i32, u64), Vec<Output>>,
+    /// Where the outputs of a verdict are.
+    announced: Arc<Announced>,
     /// What is settled, by partition and slot.
     staged: HashMap<i32, BTreeMap<u64, Staged>>,
     count: usize,
@@ -40,8 +47,8 @@ pub(crate) struct Output {
 pub(crate) struct Staged {
     pub(crate) offset: i64,
     pub(crate) outputs: Vec<Output>,
-    /// Its copy goes to the dead-letter home.
-    pub(crate) dead: Option<(Received, Box<Rejection>)>,
+    /// Its copy goes to another topic.
+    pub(crate) moved: Option<Move>,
     bytes: usize,
 }
 
@@ -58,62 +65,55 @@ pub(crate) struct Slice {
 }
 
 impl Staged {
-    fn new(offset: i64, outputs: Vec<Output>, dead: Option<(Received, Box<Rejection>)>) -> Self {
+    fn new(offset: i64, outputs: Vec<Output>, moved: Option<Move>) -> Self {
         let outputs_bytes: usize = outputs.iter().map(|o| o.record.estimated_size()).sum();
-        let dead_bytes = dead.as_ref().map_or(0, |(r, _)| r.message().size());
+        let moved_bytes = moved.as_ref().map_or(0, |m| m.received.message().size());
         Self {
             offset,
             outputs,
-            dead,
-            bytes: outputs_bytes + dead_bytes,
+            moved,
+            bytes: outputs_bytes + moved_bytes,
         }
-    }
-
-    /// A record that goes to the dead letters without having been handled again.
-    pub(super) fn rejected(offset: i64, received: Received, why: Box<Rejection>) -> Self {
-        Self::new(offset, Vec::new(), Some((received, why)))
     }
 }
 
 impl Staging {
+    /// Takes outputs from there.
+    pub(super) fn new(announced: Arc<Announced>) -> Self {
+        Self {
+            announced,
+            ..Self::default()
+        }
+    }
+
     /// True if no more records should be handed out until a transaction has taken some.
     pub(super) fn is_full(&self) -> bool {
         self.count >= STAGED || self.bytes >= STAGED_BYTES
     }
 
-    /// Outputs of the delivery whose verdict is about to be given.
-    pub(super) fn announce(&mut self, partition: i32, tag: u64, outputs: Vec<Output>) {
-        self.announced.insert((partition, tag), outputs);
-    }
-
-    /// The verdict was not taken.
-    pub(super) fn retract(&mut self, partition: i32, tag: u64) {
-        self.announced.remove(&(partition, tag));
-    }
-
-    pub(super) fn acked(&mut self, tag: Tag, received: &Received) {
-        self.settled(tag, received, None);
-    }
-
-    pub(super) fn rejected(&mut self, tag: Tag, received: &Received, why: Box<Rejection>) {
-        self.settled(tag, received, Some((received.clone(), why)));
-    }
-
-    fn settled(&mut self, tag: Tag, received: &Received, dead: Option<(Received, Box<Rejection>)>) {
-        let outputs = self.announced.remove(&(tag.partition, tag.pack()));
+    /// Takes in a record that is done, with its outputs and where it goes from here, if it does.
+    pub(super) fn settled(&mut self, tag: Tag, received: &Received, what: Option<What>) {
+        let outputs = self.announced.take(tag.pack());
         let offset = received.position().map_or(0, |p| p.offset);
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let staged = Staged::new(offset, outputs.unwrap_or_default(), dead);
-        self.stage(tag.partition, tag.seq, staged);
-    }
-
-    pub(super) fn stage(&mut self, partition: i32, seq: u64, staged: Staged) {
+        let moved = what.map(|what| Move {
+            received: received.clone(),
+            what,
+            tag,
+        });
+        let staged = Staged::new(offset, outputs, moved);
         self.count += 1;
         self.bytes += staged.bytes;
         self.staged
-            .entry(partition)
+            .entry(tag.partition)
             .or_default()
-            .insert(seq, staged);
+            .insert(tag.seq, staged);
+    }
+
+    /// True if something of the partition is left below this slot.
+    pub(super) fn holds_below(&self, partition: i32, seq: u64) -> bool {
+        let lowest = self.staged.get(&partition).and_then(|s| s.keys().next());
+        lowest.is_some_and(|lowest| *lowest < seq)
     }
 
     /// Takes at most `max` records of a partition, all of them below the slot `first`; and whether any settled one is left.
@@ -153,8 +153,8 @@ impl Staging {
         self.in_transaction.clear();
     }
 
-    pub(super) fn condemn(&mut self, condemned: Vec<Condemned>) {
-        for (partition, offset, why) in condemned {
+    pub(super) fn condemn(&mut self, condemned: Option<Condemned>) {
+        if let Some((partition, offset, why)) = condemned {
             self.condemned.insert((partition, offset), why);
         }
     }

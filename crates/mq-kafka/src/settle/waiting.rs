@@ -25,6 +25,15 @@ pub(super) struct Waiting {
     goes_on: Option<u64>,
 }
 
+/// What became of records that are not to be handed out.
+#[derive(Debug, Default)]
+pub(super) struct LetGo {
+    /// So many are to be copied.
+    pub(super) going_on: usize,
+    /// So many are done.
+    pub(super) done: usize,
+}
+
 impl Wait {
     /// Until an instant in milliseconds since 1970, and never longer than `most`; `None` if that
     /// has passed.
@@ -69,26 +78,34 @@ impl State {
             .insert((wait.until, tag.partition, tag.seq), waiting);
     }
 
-    /// When the next one is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        let ((until, ..), _) = self.waiting.first_key_value()?;
-        Some(*until)
+    /// When the next one is due of those that may be let go.
+    pub(super) fn next_due(&self, commit_after: u64) -> Option<Instant> {
+        let held_up = self.is_held_up(commit_after);
+        let mut waiting = self.waiting.keys();
+        let next =
+            waiting.find(|(_, partition, seq)| !held_up || self.is_waited_for(*partition, *seq));
+        next.map(|(until, ..)| *until)
     }
 
-    /// Lets go of what is due: most is to be handed out, expired ones are done, and some goes on to
-    /// a longer delay. Returns how many do that.
-    pub(super) fn let_go(&mut self) -> usize {
-        let mut going_on = 0;
+    /// Lets go of what is due, and while the rest is held up only of what transactions wait for: most is to be handed out, expired
+    /// ones are done, and some goes on to a longer delay.
+    pub(super) fn let_go(&mut self, commit_after: u64) -> LetGo {
+        let mut gone = LetGo::default();
         if self.waiting.is_empty() {
-            return going_on;
+            return gone;
         }
         let (now, wall) = (Instant::now(), SystemTime::now());
-        while let Some(entry) = self.waiting.first_entry() {
-            let (until, partition, seq) = *entry.key();
-            if until > now {
-                break;
-            }
-            let Waiting { received, goes_on } = entry.remove();
+        let held_up = self.is_held_up(commit_after);
+        let due = self.waiting.range(..=(now, i32::MAX, u64::MAX));
+        let due: Vec<_> = due
+            .map(|(at, _)| *at)
+            .filter(|(_, partition, seq)| !held_up || self.is_waited_for(*partition, *seq))
+            .collect();
+        for at in due {
+            let (_, partition, seq) = at;
+            let Some(Waiting { received, goes_on }) = self.waiting.remove(&at) else {
+                continue;
+            };
             let Some(owner) = self.partitions.get_mut(&partition) else {
                 continue;
             };
@@ -102,13 +119,19 @@ impl State {
             owner.waiting_bytes -= received.size();
             if is_expired(&received, wall) {
                 owner.tracker.done(seq);
+                gone.done += 1;
                 self.pass_on(tag, &received);
             } else if let Some(due) = goes_on {
-                // It is in work like one that is handed out.
-                owner.handed += 1;
-                going_on += 1;
                 let attempts = received.attempt() - 1;
                 let what = What::GoOn { due, attempts };
+                if self.staging.is_some() {
+                    self.stage_move(tag, &received, what);
+                    gone.done += 1;
+                    continue;
+                }
+                // It is in work like one that is handed out.
+                owner.handed += 1;
+                gone.going_on += 1;
                 self.moves.push(Move {
                     received,
                     what,
@@ -118,8 +141,8 @@ impl State {
                 self.again.insert((partition, seq), received);
             }
         }
-        self.moves_open += going_on;
-        going_on
+        self.moves_open += gone.going_on;
+        gone
     }
 
     /// The record is done: where keys are kept in order, the next one of its key is to be handed

@@ -159,17 +159,16 @@ impl Guarantee<Kafka> for ExactlyOnce {
         }
         tracing::debug!(id = %self.id, %level, "transactions begin");
         // What was read before may have been behind a transaction that the predecessor left open. It has ended now.
-        seat.ledger.rewind(Vec::new());
-        seat.group.consumer.wakeup();
+        for log in &seat.logs {
+            log.ledger.rewind(None);
+            log.group.consumer.wakeup();
+        }
         let watch = inner.watch.clone();
-        let session =
-            ExactlyOnceSession::new(Arc::clone(&seat.ledger), broker.publisher(), watch.clone());
+        let session = ExactlyOnceSession::new(seat.announced, broker.publisher(), watch.clone());
         let transactor = Transactor {
             producer,
             brokers,
-            ledger: seat.ledger,
-            group: seat.group,
-            home: seat.home,
+            logs: seat.logs,
             publisher: broker.publisher(),
             watch,
             running,
@@ -177,7 +176,6 @@ impl Guarantee<Kafka> for ExactlyOnce {
             after: self.after,
             unreachable_after: inner.config.unreachable_after,
             close_within: inner.config.request_timeout(),
-            stop: seat.stop,
             over: seat.over,
         };
         tokio::spawn(transactor.run());

@@ -1,46 +1,85 @@
 //! The transaction that is open: what it holds so far.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use futures::FutureExt;
-use krafka::producer::{DeliveryHandle, TopicPartitionOffset};
-use mq_core::{Error, Reason, Receipt, Received, Rejection, Result, Stored, flow::PublishFlow};
+use krafka::producer::DeliveryHandle;
+use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFlow};
 
 use crate::{
     error,
     metrics::{Counted, Counters},
-    settle::{Condemned, Moved},
+    settle::{Condemned, Move, Moved, Slice},
 };
 
 /// What a transaction holds.
 #[derive(Default)]
 pub(super) struct Open {
-    /// Where it puts each partition.
-    places: HashMap<i32, Moved>,
+    /// What it covers of each log, by its number.
+    covered: BTreeMap<usize, Covered>,
     /// How many source records it covers.
     pub(super) records: usize,
     sent: Vec<Sent>,
     flows: Vec<PublishFlow>,
     counted: Vec<Counted>,
-    pub(super) dead: Vec<Received>,
+    /// Records whose copies it holds, each with the number of its log.
+    pub(super) copied: Vec<(usize, Move)>,
+}
+
+/// What a transaction covers of one log.
+#[derive(Default)]
+struct Covered {
+    /// Where it puts each partition.
+    places: HashMap<i32, Moved>,
+    records: usize,
 }
 
 /// A record that the client has taken.
 pub(super) struct Sent {
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-    /// It is the copy of a rejected record.
-    pub(super) dead: bool,
+    pub(super) source: Source,
+    /// It is the copy of the source, for another topic.
+    pub(super) is_copy: bool,
     pub(super) handle: DeliveryHandle,
 }
 
+/// The record that something comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// The number of its log.
+    pub(super) log: usize,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
 impl Open {
-    pub(super) fn place(&mut self, moved: Moved) {
-        self.places.insert(moved.partition, moved);
+    /// It covers these records from the moment that they are taken: if it is aborted before all of them are sent, all come again.
+    pub(super) fn cover(&mut self, log: usize, slice: &Slice) {
+        let covered = self.covered.entry(log).or_default();
+        covered.places.insert(slice.partition, Moved::from(slice));
+        covered.records += slice.staged.len();
+        self.records += slice.staged.len();
     }
 
-    pub(super) fn places(&self) -> impl Iterator<Item = &Moved> {
-        self.places.values()
+    /// True if it has something of another log than this one.
+    pub(super) fn is_of_another(&self, log: usize) -> bool {
+        self.covered.keys().any(|covered| *covered != log)
+    }
+
+    /// How many records of each log it covers.
+    pub(super) fn covered(&self) -> Vec<(usize, usize)> {
+        let covered = self.covered.iter();
+        covered
+            .map(|(log, covered)| (*log, covered.records))
+            .collect()
+    }
+
+    /// Where it puts the partitions of each log that it has something of.
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, &HashMap<i32, Moved>)> {
+        let covered = self.covered.iter();
+        covered.map(|(log, covered)| (*log, &covered.places))
     }
 
     pub(super) fn sent(&mut self, sent: Sent, counters: &Arc<Counters>) {
@@ -53,11 +92,6 @@ impl Open {
             flow.begin();
             self.flows.push(*flow);
         }
-    }
-
-    pub(super) fn offsets(&self, topic: &str) -> Vec<TopicPartitionOffset> {
-        let offset = |moved: &Moved| TopicPartitionOffset::new(topic, moved.partition, moved.next);
-        self.places.values().map(offset).collect()
     }
 
     /// It is committed: tells of every output.
@@ -75,8 +109,8 @@ impl Open {
     /// batch: where the transaction covers one record alone, that is the one.
     ///
     /// # Errors
-    /// What was refused is the copy of a rejected record.
-    pub(super) fn aborted(mut self, why: &Error) -> Result<(Refusal, Vec<Condemned>)> {
+    /// What was refused is the copy of a record that leaves for another topic.
+    pub(super) fn aborted(mut self, why: &Error) -> Result<(Refusal, Option<(usize, Condemned)>)> {
         let aborted = Err(why.clone());
         for mut counted in self.counted.drain(..) {
             counted.end(&aborted);
@@ -93,16 +127,21 @@ impl Open {
                 continue;
             };
             if self.records > 1 {
-                return Ok((Refusal::OneOfThem, Vec::new()));
+                return Ok((Refusal::OneOfThem, None));
             }
-            if sent.dead {
+            if sent.is_copy {
                 return Err(refused);
             }
             let why = Rejection::from_error(Reason::Permanent, &refused.into());
-            let condemned = (sent.partition, sent.offset, Box::new(why));
-            return Ok((Refusal::This, vec![condemned]));
+            let Source {
+                log,
+                partition,
+                offset,
+            } = sent.source;
+            let condemned = (partition, offset, Box::new(why));
+            return Ok((Refusal::This(log), Some((log, condemned))));
         }
-        Ok((Refusal::None, Vec::new()))
+        Ok((Refusal::None, None))
     }
 }
 
@@ -110,8 +149,8 @@ impl Open {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     None,
-    /// The outputs of the only record.
-    This,
+    /// The outputs of the only record, which is of this log.
+    This(usize),
     /// The outputs of one record, or of several together.
     OneOfThem,
 }

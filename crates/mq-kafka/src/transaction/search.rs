@@ -1,8 +1,48 @@
 //! The search for a record whose outputs the broker refuses for good.
 
+/// The searches in the logs of a worker, by their numbers.
+#[derive(Debug)]
+pub(super) struct Searches(Vec<Search>);
+
+impl Searches {
+    pub(super) fn new(logs: usize) -> Self {
+        Self((0..logs).map(|_| Search::default()).collect())
+    }
+
+    /// While one is on, a transaction covers records of one log alone: those of others would be taken for its own, and the last two of
+    /// two logs never be told apart.
+    pub(super) fn is_on(&self) -> bool {
+        self.0.iter().any(|search| search.suspects > 0)
+    }
+
+    /// How many records a transaction may cover that has some of this log.
+    pub(super) fn limit(&self, log: usize, usual: usize) -> usize {
+        self.0[log].limit(usual)
+    }
+
+    /// A transaction of so many records of each log was refused.
+    pub(super) fn narrow(&mut self, covered: impl IntoIterator<Item = (usize, usize)>) {
+        for (log, records) in covered {
+            self.0[log].narrow(records);
+        }
+    }
+
+    /// A transaction of so many records of each log was committed.
+    pub(super) fn committed(&mut self, covered: impl IntoIterator<Item = (usize, usize)>) {
+        for (log, records) in covered {
+            self.0[log].committed(records);
+        }
+    }
+
+    /// The refused record was alone in its transaction.
+    pub(super) fn found(&mut self, log: usize) {
+        self.0[log] = Search::default();
+    }
+}
+
 /// Halves transactions until the refused record is alone in one.
 #[derive(Debug, Default)]
-pub(super) struct Search {
+struct Search {
     /// Records among which the refused one is, that were not committed since.
     suspects: usize,
     limit: usize,
@@ -10,7 +50,7 @@ pub(super) struct Search {
 
 impl Search {
     /// How many records a transaction may cover.
-    pub(super) fn limit(&self, usual: usize) -> usize {
+    fn limit(&self, usual: usize) -> usize {
         match self.suspects {
             0 => usual,
             _ => self.limit.min(usual),
@@ -18,13 +58,13 @@ impl Search {
     }
 
     /// A transaction of so many records was refused.
-    pub(super) fn narrow(&mut self, records: usize) {
+    fn narrow(&mut self, records: usize) {
         self.suspects = records;
         self.limit = (records / 2).max(1);
     }
 
     /// A transaction of so many records was committed: the refused one is not among them.
-    pub(super) fn committed(&mut self, records: usize) {
+    fn committed(&mut self, records: usize) {
         self.suspects = self.suspects.saturating_sub(records);
     }
 }
@@ -50,6 +90,29 @@ mod tests {
                 }
             }
             assert!(transactions <= 28, "{transactions} for {refused}");
+        }
+    }
+
+    #[test]
+    fn it_is_found_in_one_of_four_logs_while_the_others_have_as_much_as_fits() {
+        let mut searches = Searches::new(4);
+        searches.narrow([(0, 5_000), (1, 2_500), (2, 20), (3, 2_480)]);
+        // It is in the third, behind seven others.
+        let (mut before, mut turn, mut transactions) = (7, 0, 0);
+        loop {
+            assert!(searches.is_on(), "given up");
+            transactions += 1;
+            assert!(transactions < 100, "not found");
+            let limit = searches.limit(turn, 10_000);
+            match turn == 2 && before < limit {
+                true if limit == 1 => break searches.found(turn),
+                true => searches.narrow([(turn, limit)]),
+                false => {
+                    searches.committed([(turn, limit)]);
+                    before -= if turn == 2 { limit } else { 0 };
+                }
+            }
+            turn = (turn + 1) % 4;
         }
     }
 }

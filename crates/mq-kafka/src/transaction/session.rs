@@ -2,28 +2,25 @@
 
 use std::{fmt, sync::Arc};
 
-use mq_core::{
-    Decision, Destination, Error, ErrorKind, Message, Outcome, Result, Settlement,
-    guarantee::Undone,
-};
+use mq_core::{Destination, Message, Outcome, Result, Settlement, guarantee::Undone};
 
 use crate::{
     metrics::Watch,
     publisher::KafkaPublisher,
-    settle::{Ledger, Output},
+    settle::{Announced, Output},
 };
 
 /// The transactions of one consumer; the session of [`ExactlyOnce`](crate::ExactlyOnce).
 pub struct ExactlyOnceSession {
-    ledger: Arc<Ledger>,
+    announced: Arc<Announced>,
     publisher: KafkaPublisher,
     watch: Watch,
 }
 
 impl ExactlyOnceSession {
-    pub(super) fn new(ledger: Arc<Ledger>, publisher: KafkaPublisher, watch: Watch) -> Self {
+    pub(super) fn new(announced: Arc<Announced>, publisher: KafkaPublisher, watch: Watch) -> Self {
         Self {
-            ledger,
+            announced,
             publisher,
             watch,
         }
@@ -36,29 +33,18 @@ impl ExactlyOnceSession {
         outcome: Outcome,
     ) -> Result<(), Undone> {
         let (decision, outputs) = outcome.into_parts();
-        if let Decision::Defer(_) = decision {
-            return Err(Undone::new(settlement, no_defer()));
-        }
         let outputs = match self.records(outputs).await {
             Ok(outputs) => outputs,
             Err(error) => return Err(Undone::new(settlement, error)),
         };
         let received = settlement.received().clone();
-        let Some(position) = received.position() else {
-            let error = Error::new(ErrorKind::Bug, "settle", "not a record of this consumer");
-            return Err(Undone::new(settlement, error));
-        };
-        // Kafka counts partitions in 31 bits.
-        let partition = i32::try_from(position.partition).unwrap_or(i32::MAX);
         let tag = settlement.tag();
-        let announced = !outputs.is_empty();
-        if announced {
-            self.ledger.announce(partition, tag, outputs);
+        if !outputs.is_empty() {
+            self.announced.put(tag, outputs);
         }
         if let Err(error) = decision.settle(settlement) {
-            if announced {
-                self.ledger.retract(partition, tag);
-            }
+            // Taken by nobody, so neither are its outputs.
+            drop(self.announced.take(tag));
             tracing::warn!(id = %received.id(), %error, "the message will be delivered again");
         }
         Ok(())
@@ -77,15 +63,6 @@ impl ExactlyOnceSession {
         }
         Ok(records)
     }
-}
-
-fn no_defer() -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        "settle",
-        "a message cannot be deferred in a transaction",
-    )
-    .help("let the attempt fail, which tries again, or publish the message to a queue of its own")
 }
 
 impl fmt::Debug for ExactlyOnceSession {

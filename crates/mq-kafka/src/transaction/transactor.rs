@@ -3,44 +3,40 @@
 //! Outputs are sent as soon as no earlier record of their partition is open, so that a commit finds most of them stored. What is
 //! settled while one commits waits for the next.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use futures::future::select_all;
 use krafka::{
     CloseOptions, KrafkaError,
-    producer::{TransactionState, TransactionalProducer},
+    producer::{TopicPartitionOffset, TransactionState, TransactionalProducer},
 };
-use mq_core::{Destination, Error, ErrorKind, Received, Rejection, Result, dead_letter_copy};
+use mq_core::{Error, ErrorKind, Result};
 use tokio::{
     sync::oneshot,
     time::{sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
     brokers::Brokers,
-    open::{Open, Refusal, Sent},
-    search::Search,
+    open::{Open, Refusal, Sent, Source},
+    search::Searches,
     status::Running,
 };
 use crate::{
+    consumer::SeatLog,
     error::{self, Stage},
     metrics::Watch,
     publisher::KafkaPublisher,
-    settle::{Group, Ledger, Moved, Slice},
+    settle::{Move, Moved, Slice},
 };
 
 pub(super) struct Transactor {
     pub(super) producer: TransactionalProducer,
     pub(super) brokers: Brokers,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) group: Arc<Group>,
-    /// Where rejected records go.
-    pub(super) home: Option<Destination>,
-    /// Makes records of dead letters; it sends nothing.
+    /// What is consumed: the source, then its retry topics. A transaction holds the offsets of all of them.
+    pub(super) logs: Vec<SeatLog>,
+    /// Makes records of copies; it sends nothing.
     pub(super) publisher: KafkaPublisher,
     pub(super) watch: Watch,
     pub(super) running: Running,
@@ -49,7 +45,6 @@ pub(super) struct Transactor {
     /// For how long the coordinator may leave an end unanswered.
     pub(super) unreachable_after: Duration,
     pub(super) close_within: Duration,
-    pub(super) stop: CancellationToken,
     /// Dropped at the very end.
     pub(super) over: oneshot::Sender<()>,
 }
@@ -66,7 +61,11 @@ impl Transactor {
     /// Makes transactions until it is stopped, or can't.
     pub(super) async fn run(self) {
         if let Err(error) = self.work().await {
-            self.ledger.end(Some(self.named(error)));
+            let error = error.with("transactional id", self.producer.transactional_id());
+            for log in &self.logs {
+                log.ledger
+                    .end(Some(error.clone().with("topic", &log.group.topic)));
+            }
         }
         let options = CloseOptions::new().timeout(self.close_within);
         if let Err(error) = self.producer.close_with(options).await {
@@ -79,32 +78,35 @@ impl Transactor {
 
     async fn work(&self) -> Result<()> {
         let mut in_a_row = 0;
-        let mut search = Search::default();
+        let mut searches = Searches::new(self.logs.len());
+        let mut turn = 0;
         loop {
-            let after = search.limit(self.after);
-            let slices = self.ledger.take_staged(after);
+            let mut open = Open::default();
+            let slices = self.take_staged(turn, &searches, &mut open);
             if slices.is_empty() {
                 tokio::select! {
-                    () = self.ledger.due.notified() => {}
-                    () = self.stop.cancelled() => return Ok(()),
+                    () = self.due() => {}
+                    () = self.stopped() => return Ok(()),
                 }
                 continue;
             }
-            let mut open = Open::default();
-            match self.transact(slices, &mut open, after).await {
+            let transacted = self.transact(turn, slices, &mut open, &searches).await;
+            // The first of a transaction could fill each of them.
+            turn = (turn + 1) % self.logs.len();
+            match transacted {
                 Ok(()) => {
                     in_a_row = 0;
-                    search.committed(open.records);
+                    searches.committed(open.covered());
                 }
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Abort(why)) => {
-                    let records = open.records;
+                    let covered = open.covered();
                     match self.abort(open, &why).await? {
                         Refusal::None => {}
-                        Refusal::OneOfThem => search.narrow(records),
-                        Refusal::This => search = Search::default(),
+                        Refusal::OneOfThem => searches.narrow(covered),
+                        Refusal::This(log) => searches.found(log),
                     }
-                    if self.stop.is_cancelled() {
+                    if self.logs.iter().all(|log| log.stop.is_cancelled()) {
                         return Ok(());
                     }
                     in_a_row += 1;
@@ -112,35 +114,83 @@ impl Transactor {
                     let pause = BACKOFF * (1 << u32::min(in_a_row, 6)) / 2;
                     tokio::select! {
                         () = sleep(pause) => {}
-                        () = self.stop.cancelled() => return Ok(()),
+                        () = self.stopped() => return Ok(()),
                     }
                 }
             }
         }
     }
 
+    /// No log needs transactions any more.
+    async fn stopped(&self) {
+        for log in &self.logs {
+            log.stop.cancelled().await;
+        }
+    }
+
+    /// One of the logs may have something.
+    async fn due(&self) {
+        let due = self.logs.iter().map(|log| log.ledger.due.notified());
+        select_all(due.map(Box::pin)).await;
+    }
+
+    /// Takes what this transaction may hold now, with the numbers of the logs; first of the log whose turn it is.
+    fn take_staged(
+        &self,
+        turn: usize,
+        searches: &Searches,
+        open: &mut Open,
+    ) -> Vec<(usize, Slice)> {
+        let mut taken = Vec::new();
+        for at in (turn..self.logs.len()).chain(0..turn) {
+            if searches.is_on() && open.is_of_another(at) {
+                continue;
+            }
+            let room = searches.limit(at, self.after).saturating_sub(open.records);
+            for slice in self.logs[at].ledger.take_staged(room) {
+                open.cover(at, &slice);
+                taken.push((at, slice));
+            }
+        }
+        taken
+    }
+
+    /// True if a commit should not wait for the clock.
+    fn take_flush(&self) -> bool {
+        // Asked of each: this commit answers all of them.
+        let asked = self.logs.iter().filter(|log| log.ledger.take_flush());
+        asked.count() > 0
+    }
+
+    /// How many verdicts were given.
+    fn verdicts(&self) -> u64 {
+        self.logs.iter().map(|log| log.ledger.verdicts()).sum()
+    }
+
     /// One transaction, from its first record to its commit.
     async fn transact(
         &self,
-        first: Vec<Slice>,
+        turn: usize,
+        first: Vec<(usize, Slice)>,
         open: &mut Open,
-        after: usize,
+        searches: &Searches,
     ) -> Result<(), Fault> {
         self.producer.begin().map_err(|e| self.fault(e))?;
         let until = tokio::time::Instant::now() + self.every;
         let mut slices = first;
         loop {
             self.send(slices, open).await?;
-            if open.records >= after || self.ledger.take_flush() {
+            let limits = open.places().map(|(at, _)| searches.limit(at, self.after));
+            if limits.min().is_some_and(|limit| open.records >= limit) || self.take_flush() {
                 break;
             }
             tokio::select! {
                 biased;
                 () = sleep_until(until) => break,
-                () = self.stop.cancelled() => break,
-                () = self.ledger.due.notified() => {}
+                () = self.stopped() => break,
+                () = self.due() => {}
             }
-            slices = self.ledger.take_staged(after - open.records);
+            slices = self.take_staged(turn, searches, open);
         }
         if self.running.0.take_abort() {
             // With its outputs stored, as they are when it fails at its commit. One that is not stored makes no difference.
@@ -151,91 +201,87 @@ impl Transactor {
         self.commit(open).await
     }
 
-    async fn send(&self, slices: Vec<Slice>, open: &mut Open) -> Result<(), Fault> {
-        for slice in slices {
-            open.place(Moved::from(&slice));
-            open.records += slice.staged.len();
+    async fn send(&self, slices: Vec<(usize, Slice)>, open: &mut Open) -> Result<(), Fault> {
+        for (log, slice) in slices {
             for staged in slice.staged {
+                let source = Source {
+                    log,
+                    partition: slice.partition,
+                    offset: staged.offset,
+                };
                 for output in staged.outputs {
                     let handle = self.producer.enqueue(output.record).await;
                     let handle = handle.map_err(|e| self.fault(e))?;
                     let sent = Sent {
-                        partition: slice.partition,
-                        offset: staged.offset,
-                        dead: false,
+                        source,
+                        is_copy: false,
                         handle,
                     };
                     open.sent(sent, &self.watch.counters);
                     open.flow(output.flow);
                 }
-                if let Some((received, why)) = staged.dead {
-                    let at = (slice.partition, staged.offset);
-                    self.send_dead(at, received, &why, open).await?;
+                if let Some(moved) = staged.moved {
+                    self.send_copy(source, moved, open).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// The copy of a rejected record: in the same transaction as its offset, so neither is without the other.
-    async fn send_dead(
-        &self,
-        (partition, offset): (i32, i64),
-        received: Received,
-        why: &Rejection,
-        open: &mut Open,
-    ) -> Result<(), Fault> {
-        let Some(home) = &self.home else {
-            let text = "this consumer has no dead-letter home";
-            return Err(Fault::Fatal(Error::new(ErrorKind::Bug, TRANSACT, text)));
-        };
-        let copy = dead_letter_copy(&received, why);
-        let sending = self.watch.tracer.send_copy(home, &copy);
-        let record = self.publisher.record(home, &copy).await;
+    /// The copy of a record that leaves for another topic: in the same transaction as its offset, so neither is without the other.
+    async fn send_copy(&self, source: Source, moved: Move, open: &mut Open) -> Result<(), Fault> {
+        let SeatLog { ledger, origin, .. } = &self.logs[source.log];
+        let (home, copy) = ledger.homes.copy(&moved, origin).map_err(Fault::Fatal)?;
+        let sending = self.watch.tracer.send_copy(&home, &copy);
+        let record = self.publisher.record(&home, &copy).await;
         sending.failed(&record);
         let record = record.map_err(|error| match error.is_retryable() {
             true => Fault::Abort(error),
-            // As outside of transactions: a rejected record that can't be stored ends the consumer.
+            // As outside of transactions: a copy that can't be stored ends the consumer.
             false => Fault::Fatal(error),
         })?;
         let handle = self.producer.enqueue(record).await;
         let handle = handle.map_err(|e| self.fault(e))?;
         let sent = Sent {
-            partition,
-            offset,
-            dead: true,
+            source,
+            is_copy: true,
             handle,
         };
         open.sent(sent, &self.watch.counters);
-        open.flow(self.watch.flow.sending(&copy, home, sending));
-        open.dead.push(received);
+        open.flow(self.watch.flow.sending(&copy, &home, sending));
+        open.copied.push((source.log, moved));
         Ok(())
     }
 
     async fn commit(&self, open: &mut Open) -> Result<(), Fault> {
-        if !self.ledger.holds(open.places()) {
-            return Err(Fault::Abort(self.moved()));
+        let handled = self.verdicts();
+        for (log, places) in open.places() {
+            let SeatLog { ledger, group, .. } = &self.logs[log];
+            let moved = || Fault::Abort(mq_core::stale(&group.topic));
+            if !ledger.holds(places.values()) {
+                return Err(moved());
+            }
+            // Told anew each time: it is what the group knows this member by now (KIP-447).
+            let member = group.consumer.group_metadata().await.ok_or_else(moved)?;
+            if group.is_another().await || group.is_of_another_topic() {
+                return Err(moved());
+            }
+            let place =
+                |at: &Moved| TopicPartitionOffset::new(&*group.topic, at.partition, at.next);
+            let offsets: Vec<_> = places.values().map(place).collect();
+            let sent = self.producer.send_offsets(&offsets, &member);
+            let sent = self.brokers.looked_at(sent).await;
+            sent.map_err(|e| self.fault(e))?;
         }
-        let handled = self.ledger.verdicts();
-        // Told anew each time: it is what the group knows this member by now (KIP-447).
-        let member = self.group.consumer.group_metadata().await;
-        let member = member.ok_or_else(|| Fault::Abort(self.moved()))?;
-        if self.group.is_another().await || self.group.is_of_another_topic() {
-            return Err(Fault::Abort(self.moved()));
-        }
-        let offsets = open.offsets(&self.group.topic);
-        let sent = self.producer.send_offsets(&offsets, &member);
-        let sent = self.brokers.looked_at(sent).await;
-        sent.map_err(|e| self.fault(e))?;
         self.end(open).await?;
         open.committed();
-        if let Some(home) = &self.home {
-            for received in open.dead.drain(..) {
-                self.ledger.tell_dead_lettered(&received, home);
-            }
+        for (log, moved) in &open.copied {
+            self.logs[*log].ledger.copied_in_transaction(moved);
         }
-        self.ledger.transacted(open.places());
-        let meanwhile = self.ledger.verdicts() - handled;
+        for (log, places) in open.places() {
+            self.logs[log].ledger.transacted(places.values());
+        }
+        let meanwhile = self.verdicts() - handled;
         self.running.0.committed(meanwhile);
         Ok(())
     }
@@ -291,10 +337,15 @@ impl Transactor {
             sleep(BACKOFF).await;
         }
         self.running.0.aborted();
+        let logs: Vec<usize> = open.places().map(|(log, _)| log).collect();
         let (refusal, condemned) = open.aborted(why)?;
-        self.ledger.rewind(condemned);
-        // Only the task that polls may move the position back, and it may be in the middle of a wait.
-        self.group.consumer.wakeup();
+        for at in logs {
+            let SeatLog { ledger, group, .. } = &self.logs[at];
+            let of_log = condemned.as_ref().filter(|(log, _)| *log == at);
+            ledger.rewind(of_log.map(|(_, condemned)| condemned.clone()));
+            // Only the task that polls may move the position back, and it may be in the middle of a wait.
+            group.consumer.wakeup();
+        }
         Ok(refusal)
     }
 
@@ -304,16 +355,6 @@ impl Transactor {
             return Fault::Fatal(error::producer_over(TRANSACT, error));
         }
         Fault::Abort(error::map(TRANSACT, Stage::Before, error))
-    }
-
-    fn moved(&self) -> Error {
-        mq_core::stale(&self.group.topic)
-    }
-
-    fn named(&self, error: Error) -> Error {
-        error
-            .with("transactional id", self.producer.transactional_id())
-            .with("topic", &self.group.topic)
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    retries,
     scene::{Scene, copy},
     support::{check, unique, within},
 };
@@ -32,19 +33,11 @@ pub(crate) async fn killed(servers: String) -> Check {
     let id = unique("killed");
     let driven = async {
         for _ in 0..3 {
-            let (mut child, mut lines) = start(&scene, &id)?;
-            // Some of this life is committed, and there is a transaction open whose outputs are under way.
-            loop {
-                let line = within(90, lines.next_line()).await??;
-                let line = line.ok_or_else(|| Failure::new("the copier ended by itself"))?;
-                if line.parse::<u64>()? >= 2 {
-                    break;
-                }
-            }
+            let (mut child, mut lines) = start(&scene, COPIER, &id)?;
+            committed(&mut lines, 2).await?;
             child.kill().await?;
         }
-        let (child, lines) = start(&scene, &id)?;
-        Ok((child, lines))
+        start(&scene, COPIER, &id)
     };
     let (driven, read): (Check<_>, Check) = tokio::join!(driven, scene.read("now", 8000));
     let (mut last, _lines) = driven?;
@@ -58,9 +51,10 @@ pub(crate) async fn killed(servers: String) -> Check {
     )
 }
 
-fn start(scene: &Scene, id: &str) -> Check<(Child, Lines<BufReader<ChildStdout>>)> {
+/// Starts a process that does as its name says.
+pub(crate) fn start(scene: &Scene, name: &str, id: &str) -> Check<(Child, Spoken)> {
     let mut child = Command::new(std::env::current_exe()?)
-        .env(CHILD, "copier")
+        .env(CHILD, name)
         .args([
             &*scene.servers,
             scene.source.name(),
@@ -76,9 +70,27 @@ fn start(scene: &Scene, id: &str) -> Check<(Child, Lines<BufReader<ChildStdout>>
     Ok((child, BufReader::new(out).lines()))
 }
 
+/// Waits until so many transactions of this life are committed; another one is open, whose outputs are under way.
+pub(crate) async fn committed(lines: &mut Spoken, transactions: u64) -> Check {
+    loop {
+        let line = within(90, lines.next_line()).await??;
+        let line = line.ok_or_else(|| Failure::new("the copier ended by itself"))?;
+        if line.parse::<u64>()? >= transactions {
+            return Ok(());
+        }
+    }
+}
+
+/// What a child says: how many transactions it has committed.
+type Spoken = Lines<BufReader<ChildStdout>>;
+
 /// The program of a child; `None` if this process is the test itself.
 pub(crate) fn child() -> Option<ExitCode> {
-    std::env::var(CHILD).ok()?;
+    let handle = match &*std::env::var(CHILD).ok()? {
+        COPIER => copy,
+        RETRIER => retries::handle,
+        _ => return Some(ExitCode::FAILURE),
+    };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [servers, source, target, id] = arguments.as_slice() else {
         return Some(ExitCode::FAILURE);
@@ -106,7 +118,7 @@ pub(crate) fn child() -> Option<ExitCode> {
                     if n % 100 == 99 {
                         println!("{}", guarantee.transactions().committed);
                     }
-                    copy(&received, &target)
+                    handle(&received, &target)
                 }
             })
             .await?;
@@ -121,4 +133,8 @@ pub(crate) fn child() -> Option<ExitCode> {
     })
 }
 
+/// Copies.
+const COPIER: &str = "copier";
+/// Defers and copies.
+pub(crate) const RETRIER: &str = "retrier";
 const CHILD: &str = "MQ_EXACTLY_ONCE_CHILD";

@@ -7,7 +7,7 @@ use std::{
 
 use krafka::consumer::{AutoOffsetReset, IsolationLevel};
 use mq_kafka::{
-    ExactlyOnce, GroupProtocol, Kafka, TopicSettings,
+    ExactlyOnce, GroupProtocol, Kafka, KafkaBuilder, TopicSettings,
     core::{
         Broker, ConsumePlan, Consumer, DeadLetters, Destination, Message, Outcome, Publisher,
         Received, Result, Subscription, Worker,
@@ -31,13 +31,29 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn new(servers: &str, what: &str) -> Check<Self> {
-        Self::under(GroupProtocol::Classic, servers, what).await
+        Self::made(GroupProtocol::Classic, servers, what, &[]).await
     }
 
     pub(crate) async fn under(protocol: GroupProtocol, servers: &str, what: &str) -> Check<Self> {
+        Self::made(protocol, servers, what, &[]).await
+    }
+
+    /// With retry topics for so many seconds.
+    pub(crate) async fn retrying(servers: &str, what: &str, delays: &[u64]) -> Check<Self> {
+        Self::made(GroupProtocol::Classic, servers, what, delays).await
+    }
+
+    async fn made(
+        protocol: GroupProtocol,
+        servers: &str,
+        what: &str,
+        delays: &[u64],
+    ) -> Check<Self> {
         let source = Destination::queue(unique(&format!("{what}.from")));
         let target = Destination::topic(unique(&format!("{what}.to")));
-        let kafka = Self::connect(servers, protocol, &source, &target).await?;
+        let delays = delays.iter().map(|seconds| Duration::from_secs(*seconds));
+        let builder = Self::builder(servers, protocol, &source, &target).delays(delays);
+        let kafka = builder.connect().await?;
         kafka.declare(&source).await?;
         kafka.declare(&target).await?;
         for reader in READERS {
@@ -53,20 +69,29 @@ impl Scene {
         })
     }
 
-    /// Under the classic protocol a killed member holds up its group for 6 s, not for 45.
     pub(crate) async fn connect(
         servers: &str,
         protocol: GroupProtocol,
         source: &Destination,
         target: &Destination,
     ) -> Result<Kafka> {
+        Self::builder(servers, protocol, source, target)
+            .connect()
+            .await
+    }
+
+    /// Under the classic protocol a killed member holds up its group for 6 s, not for 45.
+    fn builder(
+        servers: &str,
+        protocol: GroupProtocol,
+        source: &Destination,
+        target: &Destination,
+    ) -> KafkaBuilder {
         Kafka::builder(servers)
             .topic(&**source.name(), TopicSettings::new().partitions(2))
             .topic(&**target.name(), TopicSettings::new().partitions(3))
             .group_protocol(protocol)
             .session_timeout(Duration::from_secs(6))
-            .connect()
-            .await
     }
 
     /// Publishes so many numbers, over 16 keys.
@@ -119,15 +144,24 @@ impl Scene {
         reader: &str,
         count: usize,
     ) -> Check<BTreeMap<u32, Vec<Place>>> {
+        let mut copies: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
+        for copy in self.outputs(reader, count).await? {
+            let at = copy.position().expect("a position").partition;
+            copies.entry(at).or_default().push(origin(&copy)?);
+        }
+        Ok(copies)
+    }
+
+    /// All that a reader of committed data sees in the target, once there are so many and nothing more comes.
+    pub(crate) async fn outputs(&self, reader: &str, count: usize) -> Check<Vec<Received>> {
         let from = Subscription::durable(self.target.name().clone(), reader);
         let plan = ConsumePlan::new()
             .prefetch(u16::MAX)
             .dead_letters(DeadLetters::None);
         let mut consumer = self.kafka.consumer(&from, plan).await?;
-        let mut copies: BTreeMap<u32, Vec<Place>> = BTreeMap::new();
-        let (mut came, start) = (0, Instant::now());
+        let (mut outputs, start) = (Vec::new(), Instant::now());
         loop {
-            let wait = match came < count {
+            let wait = match outputs.len() < count {
                 true => PATIENCE.saturating_sub(start.elapsed()),
                 // What comes twice would come by now.
                 false => Duration::from_secs(2),
@@ -136,25 +170,29 @@ impl Scene {
                 break;
             };
             let Some(delivery) = delivery? else { break };
-            let at = delivery.position().expect("a position").partition;
-            copies.entry(at).or_default().push(origin(&delivery)?);
+            outputs.push(delivery.received().clone());
             delivery.ack()?;
-            came += 1;
         }
         consumer.close().await?;
-        Ok(copies)
+        Ok(outputs)
     }
 
     /// How many copies there are for one who reads aborted ones too.
     pub(crate) async fn written(&self) -> Check<usize> {
+        self.records(self.target.name(), IsolationLevel::ReadUncommitted)
+            .await
+    }
+
+    /// How many records of a topic there are for one who reads so.
+    pub(crate) async fn records(&self, topic: &str, isolation: IsolationLevel) -> Check<usize> {
         let kafka = krafka::Kafka::builder(&self.servers).connect().await?;
         let reader = kafka
             .consumer_without_group()
             .auto_offset_reset(AutoOffsetReset::Earliest)
-            .isolation_level(IsolationLevel::ReadUncommitted)
+            .isolation_level(isolation)
             .build()
             .await?;
-        reader.subscribe([&**self.target.name()]).await?;
+        reader.subscribe([topic]).await?;
         let mut written = 0;
         let mut quiet = Instant::now();
         while quiet.elapsed() < Duration::from_secs(3) {

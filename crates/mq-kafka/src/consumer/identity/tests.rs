@@ -56,6 +56,7 @@ async fn member(fake: &FakeBroker) -> (Kafka, KafkaConsumer, KafkaEvents) {
         source: "orders".into(),
         deadline: SOON,
         stop,
+        transacted: None,
     };
     (kafka, consumer, events)
 }

@@ -5,32 +5,39 @@ use mq_core::{Destination, Message};
 use super::*;
 
 pub(in crate::settle) fn ledger(records: i64) -> Arc<Ledger> {
+    let ledger = one_of(&Window::new(usize::MAX));
+    ledger.push((0..records).map(record).collect());
+    ledger
+}
+
+/// One of the ledgers of a consumer.
+fn one_of(window: &Arc<Window>) -> Arc<Ledger> {
     let source = Subscription::queue("orders");
     let homes = Homes {
         dead: Some(Destination::queue("orders.dead")),
         ..Homes::default()
     };
     let logs = (source.clone(), source);
-    let window = Window::new(usize::MAX);
     let watch = Watch::default();
+    let window = Arc::clone(window);
     let ledger = Ledger::new(logs, window, 5_000, Deferred::Aside, homes, watch);
     ledger.assign(0, 0, "");
-    let record = |offset| Incoming {
+    ledger
+}
+
+fn record(offset: i64) -> Incoming {
+    let place = Position {
+        partition: 0,
+        offset: offset as u64,
+    };
+    let received = Received::new(Message::new("x").into(), "orders".into(), None);
+    Incoming {
         partition: 0,
         offset,
+        received: Some(received.with_position(place)),
         wait: None,
-        received: Some(
-            Received::new(Message::new("x").into(), "orders".into(), None).with_position(
-                Position {
-                    partition: 0,
-                    offset: offset as u64,
-                },
-            ),
-        ),
         time: 0,
-    };
-    ledger.push((0..records).map(record).collect());
-    ledger
+    }
 }
 
 /// One of so many records, all of them acknowledged and none committed.
@@ -100,17 +107,11 @@ fn nothing_is_handed_out_after_a_commit_that_was_not_taken() {
 }
 
 fn waiting(offset: i64, wait: Wait) -> Incoming {
-    let place = Position {
-        partition: 0,
-        offset: offset as u64,
-    };
-    let received = Received::new(Message::new("x").into(), "orders".into(), None);
+    let record = record(offset);
     Incoming {
-        partition: 0,
-        offset,
-        received: Some(received.with_attempt(3).with_position(place)),
+        received: record.received.map(|received| received.with_attempt(3)),
         wait: Some(wait),
-        time: 0,
+        ..record
     }
 }
 
@@ -210,4 +211,97 @@ async fn a_given_up_partition_forgets_what_waits() {
     ledger.remove(&[0], FlowKind::Revoked);
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(work(&ledger), 0);
+}
+
+/// One whose verdicts wait for transactions, each of its records on its way to an attempt.
+fn in_transactions() -> Arc<Ledger> {
+    let ledger = ledger(0);
+    assert!(ledger.begin_transactions(&Arc::default()));
+    ledger
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
+    let ledger = in_transactions();
+    let until = Instant::now() + Duration::from_secs(1);
+    let wait = Wait {
+        until,
+        goes_on: None,
+    };
+    ledger.push(vec![waiting(0, wait), waiting(1, wait)]);
+    ledger.push((2..12_000).map(record).collect());
+    assert_eq!(
+        work(&ledger),
+        10_000,
+        "what waits for a transaction is bounded"
+    );
+    assert_eq!(ledger.next_due(), Some(until));
+    assert!(ledger.take_staged(usize::MAX).is_empty());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(work(&ledger), 1, "the lowest, and nothing behind it");
+    assert_eq!(
+        ledger.next_due(),
+        None,
+        "what is held up is no reason to wake"
+    );
+    let slices = ledger.take_staged(usize::MAX);
+    assert_eq!((slices[0].next, slices[0].staged.len()), (1, 1));
+    assert_eq!(work(&ledger), 1);
+    let slices = ledger.take_staged(usize::MAX);
+    assert_eq!((slices[0].next, slices[0].staged.len()), (10_002, 10_001));
+    assert_eq!(work(&ledger), 1_998);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_overtaken_and_holds_up_a_full_transaction_comes() {
+    let ledger = in_transactions();
+    let wait = Wait {
+        until: Instant::now() + Duration::from_secs(1),
+        goes_on: None,
+    };
+    ledger.push(vec![record(0)]);
+    ledger.push((1..=10_000).map(|offset| waiting(offset, wait)).collect());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    // What was let go is handed out before what is buffered.
+    assert_eq!(work(&ledger), 10_001);
+    assert_eq!(ledger.take_staged(usize::MAX)[0].next, 10_001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_later_goes_on_in_a_transaction() {
+    let ledger = in_transactions();
+    let wait = Wait {
+        until: Instant::now() + Duration::from_secs(1),
+        goes_on: Some(77),
+    };
+    ledger.push(vec![waiting(0, wait)]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(work(&ledger), 0);
+    assert!(
+        !ledger.is_copying(),
+        "that copy would be beside the transaction"
+    );
+    let slice = ledger.take_staged(usize::MAX).remove(0);
+    let going_on = slice.staged[0].moved.as_ref().map(|moved| &moved.what);
+    let expected = matches!(
+        going_on,
+        Some(What::GoOn {
+            due: 77,
+            attempts: 2
+        })
+    );
+    assert!(expected, "{going_on:?}");
+    assert_eq!(slice.next, 1);
+}
+
+#[test]
+fn a_tag_names_one_delivery_of_all_topics_of_a_consumer() {
+    let window = Window::new(usize::MAX);
+    let tags = [one_of(&window), one_of(&window)].map(|ledger| {
+        ledger.push(vec![record(0)]);
+        let mut taken = Vec::new();
+        ledger.take(&mut taken, 1);
+        taken.remove(0).into_settlement().tag()
+    });
+    assert_ne!(tags[0], tags[1]);
 }

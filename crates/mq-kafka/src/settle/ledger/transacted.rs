@@ -1,9 +1,15 @@
 //! A ledger whose verdicts reach the broker in transactions, not by commits of its own.
 
-use mq_core::{Deferred, Destination, Received, flow::FlowKind};
+use std::sync::Arc;
+
+use mq_core::{Deferred, flow::FlowKind};
 
 use super::{
-    super::staging::{Condemned, Output, Slice, Staging},
+    super::{
+        announced::Announced,
+        moves::Move,
+        staging::{Condemned, Slice, Staging},
+    },
     Ledger,
 };
 
@@ -28,14 +34,14 @@ impl From<&Slice> for Moved {
 }
 
 impl Ledger {
-    /// From now on verdicts wait for transactions. False if deliveries were asked for already: then something of theirs may
-    /// have been committed otherwise.
-    pub(crate) fn begin_transactions(&self) -> bool {
+    /// From now on verdicts wait for transactions, which publish what is announced for them there. False if they do already, or
+    /// if deliveries were asked for: then something of theirs may have been committed otherwise.
+    pub(crate) fn begin_transactions(&self, announced: &Arc<Announced>) -> bool {
         let state = &mut *self.lock();
-        if state.asked_for {
+        if state.asked_for || state.staging.is_some() {
             return false;
         }
-        state.staging.get_or_insert_with(Staging::default);
+        state.staging = Some(Staging::new(Arc::clone(announced)));
         true
     }
 
@@ -54,20 +60,6 @@ impl Ledger {
     /// True if verdicts reach the broker in transactions.
     pub(crate) fn is_transactional(&self) -> bool {
         self.lock().staging.is_some()
-    }
-
-    /// Hands over the outputs of a delivery whose verdict is given next.
-    pub(crate) fn announce(&self, partition: i32, tag: u64, outputs: Vec<Output>) {
-        if let Some(staging) = &mut self.lock().staging {
-            staging.announce(partition, tag, outputs);
-        }
-    }
-
-    /// The verdict was not taken, so neither are its outputs.
-    pub(crate) fn retract(&self, partition: i32, tag: u64) {
-        if let Some(staging) = &mut self.lock().staging {
-            staging.retract(partition, tag);
-        }
     }
 
     /// Takes what a transaction may hold now, at most `max` records: of each partition the records below the lowest one that
@@ -101,7 +93,8 @@ impl Ledger {
                 verdicts: (!more).then_some(entry.verdicts),
             });
         }
-        if was_full && !staging.is_full() {
+        if was_full {
+            // There is room, or what is left waits for a record that may be handed out now.
             self.window.deliverable.notify_one();
         }
         slices
@@ -138,7 +131,7 @@ impl Ledger {
 
     /// A transaction was aborted, or its predecessor's end was awaited: everything that is not committed comes again, from the
     /// place that the broker tells next. What is with handlers is stale from here on.
-    pub(crate) fn rewind(&self, condemned: Vec<Condemned>) {
+    pub(crate) fn rewind(&self, condemned: Option<Condemned>) {
         let state = &mut *self.lock();
         let Some(staging) = &mut state.staging else {
             return;
@@ -207,13 +200,12 @@ impl Ledger {
         }
     }
 
-    /// Tells that the copy of a rejected record is committed in its home.
-    pub(crate) fn tell_dead_lettered(&self, received: &Received, home: &Destination) {
-        let source = &self.source;
-        self.watch.flow.dead_lettered(source, received, None, home);
-        self.watch.counters.dead_lettered();
-        self.tell(FlowKind::Acked, received);
-        self.watch.counters.ended(FlowKind::Acked);
+    /// The copy of a record is committed, with the offset that covers the record.
+    pub(crate) fn copied_in_transaction(&self, moved: &Move) {
+        if let Some(kind) = self.tell_copied(moved) {
+            self.tell(kind, &moved.received);
+            self.watch.counters.ended(kind);
+        }
     }
 
     /// How many verdicts were given.
