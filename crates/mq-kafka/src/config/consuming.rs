@@ -137,10 +137,13 @@ pub enum GroupProtocol {
     /// consumers than partitions all get work, and a slow handler holds up nobody. No order is kept,
     /// and what a crash repeats is what it held, not what lies behind it.
     ///
+    /// **Young**: what it does not keep yet is told in the crate's documentation, under *Queues over share groups*. Not for messages
+    /// that must not be lost.
+    ///
     /// It is for queues. Durable subscriptions and retry topics are read by classic groups.
     ///
     /// The broker counts how often it delivers a record and archives it after five times, unless
-    /// changed there. That is never left to it: a record whose next delivery could be the last is
+    /// changed there. That is not to be left to it: a record whose next delivery could be the last is
     /// copied first, to the dead-letter home if nobody ever settled it, else to the end of its
     /// queue. The attempt of a delivery is the broker's count plus what its header tells: it may be
     /// too high, since the broker counts what a consumer that closed had not handed out, too.
