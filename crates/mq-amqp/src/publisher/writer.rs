@@ -360,7 +360,7 @@ impl Writer {
             if job.was_written() {
                 job.publish.tell(&self.counters, Err(self.silent()));
             } else {
-                job.publish.tell_uncounted(Err(self.unsent()));
+                job.publish.tell_unwritten(Err(self.unsent()));
             }
             expired += 1;
         }
@@ -385,7 +385,7 @@ impl Writer {
                 .caused_by(over.clone());
                 job.publish.tell(&self.counters, Err(unknown));
             } else {
-                job.publish.tell_uncounted(Err(over.clone()));
+                job.publish.tell_unwritten(Err(over.clone()));
             }
         }
         desk.clamp_flushes();
@@ -599,13 +599,16 @@ impl Publish {
     /// The end of one that was written.
     fn tell(self, counters: &Counters, outcome: Result<Receipt>) {
         counters.outcome(&outcome);
-        self.tell_uncounted(outcome);
-    }
-
-    /// The end of one that was never written.
-    fn tell_uncounted(self, outcome: Result<Receipt>) {
         if let Some(flow) = self.flow {
             flow.end(&outcome);
+        }
+        self.reply.tell(outcome);
+    }
+
+    /// The end of one that was never written: as where it is refused before, no step of it is told or counted.
+    fn tell_unwritten(self, outcome: Result<Receipt>) {
+        if let Some(flow) = self.flow {
+            flow.never_left(&outcome);
         }
         self.reply.tell(outcome);
     }
