@@ -56,18 +56,13 @@ fn run(command: MqChaosCmd) -> Result<bool> {
             log();
             exactly_once::copier(&flags.address, &flags.id)
         }
-        MqChaosCmd::Producer(flags) => {
-            log();
-            process::start(flags.try_into()?, process::Role::Producer)
-        }
-        MqChaosCmd::Consumer(flags) => {
-            log();
-            process::start(flags.try_into()?, process::Role::Consumer)
-        }
+        MqChaosCmd::Producer(flags) => process::start(flags.try_into()?, process::Role::Producer),
+        MqChaosCmd::Consumer(flags) => process::start(flags.try_into()?, process::Role::Consumer),
     }
 }
 
-/// What the crates and their clients say goes to the log of the process; `RUST_LOG` asks for more of it.
+/// What the crates and their clients say goes to the log of the process; `RUST_LOG` asks for more of it. Producers and consumers of
+/// the other scenarios count what is said (`process/telling.rs`).
 fn log() {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into());
     tracing_subscriber::fmt()
