@@ -209,11 +209,6 @@ impl KafkaPublisher {
         }
     }
 
-    /// Has every topic looked at again before its next use.
-    pub(crate) fn forget_topics(&self) {
-        self.inner.topics.forget_all();
-    }
-
     fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {
         PublishOutcome {
             state,
