@@ -74,7 +74,6 @@ async fn open(kafka: &Kafka, queue: &Destination, prefetch: u16) -> Check<KafkaC
     Ok(kafka.consumer(&source, plan).await?)
 }
 
-/// A lock may last for 15 s at least, unless the broker's own limits are changed.
 async fn set_group(bare: &Bare, group: &str, settings: &[(&str, &str)]) -> Check {
     let set = settings
         .iter()
@@ -86,8 +85,27 @@ async fn set_group(bare: &Bare, group: &str, settings: &[(&str, &str)]) -> Check
         result?;
     }
     // The broker hears of it a moment later.
-    sleep(Duration::from_millis(500)).await;
-    Ok(())
+    let heard = async {
+        let asked = ConfigResource::group(group);
+        loop {
+            let described = admin.describe_configs([asked.clone()], Default::default());
+            let found = described.await?.remove(&asked).expect("an answer")?;
+            let has = |name: &str, value: &str| {
+                let mut of = found.iter().filter(|entry| entry.name == name);
+                of.any(|entry| entry.value.as_deref() == Some(value))
+            };
+            if settings.iter().all(|(name, value)| has(name, value)) {
+                return Check::Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(10, heard).await?
+}
+
+/// The shortest lock that a broker gives unless its own limits are changed.
+async fn set_short_lock(bare: &Bare, group: &str) -> Check {
+    set_group(bare, group, &[("share.record.lock.duration.ms", "15000")]).await
 }
 
 async fn all_get_work(servers: String) -> Check {
@@ -239,12 +257,7 @@ async fn dead_letter(servers: String) -> Check {
 async fn killed(servers: String) -> Check {
     let (kafka, queue) = queue(&servers, "killed").await?;
     let bare = Bare::connect(&servers).await?;
-    set_group(
-        &bare,
-        queue.name(),
-        &[("share.record.lock.duration.ms", "15000")],
-    )
-    .await?;
+    set_short_lock(&bare, queue.name()).await?;
     fill(&kafka, &queue, 0..10).await?;
     let mut own = Own::new()?;
     let (address, from) = (servers.clone(), queue.clone());
@@ -281,12 +294,7 @@ async fn killed(servers: String) -> Check {
 async fn long_handler(servers: String) -> Check {
     let (kafka, queue) = queue(&servers, "long").await?;
     let bare = Bare::connect(&servers).await?;
-    set_group(
-        &bare,
-        queue.name(),
-        &[("share.record.lock.duration.ms", "15000")],
-    )
-    .await?;
+    set_short_lock(&bare, queue.name()).await?;
     fill(&kafka, &queue, 0..1).await?;
     let mut slow = open(&kafka, &queue, 1).await?;
     let at_work = take(&mut slow, 1).await?.remove(0);

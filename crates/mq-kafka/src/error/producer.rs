@@ -9,7 +9,8 @@ use super::{Stage, broker, help, map};
 ///
 /// `INVALID_TXN_STATE` is among them. Under `transaction.version` 2 whoever takes the id over gets the next epoch, and so does
 /// a transaction that ends: the coordinator takes the commit of the one before for that of the new one, sent again, finds it
-/// aborted, and answers that the state does not allow it. The client itself never asks for what the state does not allow.
+/// aborted, and answers that the state does not allow it. The client asks for what the state does not allow in one
+/// case: below transactions V2, to abort a transaction that has nothing.
 pub(super) fn is_fencing(code: ErrorCode) -> bool {
     use ErrorCode as C;
     matches!(
