@@ -105,16 +105,26 @@ impl Node {
         Ok(())
     }
 
-    /// Freezes all its processes.
+    /// Freezes all its processes. A container that starts processes while it is frozen, as one with a health check does, can
+    /// escape the engine ("unable to freeze"): it is tried again then.
     ///
     /// # Errors
-    /// If the engine fails.
+    /// If the engine fails ten times in a row.
     ///
     /// # Cancel safety
     /// Dropped, it may be frozen all the same.
     pub async fn pause(&mut self) -> Result<()> {
         self.faulted = true;
-        self.engine(&["pause"]).await.map(drop)
+        let mut tries = 1;
+        loop {
+            match self.engine(&["pause"]).await {
+                Err(error) if tries < PAUSES && error.to_string().contains("unable to freeze") => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE_AGAIN).await;
+                }
+                answer => return answer.map(drop),
+            }
+        }
     }
 
     /// Lets them go on.
@@ -195,6 +205,10 @@ fn micros(time: &str) -> Option<u64> {
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
     u64::try_from(seconds * 1_000_000 + fraction).ok()
 }
+
+/// How often a container is frozen that escapes it, and after how long again.
+const PAUSES: u32 = 10;
+const PAUSE_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long a killed container may take to be dead.
 const LIMIT: Duration = Duration::from_secs(60);
