@@ -209,6 +209,11 @@ impl KafkaPublisher {
         }
     }
 
+    /// Has every topic looked at again before its next use.
+    pub(crate) fn forget_topics(&self) {
+        self.inner.topics.forget_all();
+    }
+
     fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {
         PublishOutcome {
             state,

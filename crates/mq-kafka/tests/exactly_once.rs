@@ -75,6 +75,14 @@ fn main() -> ExitCode {
         panicking,
     )
     .case(
+        "an_output_whose_topic_is_gone_ends_in_the_dead_letters",
+        output_topic_gone,
+    )
+    .case(
+        "a_transaction_without_outputs_is_aborted_like_others",
+        without_outputs,
+    )
+    .case(
         "what_the_broker_refuses_for_good_ends_in_the_dead_letters",
         refused_output,
     )
@@ -405,6 +413,50 @@ async fn refused_output(servers: String) -> Check {
     same(copies.values().map(Vec::len).sum(), 200, "copies")?;
     copier.stop().await??;
     check(guarantee.transactions().aborted > 0, "nothing was aborted")
+}
+
+/// The client alone would abort and try again for ever.
+async fn output_topic_gone(servers: String) -> Check {
+    let scene = Scene::new(&servers, "gone").await?;
+    let guarantee = ExactlyOnce::new(unique("gone"));
+    let copier = scene.copy(&guarantee);
+    scene.fill(0..100).await?;
+    scene.read("now", 100).await?;
+    let bare = Bare::connect(&servers).await?;
+    bare.delete(scene.target.name()).await?;
+    scene.fill(100..101).await?;
+    let dead = within(90, dead_letters(&scene, 1)).await??;
+    let text = dead[0].payload().map(|p| p.to_vec());
+    same(text, Some(b"100".to_vec()), "the dead one")?;
+    copier.stop().await??;
+    check(guarantee.transactions().aborted > 0, "nothing was aborted")
+}
+
+/// An aborted transaction without an output, of which the coordinator never heard.
+async fn without_outputs(servers: String) -> Check {
+    let scene = Scene::new(&servers, "none").await?;
+    let guarantee = ExactlyOnce::new(unique("none"));
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .run(|_: Received| async { Outcome::ack() })
+            .with_graceful_shutdown(stopped)
+    });
+    for round in 0..3 {
+        guarantee.abort();
+        scene.fill(round * 10..round * 10 + 10).await?;
+        let aborted = async {
+            while guarantee.transactions().aborted <= u64::from(round) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        within(60, aborted).await?;
+    }
+    copier.stop().await??;
+    check(
+        guarantee.transactions().committed > 0,
+        "nothing was committed",
+    )
 }
 
 async fn zombie(servers: String) -> Check {

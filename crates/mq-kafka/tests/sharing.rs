@@ -4,7 +4,13 @@
 
 mod support;
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::IntoFuture,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use krafka::{
     admin::{ConfigOp, ConfigResource},
@@ -20,6 +26,7 @@ use mq_kafka::{
 use mq_testkit::{Check, Suite, broker_address};
 use support::{Bare, Own, check, fill, quiet, same, take, text, unique, within};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     Suite::new(
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
     .case("a_closed_consumer_gives_back_at_once", closed)
     .case("a_dropped_consumer_gives_back_at_once", dropped)
     .case("a_close_costs_a_record_one_delivery", one_delivery)
+    .case("what_no_handler_saw_is_not_taken_for_used_up", not_used_up)
     .case("acks_in_any_order_are_kept", any_order)
     .case(
         "a_queue_is_deleted_as_soon_as_all_is_settled_and_no_sooner",
@@ -410,6 +418,41 @@ async fn one_delivery(servers: String) -> Check {
     within(30, consumer.settled()).await??;
     quiet(&mut consumer).await?;
     Ok(within(30, consumer.close()).await??)
+}
+
+/// The broker counts what was fetched, and most of it is given back unseen by each of these workers.
+async fn not_used_up(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "unseen").await?;
+    fill(&kafka, &queue, 0..30).await?;
+    let source = Subscription::queue(queue.name().clone());
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut workers = 0;
+    while seen.lock().expect("no panic").len() < 30 {
+        workers += 1;
+        check(workers <= 12, "workers that did nothing")?;
+        let stop = CancellationToken::new();
+        let (seen, stopping) = (Arc::clone(&seen), stop.clone());
+        let worker = Worker::new(&kafka, source.clone())
+            .max_attempts(1)
+            .concurrency(1)
+            .prefetch(30)
+            .run(move |received: Received| {
+                let (seen, stopping) = (Arc::clone(&seen), stopping.clone());
+                async move {
+                    let text = received.payload().map(|p| p.to_vec());
+                    let mut seen = seen.lock().expect("no panic");
+                    seen.insert(text);
+                    if seen.len() % 5 == 0 {
+                        stopping.cancel();
+                    }
+                }
+            })
+            .with_graceful_shutdown(stop.cancelled_owned());
+        within(60, worker.into_future()).await??;
+    }
+    let home = queue.dead_letter_home().expect("it has a home");
+    let dead = Bare::connect(&servers).await?.ends(home.name(), 1).await?;
+    same(dead, vec![0], "the end of the dead letters")
 }
 
 /// There are 25 at most with each of its four members.

@@ -29,6 +29,8 @@ pub(super) struct Shared<G, Session> {
     pub(super) guarantee: G,
     pub(super) session: Session,
     pub(super) max_attempts: u32,
+    /// Attempts count what a handler had, and nothing else.
+    pub(super) exact_attempts: bool,
     pub(super) ordered: bool,
     pub(super) subscription: Subscription,
     pub(super) flow: Flow,
@@ -146,7 +148,8 @@ impl<G, Session> Shared<G, Session> {
     /// what crashed those who had it.
     pub(super) fn used_up(&self, received: &Received) -> Option<Outcome> {
         let made = received.attempt() - 1;
-        (made >= self.max_attempts).then(|| {
+        // Where the broker counts what was fetched alone, most of these may never have been with a handler.
+        (self.exact_attempts && made >= self.max_attempts).then(|| {
             let text = format!("{made} attempts ended without an outcome");
             Outcome::reject(Rejection::new(Reason::Exhausted, text).attempts(made))
         })

@@ -188,11 +188,15 @@ impl State {
             };
             return Some((tag, received));
         }
-        let Tag { partition, seq, .. } = self.ready.front()?.tag;
-        if self.is_held_up(commit_after) && !self.is_waited_for(partition, seq) {
-            return None;
-        }
-        let ready = self.ready.pop_front()?;
+        let at = match self.is_held_up(commit_after) {
+            // It may lie behind what others have to wait with.
+            true => {
+                let mut tags = self.ready.iter().map(|ready| ready.tag);
+                tags.position(|tag| self.is_waited_for(tag.partition, tag.seq))?
+            }
+            false => 0,
+        };
+        let ready = self.ready.remove(at)?;
         self.ready_bytes -= ready.received.message().size();
         Some((ready.tag, ready.received))
     }

@@ -317,7 +317,8 @@ impl Ledger {
         if !state.hands_out(self.commit_after) {
             return Taken::Nothing;
         }
-        let gone = state.let_go(self.commit_after);
+        let room = max.min(self.window.room());
+        let gone = state.let_go(self.commit_after, room);
         if gone.going_on > 0 {
             self.window.out(gone.going_on);
             self.watch.counters.going_on(gone.going_on);
@@ -327,7 +328,6 @@ impl Ledger {
             self.due.notify_one();
         }
         let now = self.now();
-        let room = max.min(self.window.room());
         let (mut taken, mut redelivered) = (0, 0);
         while taken < room {
             let Some((tag, received)) = state.next(self.commit_after) else {
@@ -363,8 +363,9 @@ impl Ledger {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let state = self.lock();
         match state.ended {
-            None => state.next_due(self.commit_after),
-            Some(_) => None,
+            // Without room it stays where it is, however long it is due.
+            None if self.window.room() > 0 => state.next_due(self.commit_after),
+            _ => None,
         }
     }
 

@@ -67,6 +67,8 @@ struct State {
     ready: VecDeque<u64>,
     moves: Vec<Move>,
     moves_open: usize,
+    /// Those of the moves that may not be delivered once more by the broker.
+    condemned: HashSet<u64>,
     /// On their last delivery, and not copied: to be tried again.
     late: Vec<Move>,
     /// A verdict was given that did not reach the broker.
@@ -183,6 +185,7 @@ impl Locks {
             };
             state.held.insert(key, held);
             if condemned {
+                state.condemned.insert(key);
                 self.window.out(1);
                 self.watch.counters.going_on(1);
                 let made = received.attempt().saturating_sub(1);
@@ -226,6 +229,11 @@ impl Locks {
         let state = &mut *self.lock();
         if let Some(end) = &state.ended {
             return Taken::Ended(end.clone());
+        }
+        if !state.condemned.is_empty() {
+            // It may have come here by a neighbour that ends processes, and so may this one: what is handed out now could end it
+            // before the last copies are there.
+            return Taken::Nothing;
         }
         let room = max.min(self.window.room());
         let (mut taken, mut redelivered) = (0, 0);
@@ -353,6 +361,7 @@ impl Locks {
     fn lose(&self, state: &mut State, keys: &[u64]) {
         let mut lost: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         for key in keys {
+            state.condemned.remove(key);
             let Some(held) = state.held.remove(key) else {
                 continue;
             };

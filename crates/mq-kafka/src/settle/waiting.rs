@@ -88,8 +88,9 @@ impl State {
     }
 
     /// Lets go of what is due, and while the rest is held up only of what transactions wait for: most is to be handed out, expired
-    /// ones are done, and some goes on to a longer delay.
-    pub(super) fn let_go(&mut self, commit_after: u64) -> LetGo {
+    /// ones are done, and some goes on to a longer delay. No more than there is room for: what waits is counted, and bounds what is
+    /// read.
+    pub(super) fn let_go(&mut self, commit_after: u64, room: usize) -> LetGo {
         let mut gone = LetGo::default();
         if self.waiting.is_empty() {
             return gone;
@@ -102,6 +103,9 @@ impl State {
             .filter(|(_, partition, seq)| !held_up || self.is_waited_for(*partition, *seq))
             .collect();
         for at in due {
+            if self.again.len() >= room {
+                break;
+            }
             let (_, partition, seq) = at;
             let Some(Waiting { received, goes_on }) = self.waiting.remove(&at) else {
                 continue;

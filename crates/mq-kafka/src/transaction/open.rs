@@ -18,6 +18,9 @@ use crate::{
 /// What a transaction holds.
 #[derive(Default)]
 pub(super) struct Open {
+    /// The client has begun it. Without an output and an offset there is nothing to end: the coordinator knows of none, and before
+    /// transactions V2 takes the abort of none for a mistake.
+    pub(super) begun: bool,
     /// What it covers of each log, by its number.
     covered: BTreeMap<usize, Covered>,
     /// How many source records it covers.

@@ -175,7 +175,6 @@ impl Transactor {
         open: &mut Open,
         searches: &Searches,
     ) -> Result<(), Fault> {
-        self.producer.begin().map_err(|e| self.fault(e))?;
         let until = tokio::time::Instant::now() + self.every;
         let mut slices = first;
         loop {
@@ -201,6 +200,15 @@ impl Transactor {
         self.commit(open).await
     }
 
+    /// Has the client begin, right before the first call that needs it.
+    fn begin(&self, open: &mut Open) -> Result<(), Fault> {
+        if !open.begun {
+            self.producer.begin().map_err(|e| self.fault(e))?;
+            open.begun = true;
+        }
+        Ok(())
+    }
+
     async fn send(&self, slices: Vec<(usize, Slice)>, open: &mut Open) -> Result<(), Fault> {
         for (log, slice) in slices {
             for staged in slice.staged {
@@ -210,6 +218,7 @@ impl Transactor {
                     offset: staged.offset,
                 };
                 for output in staged.outputs {
+                    self.begin(open)?;
                     let handle = self.producer.enqueue(output.record).await;
                     let handle = handle.map_err(|e| self.fault(e))?;
                     let sent = Sent {
@@ -240,6 +249,7 @@ impl Transactor {
             // As outside of transactions: a copy that can't be stored ends the consumer.
             false => Fault::Fatal(error),
         })?;
+        self.begin(open)?;
         let handle = self.producer.enqueue(record).await;
         let handle = handle.map_err(|e| self.fault(e))?;
         let sent = Sent {
@@ -255,20 +265,24 @@ impl Transactor {
 
     async fn commit(&self, open: &mut Open) -> Result<(), Fault> {
         let handled = self.verdicts();
-        for (log, places) in open.places() {
+        let mut places = Vec::new();
+        for (log, moved_to) in open.places() {
             let SeatLog { ledger, group, .. } = &self.logs[log];
             let moved = || Fault::Abort(mq_core::stale(&group.topic));
-            if !ledger.holds(places.values()) {
-                return Err(moved());
-            }
-            // Told anew each time: it is what the group knows this member by now (KIP-447).
+            // Told anew each time: it is what the group knows this member by now (KIP-447). Before the look at what it has: of
+            // what is taken from it since then, the broker knows by another generation.
             let member = group.consumer.group_metadata().await.ok_or_else(moved)?;
-            if group.is_another().await || group.is_of_another_topic() {
+            let another = group.is_another().await || group.is_of_another_topic();
+            if another || !ledger.holds(moved_to.values()) {
                 return Err(moved());
             }
             let place =
                 |at: &Moved| TopicPartitionOffset::new(&*group.topic, at.partition, at.next);
-            let offsets: Vec<_> = places.values().map(place).collect();
+            let offsets: Vec<_> = moved_to.values().map(place).collect();
+            places.push((offsets, member));
+        }
+        self.begin(open)?;
+        for (offsets, member) in places {
             let sent = self.producer.send_offsets(&offsets, &member);
             let sent = self.brokers.looked_at(sent).await;
             sent.map_err(|e| self.fault(e))?;
@@ -317,8 +331,15 @@ impl Transactor {
     async fn abort(&self, open: Open, why: &Error) -> Result<Refusal> {
         let id = self.producer.transactional_id();
         warn!(id, records = open.records, error = %why, "the transaction is aborted; its records come again");
+        if !matches!(why.kind(), ErrorKind::Stale | ErrorKind::Rejected) {
+            // One that is not there any more, or not ours, is the fault of the message that goes there: its check says so the next
+            // time.
+            self.publisher.forget_topics();
+        }
         let since = Instant::now();
-        while let Err(error) = self.brokers.looked_at(self.producer.abort()).await {
+        while open.begun
+            && let Err(error) = self.brokers.looked_at(self.producer.abort()).await
+        {
             if self.producer.state() == TransactionState::Fatal || error.is_fatal() {
                 // An end that came before the abort refuses the abort: what came first says why.
                 let first = std::error::Error::source(why).and_then(|e| e.downcast_ref());

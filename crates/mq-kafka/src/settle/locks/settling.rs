@@ -117,6 +117,8 @@ impl Moves for Locks {
     fn copied(&self, moved: &Move) {
         let state = &mut *self.lock();
         state.moves_open -= 1;
+        state.condemned.remove(&moved.tag.seq);
+        self.window.deliverable.notify_one();
         let received = &moved.received;
         let kind = match (&moved.what, &self.homes.dead) {
             (What::Reject(_), Some(home)) => {
@@ -141,6 +143,7 @@ impl Moves for Locks {
     /// archived instead: its copy is tried again for as long as this process holds it.
     fn failed(&self, moved: &Move, error: Error) {
         let state = &mut *self.lock();
+        state.condemned.remove(&moved.tag.seq);
         let held = state.held.remove(&moved.tag.seq);
         match held {
             Some(held) if held.deliveries >= self.limits.deliveries => {
