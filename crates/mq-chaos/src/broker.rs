@@ -15,6 +15,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// What a fault can have delivered again: deliveries that the broker has no verdict of, at most.
+    pub(crate) fn open(self) -> usize {
+        match self {
+            Self::RabbitMq => OPEN,
+            Self::Kafka => OPEN + CONSUMERS * 2 * COMMIT_AFTER,
+        }
+    }
+
     /// As on the command line, and as the folder in `compose/`.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -109,7 +117,10 @@ pub(crate) async fn amqp(addresses: &str, name: &str) -> Result<Amqp> {
 /// Connects to Kafka.
 pub(crate) async fn kafka(servers: &str, protocol: Option<Protocol>) -> Result<Kafka> {
     // Longer than the slowest handler: what a process that ends does to the others is no cause for a delivery again.
-    let mut builder = Kafka::builder(servers).partitions(PARTITIONS).drain(DRAIN);
+    let mut builder = Kafka::builder(servers)
+        .partitions(PARTITIONS)
+        .drain(DRAIN)
+        .commit_after(COMMIT_AFTER as u32);
     if let Some(Protocol(protocol)) = protocol {
         builder = builder.group_protocol(protocol);
     }
@@ -149,8 +160,11 @@ pub(crate) const ORDERS: &str = "orders";
 pub(crate) const PARTITIONS: u32 = 12;
 /// Publishes of one producer whose outcome is missing, at most.
 pub(crate) const WINDOW: usize = 100;
-/// Open deliveries of all consumers together, at most.
+/// Deliveries that are with handlers of all consumers together, at most.
 pub(crate) const OPEN: usize = 100;
+/// A Kafka consumer asks for a commit after so many settlements, and hands out nothing more once there are twice as many without
+/// one. The default is far more; this is what bounds the redeliveries of a run.
+const COMMIT_AFTER: usize = 25;
 pub(crate) const PRODUCERS: usize = 4;
 pub(crate) const CONSUMERS: usize = 4;
 /// Standing still for longer, faults apart, is a finding. Kafka gives what a killed member held to others after 10 s.

@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use crate::{
     Result,
-    broker::OPEN,
     broker::WINDOW,
     conductor::{Done, Plan},
     crew::Exit,
@@ -37,6 +36,8 @@ pub(crate) struct Report {
     case: String,
     command: String,
     broker: &'static str,
+    /// Deliveries without a verdict at the broker, at most.
+    open: usize,
     product: String,
     host: Host,
     load_at_end: String,
@@ -131,8 +132,9 @@ impl Report {
             (class.to_string(), count)
         });
         let counted_kills = faults.iter().filter(|done| done.counts()).count();
+        let open = plan.ground.kind.open();
         // A fault catches a window of a producer, whose publishes may be sent again, and what the consumers have open.
-        let redelivery_bound = (faults.len() * (WINDOW + OPEN)) as u64;
+        let redelivery_bound = (faults.len() * (WINDOW + open)) as u64;
         let (drains, alarms) = (Drains::of(&faults), Alarms::of(&faults, effects));
         let mut problems = problems;
         if let Some(drains) = &drains {
@@ -177,6 +179,7 @@ impl Report {
             case: plan.case(),
             command: plan.command(),
             broker: plan.ground.kind.of_crate(),
+            open,
             product,
             host,
             load_at_end: host::load_average(),

@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt;
 use mq_kafka::{
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         "so_many_settlements_are_committed_whatever_the_clock_says",
         commits_by_count,
     )
+    .case("one_settlement_is_committed_by_the_clock", commits_by_clock)
     .case(
         "the_dead_letter_is_stored_before_the_offset_moves",
         reject_order,
@@ -225,6 +229,43 @@ async fn commits_by_count(servers: String) -> Check {
     }
     within(10, consumer.close()).await??;
     same(committed().await?, 25, "committed at the close")
+}
+
+async fn commits_by_clock(servers: String) -> Check {
+    let every = Duration::from_secs(3);
+    let kafka = Kafka::builder(&servers)
+        .commit_every(every)
+        .partitions(1)
+        .connect()
+        .await?;
+    let queue = Destination::queue(unique("by-clock"));
+    kafka.declare(&queue).await?;
+    fill(&kafka, &queue, 0..10).await?;
+    let mut consumer = open(&kafka, &queue).await?;
+    let mut held = take(&mut consumer, 10).await?.into_iter();
+    let bare = Bare::connect(&servers).await?;
+    let committed = async || {
+        let places = bare.places(queue.name(), queue.name()).await?;
+        Check::Ok(places.get(&0).map_or(0, |(offset, _)| *offset))
+    };
+    let mut last: Option<Instant> = None;
+    for expected in 1..=3 {
+        held.next().expect("ten").ack()?;
+        let reached = async {
+            while committed().await? < expected {
+                sleep(Duration::from_millis(20)).await;
+            }
+            Check::Ok(())
+        };
+        within(10, reached).await??;
+        // The first may come whenever the clock has it; each further one was settled right after a commit.
+        if let Some(last) = last.replace(Instant::now()) {
+            let took = last.elapsed();
+            let text = format!("the next commit came after {took:?}");
+            check(took > every / 2 && took < every * 2, text)?;
+        }
+    }
+    same(committed().await?, 3, "committed")
 }
 
 async fn reject_order(servers: String) -> Check {

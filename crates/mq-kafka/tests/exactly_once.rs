@@ -86,6 +86,10 @@ fn main() -> ExitCode {
         "what_the_broker_refuses_for_good_ends_in_the_dead_letters",
         refused_output,
     )
+    .case(
+        "ends_that_are_not_answered_are_asked_again_and_hit_nothing_else",
+        unanswered_ends,
+    )
     .case("a_zombie_is_fenced", zombie)
     .case("one_whose_transaction_was_taken_from_it_is_fenced", taken)
     .case("partitions_move_between_copiers", |servers| {
@@ -349,6 +353,69 @@ async fn handled_meanwhile(servers: String) -> Check {
     )
 }
 
+/// Either the coordinator never hears of an end, or its answer is lost: the copier cannot tell which, and must neither take back what
+/// is committed nor let a late end hit the next transaction.
+async fn unanswered_ends(servers: String) -> Check {
+    const ROUNDS: u32 = 20;
+    let before = warnings::tried_again("EndTxn");
+    let scene = Scene::new(&servers, "unanswered").await?;
+    let proxy = Proxy::start_kafka(&servers).await?;
+    let classic = GroupProtocol::Classic;
+    let kafka = Scene::connect(&proxy.servers(), classic, &scene.source, &scene.target).await?;
+    let id = unique("unanswered");
+    // One commit after the other, each of which takes a while: so a cut finds one under way.
+    let guarantee = ExactlyOnce::new(id.as_str()).commit_every(Duration::from_millis(5));
+    let late = Fault::Latency {
+        mean: Duration::from_millis(20),
+        jitter: Duration::from_millis(20),
+    };
+    proxy.set(Direction::ToClient, late.clone());
+    let target = scene.target.clone();
+    let source = Subscription::queue(scene.source.name().clone());
+    let worker = Worker::new(&kafka, source).guarantee(guarantee.clone());
+    let copier = Copier::start(|stopped| {
+        worker
+            .prefetch(50)
+            .run(move |received: Received| {
+                let target = target.clone();
+                async move { copy(&received, &target) }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    let cuts = async {
+        for round in 0..ROUNDS {
+            let before = guarantee.transactions().committed;
+            scene.fill(round * 250..(round + 1) * 250).await?;
+            let busy = async {
+                while guarantee.transactions().committed == before {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            within(60, busy).await?;
+            // Into a later step of the next transaction each time.
+            tokio::time::sleep(Duration::from_millis(u64::from(round) * 7)).await;
+            let lost = match round % 2 {
+                0 => Direction::ToClient,
+                _ => Direction::ToBroker,
+            };
+            proxy.set(lost, Fault::BlackHole);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            proxy.cut();
+            proxy.clear();
+            proxy.set(Direction::ToClient, late.clone());
+        }
+        Ok(())
+    };
+    let count = 250 * ROUNDS as usize;
+    let (cut, read): (Check, Check) = tokio::join!(cuts, scene.read("now", count));
+    cut?;
+    read?;
+    copier.stop().await??;
+    scene.read("late", count).await?;
+    let again = warnings::tried_again("EndTxn") - before;
+    check(again > 0, "no answer of an end was lost")
+}
+
 async fn panicking(servers: String) -> Check {
     let scene = Scene::new(&servers, "panic").await?;
     scene.fill(0..300).await?;
@@ -456,7 +523,9 @@ async fn without_outputs(servers: String) -> Check {
     let committed = async {
         let bare = Bare::connect(&servers).await?;
         loop {
-            let places = bare.places(scene.source.name(), scene.source.name()).await?;
+            let places = bare
+                .places(scene.source.name(), scene.source.name())
+                .await?;
             let place: i64 = places.values().map(|(offset, _)| offset).sum();
             if place == 30 {
                 return Ok::<_, mq_testkit::Failure>(());

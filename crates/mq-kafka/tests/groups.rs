@@ -35,18 +35,30 @@ fn main() -> ExitCode {
         .deadline(Duration::from_secs(150))
         .case(
             "three_members_share_six_partitions_through_a_close_and_a_kill",
-            three_members,
+            |servers| three_members(servers, GroupProtocol::Classic),
+        )
+        .case(
+            "three_kip_848_members_share_six_partitions_through_a_close_and_a_kill",
+            |servers| under(GroupProtocol::Consumer, servers, three_members),
         )
         .case("a_member_that_stands_by_has_no_partitions", standing_by)
         .case("an_ephemeral_subscription_has_all_partitions", ephemeral)
         .case(
             "a_consumer_whose_topic_is_gone_has_no_partitions",
-            lost_topic,
+            |servers| lost_topic(servers, GroupProtocol::Classic),
+        )
+        .case(
+            "a_kip_848_consumer_whose_topic_is_gone_has_no_partitions",
+            |servers| under(GroupProtocol::Consumer, servers, lost_topic),
         )
         .case("a_consumer_whose_runtime_is_gone_says_so", lost_runtime)
         .case(
             "a_settlement_after_the_partition_moved_is_stale",
-            stale_after_revoke,
+            |servers| stale_after_revoke(servers, GroupProtocol::Classic),
+        )
+        .case(
+            "a_settlement_after_the_kip_848_partition_moved_is_stale",
+            |servers| under(GroupProtocol::Consumer, servers, stale_after_revoke),
         )
         .case(
             "what_ends_while_partitions_are_taken_does_not_come_again",
@@ -68,14 +80,14 @@ fn main() -> ExitCode {
         .run()
 }
 
-async fn three_members(servers: String) -> Check {
+async fn three_members(servers: String, protocol: GroupProtocol) -> Check {
     let kafka = Kafka::builder(&servers).partitions(6).connect().await?;
     let queue = Destination::queue(unique("three"));
     kafka.declare(&queue).await?;
     let seen = Arc::new(Seen::default());
     let mut members = Vec::new();
     for _ in 0..3 {
-        members.push(Member::start(&servers, &queue, &seen).await?);
+        members.push(Member::start(&servers, protocol, &queue, &seen).await?);
     }
     shared(&mut members, 2).await?;
 
@@ -143,6 +155,17 @@ async fn three_members(servers: String) -> Check {
     Ok(())
 }
 
+async fn queue_under(
+    servers: &str,
+    protocol: GroupProtocol,
+    what: &str,
+) -> Check<(Kafka, Destination)> {
+    let builder = Kafka::builder(servers).group_protocol(protocol);
+    let (kafka, queue) = (builder.connect().await?, Destination::queue(unique(what)));
+    kafka.declare(&queue).await?;
+    Ok((kafka, queue))
+}
+
 async fn standing_by(servers: String) -> Check {
     let kafka = Kafka::builder(&servers).partitions(1).connect().await?;
     let queue = Destination::queue(unique("standing-by"));
@@ -182,8 +205,8 @@ async fn ephemeral(servers: String) -> Check {
     Ok(())
 }
 
-async fn lost_topic(servers: String) -> Check {
-    let (kafka, queue) = queue(&servers, "lost-topic").await?;
+async fn lost_topic(servers: String, protocol: GroupProtocol) -> Check {
+    let (kafka, queue) = queue_under(&servers, protocol, "lost-topic").await?;
     let mut consumer = open(&kafka, &queue).await?;
     let mut assignment = consumer.assignment();
     same(assignment.partitions().len(), 8, "partitions")?;
@@ -216,8 +239,8 @@ async fn lost_runtime(servers: String) -> Check {
     )
 }
 
-async fn stale_after_revoke(servers: String) -> Check {
-    let (kafka, queue) = queue(&servers, "revoke").await?;
+async fn stale_after_revoke(servers: String, protocol: GroupProtocol) -> Check {
+    let (kafka, queue) = queue_under(&servers, protocol, "revoke").await?;
     let keys: Vec<Message> = (0..200_u32)
         .map(|n| Message::new(n.to_string()).key(n.to_string()).build())
         .collect();
@@ -411,12 +434,17 @@ struct Member {
 }
 
 impl Member {
-    async fn start(servers: &str, queue: &Destination, seen: &Arc<Seen>) -> Check<Self> {
+    async fn start(
+        servers: &str,
+        protocol: GroupProtocol,
+        queue: &Destination,
+        seen: &Arc<Seen>,
+    ) -> Check<Self> {
         let runtime = Own::new()?;
         let (servers, queue) = (servers.to_owned(), queue.clone());
         let opened = runtime.spawn(async move {
-            let kafka = Kafka::connect(&servers).await?;
-            open(&kafka, &queue).await
+            let builder = Kafka::builder(&servers).group_protocol(protocol);
+            open(&builder.connect().await?, &queue).await
         });
         let consumer = opened.await??;
         let assignment = consumer.assignment();

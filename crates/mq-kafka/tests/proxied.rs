@@ -17,15 +17,18 @@ use mq_testkit::{
     Check, Suite, broker_address,
     proxy::{Direction, Fault, Proxy},
 };
-use support::{Bare, check, fill, open, queue, same, take, text, within};
+use support::{Bare, check, fill, open, queue, release::under, same, take, text, within};
 
 fn main() -> ExitCode {
     Suite::new("proxied", "mq-kafka", broker_address("MQ_KAFKA_SERVERS"))
         .case("all_traffic_goes_through_the_proxy", all_traffic)
         .case("a_consumer_goes_on_soon_after_an_outage", outage)
+        .case("while_commits_fail_nothing_more_is_handed_out", |servers| {
+            commits_fail(servers, GroupProtocol::Classic)
+        })
         .case(
-            "while_commits_fail_nothing_more_is_handed_out",
-            commits_fail,
+            "while_kip_848_commits_fail_nothing_more_is_handed_out",
+            |servers| under(GroupProtocol::Consumer, servers, commits_fail),
         )
         .case(
             "a_consumer_that_finds_no_broker_for_too_long_is_disconnected",
@@ -125,11 +128,12 @@ async fn outage(servers: String) -> Check {
     over(consumer, kafka, proxy, direct).await
 }
 
-async fn commits_fail(servers: String) -> Check {
+async fn commits_fail(servers: String, protocol: GroupProtocol) -> Check {
     let (direct, queue) = queue(&servers, "commits-fail").await?;
     fill(&direct, &queue, 0..2000).await?;
     let proxy = Proxy::start_kafka(&servers).await?;
     let kafka = Kafka::builder(proxy.servers())
+        .group_protocol(protocol)
         .connect_timeout(Duration::from_secs(2))
         .publish_timeout(Duration::from_secs(4))
         .connect()

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Count, Report};
 use crate::{
-    broker::{CONSUMERS, OPEN, PRODUCERS, WINDOW},
+    broker::{CONSUMERS, PRODUCERS, WINDOW},
     gaps::Spread,
 };
 
@@ -57,7 +57,8 @@ impl Report {
         writeln!(
             out,
             "- {PRODUCERS} producers with at most {WINDOW} publishes without outcome each, {CONSUMERS} consumers with at most \
-             {OPEN} open deliveries together, {} messages a second in all, for {} s. What is unknown is {}.",
+             {} open deliveries together, {} messages a second in all, for {} s. What is unknown is {}.",
+            self.open,
             self.rate,
             self.load.seconds,
             match self.resend {

@@ -1,4 +1,4 @@
-//! What this crate warned of, for whoever asks.
+//! What this crate warned of, and what its client tried again, for whoever asks.
 
 use std::{
     fmt,
@@ -22,6 +22,14 @@ pub fn told(field: &str, value: &str) -> Vec<String> {
     let with = told.iter().filter(|fields| fields.has(field, value));
     with.map(|fields| fields.text("message").to_owned())
         .collect()
+}
+
+/// How often the client tried a call of a transaction again since its connection was gone.
+pub fn tried_again(call: &str) -> usize {
+    let told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_call = told.iter().filter(|fields| fields.has("what", call));
+    let cut = of_call.filter(|fields| fields.text("error").starts_with("network error"));
+    cut.count()
 }
 
 static TOLD: Mutex<Vec<Fields>> = Mutex::new(Vec::new());
@@ -54,7 +62,8 @@ struct Listener;
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN && metadata.target().starts_with("mq_kafka")
+        let ours = metadata.target().starts_with("mq_kafka");
+        ours && *metadata.level() == Level::WARN || metadata.target() == "krafka::producer::retry"
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
