@@ -10,8 +10,11 @@ use std::{
     time::Duration,
 };
 
-use mq_core::{Broker, Destination, ErrorKind, Message, Publisher};
-use mq_kafka::{Kafka, TopicSettings, WeakTopics};
+use mq_core::{
+    Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Message, Publisher,
+    Subscription,
+};
+use mq_kafka::{GroupProtocol, Kafka, TopicSettings, WeakTopics};
 use mq_testkit::{
     Check, Failure, Suite, broker_address,
     checker::{Claim, Class, Report, Verdict},
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         "nothing_is_confirmed_while_two_of_three_nodes_are_killed",
         two_killed,
     )
+    .case("a_share_group_goes_on_under_another_leader", share_group)
     .case("too_few_replicas_in_sync_confirm_nothing", too_few_in_sync)
     .case(
         "with_one_replica_in_sync_a_confirmed_message_has_one_copy",
@@ -186,6 +190,54 @@ async fn two_killed(servers: String) -> Check {
     // The same publisher goes on.
     all_confirmed(story.publish(&kafka.publisher(), &to, MANY).await?);
     holds(&read(story, &servers, &to).await?);
+    Ok(())
+}
+
+/// The leader of a partition keeps the locks of its share group: with it, they are gone.
+async fn share_group(servers: String) -> Check {
+    let mut cluster = Cluster::of(&servers).await?;
+    let (kafka, to) = declared(&cluster, &servers, "shared", TopicSettings::new()).await?;
+    let story = Story::begin("shared")?;
+    all_confirmed(story.publish(&kafka.publisher(), &to, MANY).await?);
+    let builder = Kafka::builder(&servers).group_protocol(GroupProtocol::Share);
+    let shared = builder.connect().await?;
+    let plan = ConsumePlan::new()
+        .prefetch(40)
+        .dead_letters(DeadLetters::None);
+    let source = Subscription::queue(to.name().clone());
+    let mut consumer = shared.consumer(&source, plan).await?;
+    let mut held = Vec::new();
+    while held.len() < 20 {
+        let next = tokio::time::timeout(Duration::from_secs(30), consumer.receive()).await??;
+        held.push(next.ok_or_else(|| Failure::new("the consumer ended"))?);
+    }
+    let old = leader(&cluster, &to).await?;
+    story.fault("kill -9 of the leader")?;
+    cluster.nodes[old].kill().await?;
+    let from: Vec<usize> = others(old).collect();
+    let new = |p: &support::cluster::Partition| p.leader.is_some_and(|leader| leader != old);
+    cluster
+        .until("another leader", to.name(), &from, new)
+        .await?;
+    all_confirmed(story.publish(&kafka.publisher(), &to, MANY).await?);
+    // Handled once or again: whether a verdict arrives is not known, and what does not comes again.
+    for delivery in held {
+        story.handled(to.name(), delivery.received())?;
+        if let Err(error) = delivery.ack() {
+            assert_eq!(error.kind(), ErrorKind::Stale, "{error}");
+        }
+    }
+    if let Err(error) = consumer.close().await {
+        assert_eq!(error.kind(), ErrorKind::Stale, "{error}");
+    }
+    let (came, again) = story.read(&shared, to.name()).await?;
+    eprintln!("{came} came after the kill, {again} of them again");
+    assert!(came >= 2 * MANY - 20, "{came}");
+    cluster.nodes[old].start().await?;
+    cluster.whole(to.name()).await?;
+    story.healed("kill -9 of the leader")?;
+    // A share group keeps no order.
+    holds(&story.end(Claim::at_least_once(), &[to.name()])?);
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fs, path::PathBuf, time::Duration};
 
 use mq_core::{
     Broker, ConsumePlan, Consumer, DeadLetters, Destination, ErrorKind, Message, Publisher,
-    Receipt, Subscription,
+    Receipt, Received, Subscription,
 };
 use mq_testkit::{
     Check,
@@ -128,15 +128,21 @@ impl Story {
         let (mut came, mut again) = (0, 0);
         while let Ok(delivery) = tokio::time::timeout(QUIET, consumer.receive()).await {
             let Some(delivery) = delivery? else { break };
-            if let Ok(tag) = self.consumer.received(queue, delivery.received())? {
-                self.consumer.record(Event::effect(queue, &tag))?;
-            }
+            self.handled(queue, delivery.received())?;
             came += 1;
             again += u64::from(delivery.redelivered() == Some(true));
             delivery.ack()?;
         }
         consumer.close().await?;
         Ok((came, again))
+    }
+
+    /// A message of this queue has its effect.
+    pub fn handled(&self, queue: &str, received: &Received) -> Check {
+        if let Ok(tag) = self.consumer.received(queue, received)? {
+            self.consumer.record(Event::effect(queue, &tag))?;
+        }
+        Ok(())
     }
 
     /// A fault of this name begins.
