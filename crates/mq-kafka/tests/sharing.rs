@@ -440,6 +440,8 @@ async fn not_used_up(servers: String) -> Check {
                 let (seen, stopping) = (Arc::clone(&seen), stopping.clone());
                 async move {
                     let text = received.payload().map(|p| p.to_vec());
+                    // So long that most of what was fetched waits when it is told to stop.
+                    sleep(Duration::from_millis(50)).await;
                     let mut seen = seen.lock().expect("no panic");
                     seen.insert(text);
                     if seen.len() % 5 == 0 {
@@ -450,6 +452,7 @@ async fn not_used_up(servers: String) -> Check {
             .with_graceful_shutdown(stop.cancelled_owned());
         within(60, worker.into_future()).await??;
     }
+    check(workers > 2, format!("{workers} workers had them all"))?;
     let home = queue.dead_letter_home().expect("it has a home");
     let dead = Bare::connect(&servers).await?.ends(home.name(), 1).await?;
     same(dead, vec![0], "the end of the dead letters")
