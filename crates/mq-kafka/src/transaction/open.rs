@@ -12,7 +12,7 @@ use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFl
 use crate::{
     error,
     metrics::{Counted, Counters},
-    settle::{Condemned, Move, Moved, Slice},
+    settle::{Condemned, Move, Moved, Room, Slice},
 };
 
 /// What a transaction holds.
@@ -23,8 +23,9 @@ pub(super) struct Open {
     pub(super) begun: bool,
     /// What it covers of each log, by its number.
     covered: BTreeMap<usize, Covered>,
-    /// How many source records it covers.
+    /// How many source records it covers, and the size of what goes with them.
     pub(super) records: usize,
+    bytes: usize,
     sent: Vec<Sent>,
     flows: Vec<PublishFlow>,
     counted: Vec<Counted>,
@@ -64,6 +65,12 @@ impl Open {
         covered.places.insert(slice.partition, Moved::from(slice));
         covered.records += slice.staged.len();
         self.records += slice.staged.len();
+        self.bytes += slice.bytes();
+    }
+
+    /// What it may still take where so many records are the limit.
+    pub(super) fn room(&self, limit: usize) -> Room {
+        Room::new(limit.saturating_sub(self.records), self.bytes)
     }
 
     /// True if it has something of another log than this one.

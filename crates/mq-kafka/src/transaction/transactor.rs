@@ -146,7 +146,7 @@ impl Transactor {
             if searches.is_on() && open.is_of_another(at) {
                 continue;
             }
-            let room = searches.limit(at, self.after).saturating_sub(open.records);
+            let room = open.room(searches.limit(at, self.after));
             for slice in self.logs[at].ledger.take_staged(room) {
                 open.cover(at, &slice);
                 taken.push((at, slice));
@@ -180,7 +180,8 @@ impl Transactor {
         loop {
             self.send(slices, open).await?;
             let limits = open.places().map(|(at, _)| searches.limit(at, self.after));
-            if limits.min().is_some_and(|limit| open.records >= limit) || self.take_flush() {
+            let limit = limits.min();
+            if limit.is_some_and(|limit| open.room(limit).is_none()) || self.take_flush() {
                 break;
             }
             tokio::select! {

@@ -8,7 +8,7 @@ use super::{
     super::{
         announced::Announced,
         moves::Move,
-        staging::{Condemned, Slice, Staging},
+        staging::{Condemned, Room, Slice, Staging},
     },
     Ledger,
 };
@@ -62,31 +62,36 @@ impl Ledger {
         self.lock().staging.is_some()
     }
 
-    /// Takes what a transaction may hold now, at most `max` records: of each partition the records below the lowest one that
+    /// Takes what a transaction may hold now, as far as it has room: of each partition the records below the lowest one that
     /// is not done, with the offset that covers exactly them.
-    pub(crate) fn take_staged(&self, mut max: usize) -> Vec<Slice> {
+    pub(crate) fn take_staged(&self, mut room: Room) -> Vec<Slice> {
         let state = &mut *self.lock();
         let Some(staging) = &mut state.staging else {
             return Vec::new();
         };
         let was_full = staging.is_full();
         let mut slices = Vec::new();
-        for (partition, entry) in &mut state.partitions {
-            let (staged, more) = staging.take(*partition, entry.tracker.first(), max);
-            let next = match staged.last() {
+        let mut partitions: Vec<i32> = state.partitions.keys().copied().collect();
+        staging.in_turn(&mut partitions);
+        for partition in partitions {
+            let Some(entry) = state.partitions.get_mut(&partition) else {
+                continue;
+            };
+            let first = entry.tracker.first();
+            let (staged, more) = staging.take(partition, first, &mut room);
+            let next = match (staged.last(), staging.holds_below(partition, first)) {
                 // Only some of those that are ready.
-                Some(last) if staged.len() == max => last.offset + 1,
-                None if max == 0 => continue,
+                (Some(last), true) => last.offset + 1,
+                (None, true) => continue,
                 _ => entry.tracker.low_water(),
             };
-            max -= staged.len();
             if next == entry.taken {
                 continue;
             }
             entry.taken = next;
-            staging.entered(*partition);
+            staging.entered(partition);
             slices.push(Slice {
-                partition: *partition,
+                partition,
                 assignment: entry.assignment,
                 next,
                 staged,
