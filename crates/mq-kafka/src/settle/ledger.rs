@@ -223,6 +223,7 @@ impl Ledger {
             tracker: Tracker::new(offset, marks),
             committed: (offset, metadata.to_owned()),
             taken: offset,
+            wanted: offset,
             verdicts: 0,
             confirmed: 0,
             handed: 0,

@@ -157,7 +157,7 @@ impl Transactor {
 
     /// True if a commit should not wait for the clock.
     fn take_flush(&self) -> bool {
-        // Asked of each: this commit answers all of them.
+        // Asked of each: this commit may answer several of them.
         let asked = self.logs.iter().filter(|log| log.ledger.take_flush());
         asked.count() > 0
     }

@@ -268,6 +268,27 @@ fn a_transaction_takes_no_more_bytes_than_may_wait_for_it() {
     assert_eq!(ledger.take_staged(all())[0].next, 40);
 }
 
+#[test]
+fn a_flush_is_asked_for_until_transactions_have_what_was_settled_before_it() {
+    let ledger = in_transactions();
+    ledger.push((0..3).map(record).collect());
+    let mut taken = Vec::new();
+    ledger.take(&mut taken, 3);
+    taken.remove(0).ack().unwrap();
+    let first = ledger.take_staged(all());
+    // While the outputs of that one are sent.
+    taken.remove(0).ack().unwrap();
+    ledger.request_flush();
+    assert!(ledger.take_flush());
+    ledger.transacted(&[Moved::from(&first[0])]);
+    assert!(ledger.take_flush(), "it did not have the second record");
+    assert_eq!(ledger.take_staged(all())[0].next, 2);
+    // What is settled later has time.
+    taken.remove(0).ack().unwrap();
+    assert!(ledger.take_flush());
+    assert!(!ledger.take_flush());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
     let ledger = in_transactions();

@@ -188,9 +188,13 @@ impl Ledger {
         !open && partitions.iter().all(taken)
     }
 
-    /// True if a commit should not wait for the clock, told once.
+    /// True if a commit should not wait for the clock. It is told until transactions have all that could be in one when it was
+    /// asked for: what was settled while the outputs of one were sent is not in that.
     pub(crate) fn take_flush(&self) -> bool {
-        std::mem::take(&mut self.lock().flush)
+        let state = &mut *self.lock();
+        let asked = state.flush;
+        state.flush = asked && state.partitions.values().any(|p| p.taken < p.wanted);
+        asked
     }
 
     /// Waits until it is so. What changes it tells `progress`.
