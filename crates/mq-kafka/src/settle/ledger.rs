@@ -567,6 +567,7 @@ impl Ledger {
                 if group && place.offset != entry.committed.0 {
                     self.tell_partition(FlowKind::Committed, place.partition, place.offset);
                 }
+                entry.tracker.committed(place.offset);
                 entry.committed = (place.offset, place.metadata);
                 entry.confirmed = place.verdicts.unwrap_or(entry.confirmed);
             }

@@ -289,6 +289,33 @@ fn a_flush_is_asked_for_until_transactions_have_what_was_settled_before_it() {
     assert!(!ledger.take_flush());
 }
 
+#[test]
+fn an_abort_forgets_no_failed_attempt_of_what_was_done() {
+    let ledger = in_transactions();
+    ledger.push((0..2).map(record).collect());
+    let deliver = |ledger: &Arc<Ledger>| {
+        let mut taken = Vec::new();
+        ledger.take(&mut taken, 2);
+        taken
+    };
+    for delivery in deliver(&ledger) {
+        delivery.into_settlement().requeue().unwrap();
+    }
+    for delivery in deliver(&ledger) {
+        assert_eq!(delivery.received().attempt(), 2);
+        delivery.into_settlement().reject("poison").unwrap();
+    }
+    let taken = ledger.take_staged(Room::new(1, 0));
+    ledger.transacted(&[Moved::from(&taken[0])]);
+    ledger.take_staged(all());
+    ledger.rewind(None);
+    let failures = ledger.lock().unplaced[&0].clone().unwrap();
+    assert_eq!(failures.get(0), None, "it is committed");
+    ledger.assign(0, 1, "");
+    ledger.push(vec![record(1)]);
+    assert_eq!(deliver(&ledger)[0].received().attempt(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
     let ledger = in_transactions();

@@ -125,6 +125,7 @@ impl Ledger {
             if entry.assignment == moved.assignment {
                 self.tell_partition(FlowKind::Committed, moved.partition, moved.next);
                 entry.committed = (moved.next, String::new());
+                entry.tracker.committed(moved.next);
                 entry.confirmed = moved.verdicts.unwrap_or(entry.confirmed);
             }
         }
