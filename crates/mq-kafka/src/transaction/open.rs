@@ -9,6 +9,7 @@ use futures::FutureExt;
 use krafka::producer::DeliveryHandle;
 use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFlow};
 
+use super::search::Suspects;
 use crate::{
     error,
     metrics::{Counted, Counters},
@@ -78,12 +79,18 @@ impl Open {
         self.covered.keys().any(|covered| *covered != log)
     }
 
-    /// How many records of each log it covers.
-    pub(super) fn covered(&self) -> Vec<(usize, usize)> {
-        let covered = self.covered.iter();
-        covered
-            .map(|(log, covered)| (*log, covered.records))
-            .collect()
+    /// What it covers of each log.
+    pub(super) fn covered(&self) -> Vec<Suspects> {
+        let suspects = |(log, covered): (&usize, &Covered)| Suspects {
+            log: *log,
+            records: covered.records,
+            places: covered
+                .places
+                .values()
+                .map(|at| (at.partition, at.next))
+                .collect(),
+        };
+        self.covered.iter().map(suspects).collect()
     }
 
     /// Where it puts the partitions of each log that it has something of.

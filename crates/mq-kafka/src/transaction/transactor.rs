@@ -81,6 +81,7 @@ impl Transactor {
         let mut searches = Searches::new(self.logs.len());
         let mut turn = 0;
         loop {
+            searches.look(|log, at, next| self.logs[log].ledger.is_before(at, next));
             let mut open = Open::default();
             let slices = self.take_staged(turn, &searches, &mut open);
             if slices.is_empty() {
@@ -94,10 +95,7 @@ impl Transactor {
             // The first of a transaction could fill each of them.
             turn = (turn + 1) % self.logs.len();
             match transacted {
-                Ok(()) => {
-                    in_a_row = 0;
-                    searches.committed(open.covered());
-                }
+                Ok(()) => in_a_row = 0,
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Abort(why)) => {
                     let covered = open.covered();

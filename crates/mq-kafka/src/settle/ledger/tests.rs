@@ -316,6 +316,28 @@ fn an_abort_forgets_no_failed_attempt_of_what_was_done() {
     assert_eq!(deliver(&ledger)[0].received().attempt(), 2);
 }
 
+#[test]
+fn a_partition_is_before_a_place_until_that_is_committed_or_it_is_gone() {
+    let ledger = in_transactions();
+    ledger.push((0..2).map(record).collect());
+    work(&ledger);
+    let taken = ledger.take_staged(all());
+    assert!(ledger.is_before(0, 2), "it is taken, and not committed");
+    ledger.rewind(None);
+    assert!(ledger.is_before(0, 2), "it comes again");
+    ledger.assign(0, 0, "");
+    ledger.push((0..2).map(record).collect());
+    work(&ledger);
+    let again = ledger.take_staged(all());
+    ledger.transacted(&[Moved::from(&taken[0])]);
+    assert!(ledger.is_before(0, 2), "that was another assignment");
+    ledger.transacted(&[Moved::from(&again[0])]);
+    assert!(!ledger.is_before(0, 2));
+    assert!(ledger.is_before(0, 3));
+    ledger.remove(&[0], FlowKind::Revoked);
+    assert!(!ledger.is_before(0, 3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
     let ledger = in_transactions();

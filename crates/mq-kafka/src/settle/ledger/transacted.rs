@@ -198,6 +198,15 @@ impl Ledger {
         asked
     }
 
+    /// True if the partition is ours, and not committed up to this offset.
+    pub(crate) fn is_before(&self, partition: i32, offset: i64) -> bool {
+        let state = self.lock();
+        match state.partitions.get(&partition) {
+            Some(entry) => entry.committed.0 < offset,
+            None => state.unplaced.contains_key(&partition),
+        }
+    }
+
     /// Waits until it is so. What changes it tells `progress`.
     pub(crate) async fn until(&self, is: impl Fn(&Self) -> bool) {
         loop {
