@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use krafka::producer::DeliveryHandle;
+use krafka::{KrafkaError, producer::DeliveryHandle};
 use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFlow};
 
 use super::search::Suspects;
@@ -109,6 +109,12 @@ impl Open {
             flow.begin();
             self.flows.push(*flow);
         }
+    }
+
+    /// What ended the client, if that is an output of this transaction.
+    pub(super) fn failure(&mut self) -> Option<KrafkaError> {
+        let mut answers = self.sent.iter_mut();
+        answers.find_map(|sent| (&mut sent.handle).now_or_never()?.err())
     }
 
     /// It is committed: tells of every output.
