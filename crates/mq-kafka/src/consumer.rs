@@ -41,6 +41,8 @@ pub use assignment::Assignment;
 pub(crate) use calls::SYNC;
 pub(crate) use events::Events;
 pub use events::{KafkaEvent, KafkaEvents};
+#[cfg(test)]
+pub(crate) use identity::tests::member;
 use log::{Common, Log, LogReader};
 pub use progress::{ConsumerProgress, PartitionProgress};
 pub use reader::KafkaReader;

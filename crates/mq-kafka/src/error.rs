@@ -7,7 +7,7 @@ use krafka::{KrafkaError, ProtocolErrorKind, error::ErrorCode};
 use mq_core::{Error, ErrorKind, RetryAdvice};
 
 use producer::is_fencing;
-pub(crate) use producer::over as producer_over;
+pub(crate) use producer::{is_forgotten, over as producer_over};
 
 /// When the error came, as far as a message is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

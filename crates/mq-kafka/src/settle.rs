@@ -31,5 +31,5 @@ pub(crate) use copier::{Homes, Origin, copy_moved};
 pub(crate) use ledger::{Incoming, Ledger, Moved, Taken, Window};
 pub(crate) use locks::{Limits, Locks};
 pub(crate) use moves::Move;
-pub(crate) use staging::{Condemned, Output, Slice};
+pub(crate) use staging::{Condemned, Output, Room, Slice};
 pub(crate) use waiting::Wait;

@@ -21,7 +21,7 @@ use mq_kafka::{
 };
 use mq_testkit::{Address, Check, Suite, broker_address, run};
 use support::{
-    Bare, check, open, queue, quiet, same, take, text, unique,
+    Bare, check, open, punctual_queue, queue, quiet, same, take, text, unique,
     wire::{self, RawHeader},
     within,
 };
@@ -251,7 +251,11 @@ async fn too_many_headers(servers: String) -> Check {
 }
 
 async fn refused_time(servers: String) -> Check {
-    let (kafka, queue) = queue(&servers, "time").await?;
+    let (kafka, bare) = (
+        Kafka::connect(&servers).await?,
+        Bare::connect(&servers).await?,
+    );
+    let queue = punctual_queue(&kafka, &bare, "time", 1).await?;
     let hour = Duration::from_secs(3600);
     let error = kafka
         .publisher()

@@ -90,6 +90,10 @@ fn main() -> ExitCode {
         "ends_that_are_not_answered_are_asked_again_and_hit_nothing_else",
         unanswered_ends,
     )
+    .case(
+        "a_transaction_that_has_enough_bytes_does_not_wait_for_the_clock",
+        enough_bytes,
+    )
     .case("a_zombie_is_fenced", zombie)
     .case("one_whose_transaction_was_taken_from_it_is_fenced", taken)
     .case("partitions_move_between_copiers", |servers| {
@@ -535,6 +539,43 @@ async fn without_outputs(servers: String) -> Check {
     };
     within(60, committed).await??;
     Ok(copier.stop().await??)
+}
+
+/// Dead letters stay with their transaction until it is committed.
+async fn enough_bytes(servers: String) -> Check {
+    let scene = Scene::new(&servers, "bytes").await?;
+    use mq_kafka::core::Publisher;
+    let large = || Message::new(vec![b'x'; 900 * 1024]).build();
+    let large = (0..40).map(|_| large()).collect();
+    let publisher = scene.kafka.publisher();
+    publisher
+        .publish_batch(&scene.source, large)
+        .await
+        .all_confirmed()?;
+    let clock = Duration::from_secs(20);
+    let guarantee = ExactlyOnce::new(unique("bytes"))
+        .transaction_timeout(3 * clock)
+        .commit_every(clock);
+    let begun = Arc::new(Notify::new());
+    let handled = Arc::clone(&begun);
+    let copier = Copier::start(|stopped| {
+        scene
+            .worker(&guarantee)
+            .run(move |_: Received| {
+                handled.notify_one();
+                async { Outcome::reject("not for us") }
+            })
+            .with_graceful_shutdown(stopped)
+    });
+    within(60, begun.notified()).await?;
+    let committed = async {
+        while guarantee.transactions().committed == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within((clock / 2).as_secs(), committed).await?;
+    copier.stop().await??;
+    dead_letters(&scene, 40).await.map(drop)
 }
 
 async fn zombie(servers: String) -> Check {

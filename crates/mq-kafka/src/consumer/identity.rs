@@ -111,4 +111,4 @@ const AGAIN: Duration = Duration::from_millis(200);
 const SETTLES: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

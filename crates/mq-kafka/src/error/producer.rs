@@ -17,14 +17,37 @@ pub(super) fn is_fencing(code: ErrorCode) -> bool {
         code,
         C::ProducerFenced
             | C::InvalidProducerEpoch
-            | C::InvalidProducerIdMapping
             | C::InvalidTxnState
             | C::TransactionCoordinatorFenced
     )
 }
 
+/// True if the broker does not know the producer by its transactional id any more: it forgets an id that makes no transaction for
+/// `transactional.id.expiration.ms`.
+///
+/// A twin is answered for only after that, or after as many transactions of its own as there are epochs: until then one that takes
+/// the id over has a later epoch, which fences. So two instances can not go on in turns for ever by starting again.
+pub(crate) fn is_forgotten(error: &KrafkaError) -> bool {
+    match error {
+        KrafkaError::Broker { code, .. } => *code == ErrorCode::InvalidProducerIdMapping,
+        // Under transactions V2 the client takes it for fencing, and names the code in its text alone.
+        KrafkaError::Fenced { message } | KrafkaError::TransactionAbortable { message } => {
+            message.contains(&format!("{:?}", ErrorCode::InvalidProducerIdMapping))
+        }
+        _ => false,
+    }
+}
+
 /// The error of a producer that can make no further transaction: it is fenced, unless the error says something else.
 pub(crate) fn over(operation: &'static str, error: KrafkaError) -> Error {
+    if is_forgotten(&error) {
+        let text =
+            "the broker has forgotten this transactional id, or gave it to another client since";
+        return Error::new(ErrorKind::Broker, operation, text)
+            .help("start again: it is forgotten after transactional.id.expiration.ms without a transaction")
+            .advise(RetryAdvice::Later)
+            .caused_by(error);
+    }
     match &error {
         KrafkaError::Auth { .. } | KrafkaError::Closed { .. } => {
             return map(operation, Stage::Before, error);
@@ -80,7 +103,6 @@ mod tests {
         let codes = [
             ErrorCode::ProducerFenced,
             ErrorCode::InvalidProducerEpoch,
-            ErrorCode::InvalidProducerIdMapping,
             ErrorCode::InvalidTxnState,
             ErrorCode::TransactionCoordinatorFenced,
         ];
@@ -102,6 +124,18 @@ mod tests {
             let over = over("transaction", error);
             let found = (over.kind(), over.retry());
             assert_eq!(found, (ErrorKind::Lost, RetryAdvice::Never), "{over:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_the_broker_forgot_is_not_said_to_be_fenced() {
+        let code = ErrorCode::InvalidProducerIdMapping;
+        let error = KrafkaError::broker(code, "x");
+        let fenced = KrafkaError::fenced(format!("{code:?}: x"));
+        for error in [masked(&fenced), fenced, masked(&error), error] {
+            let over = over("transaction", error);
+            let found = (over.kind(), over.retry());
+            assert_eq!(found, (ErrorKind::Broker, RetryAdvice::Later), "{over:?}");
         }
     }
 

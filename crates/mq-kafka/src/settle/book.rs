@@ -54,6 +54,8 @@ pub(super) struct Partition {
     pub(super) committed: (i64, String),
     /// Up to where transactions have taken it.
     pub(super) taken: i64,
+    /// Up to where a commit was asked for that does not wait for the clock.
+    pub(super) wanted: i64,
     /// Verdicts that were given, and up to which of them the broker has them.
     pub(super) verdicts: u64,
     pub(super) confirmed: u64,

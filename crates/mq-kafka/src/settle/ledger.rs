@@ -223,6 +223,7 @@ impl Ledger {
             tracker: Tracker::new(offset, marks),
             committed: (offset, metadata.to_owned()),
             taken: offset,
+            wanted: offset,
             verdicts: 0,
             confirmed: 0,
             handed: 0,
@@ -566,6 +567,7 @@ impl Ledger {
                 if group && place.offset != entry.committed.0 {
                     self.tell_partition(FlowKind::Committed, place.partition, place.offset);
                 }
+                entry.tracker.committed(place.offset);
                 entry.committed = (place.offset, place.metadata);
                 entry.confirmed = place.verdicts.unwrap_or(entry.confirmed);
             }

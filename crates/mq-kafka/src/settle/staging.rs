@@ -28,6 +28,8 @@ pub(crate) struct Staging {
     bytes: usize,
     /// Partitions of which a transaction has something that is not committed yet.
     in_transaction: HashSet<i32>,
+    /// The partition that is asked first, or the next one behind it.
+    turn: i32,
     /// Records whose outputs the broker refused for good.
     condemned: HashMap<(i32, i64), Box<Rejection>>,
 }
@@ -52,6 +54,14 @@ pub(crate) struct Staged {
     bytes: usize,
 }
 
+/// How much more a transaction may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    records: usize,
+    /// Of their outputs and copies. The last record may be over it: else one that is larger would never be taken.
+    bytes: usize,
+}
+
 /// What a transaction takes of one partition.
 #[derive(Debug)]
 pub(crate) struct Slice {
@@ -62,6 +72,28 @@ pub(crate) struct Slice {
     pub(crate) staged: Vec<Staged>,
     /// How many verdicts that covers; `None` if there are more.
     pub(super) verdicts: Option<u64>,
+}
+
+impl Room {
+    /// For so many records, in a transaction that has so many bytes. It is bounded as what waits for it is: the copies of records
+    /// stay with it until it is committed.
+    pub(crate) fn new(records: usize, bytes: usize) -> Self {
+        Self {
+            records,
+            bytes: STAGED_BYTES.saturating_sub(bytes),
+        }
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self.records == 0 || self.bytes == 0
+    }
+}
+
+impl Slice {
+    /// The size of all outputs and copies.
+    pub(crate) fn bytes(&self) -> usize {
+        self.staged.iter().map(|staged| staged.bytes).sum()
+    }
 }
 
 impl Staged {
@@ -116,21 +148,41 @@ impl Staging {
         lowest.is_some_and(|lowest| *lowest < seq)
     }
 
-    /// Takes at most `max` records of a partition, all of them below the slot `first`; and whether any settled one is left.
-    pub(super) fn take(&mut self, partition: i32, first: u64, max: usize) -> (Vec<Staged>, bool) {
+    /// Takes records of a partition, as far as there is room, all of them below the slot `first`; and whether any settled one is
+    /// left.
+    pub(super) fn take(
+        &mut self,
+        partition: i32,
+        first: u64,
+        room: &mut Room,
+    ) -> (Vec<Staged>, bool) {
         let Some(all) = self.staged.get_mut(&partition) else {
             return (Vec::new(), false);
         };
         let mut taken = Vec::new();
-        while taken.len() < max
+        while !room.is_none()
             && let Some(entry) = all.first_entry()
             && *entry.key() < first
         {
-            taken.push(entry.remove());
+            let staged = entry.remove();
+            room.records -= 1;
+            room.bytes = room.bytes.saturating_sub(staged.bytes);
+            self.count -= 1;
+            self.bytes -= staged.bytes;
+            taken.push(staged);
         }
-        self.count -= taken.len();
-        self.bytes -= taken.iter().map(|staged| staged.bytes).sum::<usize>();
+        if !taken.is_empty() {
+            self.turn = partition.saturating_add(1);
+        }
         (taken, !all.is_empty())
+    }
+
+    /// Puts partitions into the order in which they are asked: from the one after the last that something was taken of, so that each
+    /// has its turn, however much the others have.
+    pub(super) fn in_turn(&self, partitions: &mut [i32]) {
+        partitions.sort_unstable();
+        let at = partitions.partition_point(|partition| *partition < self.turn);
+        partitions.rotate_left(at);
     }
 
     pub(super) fn entered(&mut self, partition: i32) {

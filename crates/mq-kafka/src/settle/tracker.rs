@@ -17,6 +17,8 @@ pub(crate) struct Tracker {
     next: i64,
     /// What the last owner knew about the records from its committed offset on.
     inherited: Marks,
+    /// Failures of records below the watermark that are not known to be committed.
+    passed: Vec<(i64, u32)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +80,7 @@ impl Tracker {
             first: 0,
             next: committed,
             inherited,
+            passed: Vec::new(),
         }
     }
 
@@ -173,13 +176,22 @@ impl Tracker {
         self.first
     }
 
-    /// The failures alone, counted, of the records that are not done.
+    /// The broker has this offset: what lies below it does not come again.
+    pub(crate) fn committed(&mut self, offset: i64) {
+        self.passed.retain(|(passed, _)| *passed >= offset);
+    }
+
+    /// What is to be known of the records from the committed offset on if all of them come again: how often each has failed, also
+    /// of those that are done, and what was inherited of those that were not read yet.
     pub(crate) fn failures(&self) -> Marks {
-        let failed = |slot: &&Slot| slot.state != State::Done && slot.failures > 0;
-        let failed = self.slots.iter().filter(failed);
-        failed
-            .map(|slot| (slot.offset, Mark::Failed(slot.failures)))
-            .collect()
+        let slots = self.slots.iter().map(|slot| (slot.offset, slot.failures));
+        let failed = self.passed.iter().copied().chain(slots);
+        let failed = failed.filter(|(_, failures)| *failures > 0);
+        let mut marks: Marks = failed
+            .map(|(offset, failures)| (offset, Mark::Failed(failures)))
+            .collect();
+        marks.extend_from(&self.inherited, self.next);
+        marks
     }
 
     /// The offset after the last record that was pushed.
@@ -227,9 +239,11 @@ impl Tracker {
     }
 
     fn advance(&mut self) {
-        while self.slots.front().is_some_and(|s| s.state == State::Done) {
-            self.slots.pop_front();
+        while let Some(slot) = self.slots.pop_front_if(|slot| slot.state == State::Done) {
             self.first += 1;
+            if slot.failures > 0 {
+                self.passed.push((slot.offset, slot.failures));
+            }
         }
     }
 }
@@ -294,6 +308,28 @@ mod tests {
         assert_eq!(next.push(1, 0, 0), Pushed::Settled);
         assert_eq!(delivered(&mut next, 2).1, 0);
         assert_eq!(delivered(&mut next, 3).1, 1);
+    }
+
+    #[test]
+    fn failures_are_known_until_the_record_is_committed() {
+        let mut tracker = Tracker::new(0, Marks::default());
+        let seqs: Vec<u64> = (0..4).map(|o| delivered(&mut tracker, o).0).collect();
+        // 0 and 1 are done after a failure, and so is 3, above the watermark.
+        for seq in [0, 1, 3] {
+            tracker.give_back(seqs[seq], true);
+            tracker.done(seqs[seq]);
+        }
+        let failed = |tracker: &Tracker| {
+            let failures = tracker.failures();
+            (0..4).filter_map(move |offset| Some((offset, failures.get(offset)?)))
+        };
+        let once = |offset| (offset, Mark::Failed(1));
+        assert!(failed(&tracker).eq([once(0), once(1), once(3)]));
+        tracker.committed(1);
+        assert!(failed(&tracker).eq([once(1), once(3)]));
+        // It goes back before the records are read again.
+        let again = Tracker::new(1, tracker.failures());
+        assert!(failed(&again).eq([once(1), once(3)]));
     }
 
     #[test]

@@ -59,6 +59,8 @@ impl ExactlyOnce {
     }
 
     /// Sets after how many records a transaction commits, whatever the clock says; at least 1. Default 10,000.
+    ///
+    /// It commits also once it has 32 MiB of outputs, dead letters and deferred records.
     pub fn commit_after(mut self, records: usize) -> Self {
         self.after = records;
         self
@@ -174,6 +176,7 @@ impl Guarantee<Kafka> for ExactlyOnce {
             running,
             every: self.every,
             after: self.after,
+            abort_after: self.timeout * 2 / 3,
             unreachable_after: inner.config.unreachable_after,
             close_within: inner.config.request_timeout(),
             over: seat.over,

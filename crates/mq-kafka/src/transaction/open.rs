@@ -6,13 +6,14 @@ use std::{
 };
 
 use futures::FutureExt;
-use krafka::producer::DeliveryHandle;
+use krafka::{KrafkaError, producer::DeliveryHandle};
 use mq_core::{Error, Reason, Receipt, Rejection, Result, Stored, flow::PublishFlow};
 
+use super::search::Suspects;
 use crate::{
     error,
     metrics::{Counted, Counters},
-    settle::{Condemned, Move, Moved, Slice},
+    settle::{Condemned, Move, Moved, Room, Slice},
 };
 
 /// What a transaction holds.
@@ -23,8 +24,9 @@ pub(super) struct Open {
     pub(super) begun: bool,
     /// What it covers of each log, by its number.
     covered: BTreeMap<usize, Covered>,
-    /// How many source records it covers.
+    /// How many source records it covers, and the size of what goes with them.
     pub(super) records: usize,
+    bytes: usize,
     sent: Vec<Sent>,
     flows: Vec<PublishFlow>,
     counted: Vec<Counted>,
@@ -64,6 +66,12 @@ impl Open {
         covered.places.insert(slice.partition, Moved::from(slice));
         covered.records += slice.staged.len();
         self.records += slice.staged.len();
+        self.bytes += slice.bytes();
+    }
+
+    /// What it may still take where so many records are the limit.
+    pub(super) fn room(&self, limit: usize) -> Room {
+        Room::new(limit.saturating_sub(self.records), self.bytes)
     }
 
     /// True if it has something of another log than this one.
@@ -71,12 +79,18 @@ impl Open {
         self.covered.keys().any(|covered| *covered != log)
     }
 
-    /// How many records of each log it covers.
-    pub(super) fn covered(&self) -> Vec<(usize, usize)> {
-        let covered = self.covered.iter();
-        covered
-            .map(|(log, covered)| (*log, covered.records))
-            .collect()
+    /// What it covers of each log.
+    pub(super) fn covered(&self) -> Vec<Suspects> {
+        let suspects = |(log, covered): (&usize, &Covered)| Suspects {
+            log: *log,
+            records: covered.records,
+            places: covered
+                .places
+                .values()
+                .map(|at| (at.partition, at.next))
+                .collect(),
+        };
+        self.covered.iter().map(suspects).collect()
     }
 
     /// Where it puts the partitions of each log that it has something of.
@@ -95,6 +109,12 @@ impl Open {
             flow.begin();
             self.flows.push(*flow);
         }
+    }
+
+    /// What ended the client, if that is an output of this transaction.
+    pub(super) fn failure(&mut self) -> Option<KrafkaError> {
+        let mut answers = self.sent.iter_mut();
+        answers.find_map(|sent| (&mut sent.handle).now_or_never()?.err())
     }
 
     /// It is committed: tells of every output.

@@ -13,7 +13,7 @@ use krafka::{
 use mq_core::{Error, ErrorKind, Result};
 use tokio::{
     sync::oneshot,
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout_at},
 };
 use tracing::{debug, warn};
 
@@ -42,6 +42,8 @@ pub(super) struct Transactor {
     pub(super) running: Running,
     pub(super) every: Duration,
     pub(super) after: usize,
+    /// After how long one is aborted that could not be committed yet: before the broker does it, which would fence us.
+    pub(super) abort_after: Duration,
     /// For how long the coordinator may leave an end unanswered.
     pub(super) unreachable_after: Duration,
     pub(super) close_within: Duration,
@@ -81,6 +83,7 @@ impl Transactor {
         let mut searches = Searches::new(self.logs.len());
         let mut turn = 0;
         loop {
+            searches.look(|log, at, next| self.logs[log].ledger.is_before(at, next));
             let mut open = Open::default();
             let slices = self.take_staged(turn, &searches, &mut open);
             if slices.is_empty() {
@@ -94,10 +97,7 @@ impl Transactor {
             // The first of a transaction could fill each of them.
             turn = (turn + 1) % self.logs.len();
             match transacted {
-                Ok(()) => {
-                    in_a_row = 0;
-                    searches.committed(open.covered());
-                }
+                Ok(()) => in_a_row = 0,
                 Err(Fault::Fatal(error)) => return Err(error),
                 Err(Fault::Abort(why)) => {
                     let covered = open.covered();
@@ -146,7 +146,7 @@ impl Transactor {
             if searches.is_on() && open.is_of_another(at) {
                 continue;
             }
-            let room = searches.limit(at, self.after).saturating_sub(open.records);
+            let room = open.room(searches.limit(at, self.after));
             for slice in self.logs[at].ledger.take_staged(room) {
                 open.cover(at, &slice);
                 taken.push((at, slice));
@@ -157,7 +157,7 @@ impl Transactor {
 
     /// True if a commit should not wait for the clock.
     fn take_flush(&self) -> bool {
-        // Asked of each: this commit answers all of them.
+        // Asked of each: this commit may answer several of them.
         let asked = self.logs.iter().filter(|log| log.ledger.take_flush());
         asked.count() > 0
     }
@@ -175,12 +175,15 @@ impl Transactor {
         open: &mut Open,
         searches: &Searches,
     ) -> Result<(), Fault> {
-        let until = tokio::time::Instant::now() + self.every;
+        let now = tokio::time::Instant::now();
+        let (until, latest) = (now + self.every, now + self.abort_after);
         let mut slices = first;
         loop {
-            self.send(slices, open).await?;
+            let text = "the brokers have not taken the outputs in time";
+            in_time(latest, || late(text), self.send(slices, open)).await?;
             let limits = open.places().map(|(at, _)| searches.limit(at, self.after));
-            if limits.min().is_some_and(|limit| open.records >= limit) || self.take_flush() {
+            let limit = limits.min();
+            if limit.is_some_and(|limit| open.room(limit).is_none()) || self.take_flush() {
                 break;
             }
             tokio::select! {
@@ -193,11 +196,11 @@ impl Transactor {
         }
         if self.running.0.take_abort() {
             // With its outputs stored, as they are when it fails at its commit. One that is not stored makes no difference.
-            let _ = self.producer.flush().await;
+            let _ = timeout_at(latest, self.producer.flush()).await;
             let asked = Error::new(ErrorKind::Rejected, TRANSACT, "an abort was asked for");
             return Err(Fault::Abort(asked));
         }
-        self.commit(open).await
+        self.commit(latest, open).await
     }
 
     /// Has the client begin, right before the first call that needs it.
@@ -263,7 +266,7 @@ impl Transactor {
         Ok(())
     }
 
-    async fn commit(&self, open: &mut Open) -> Result<(), Fault> {
+    async fn commit(&self, latest: tokio::time::Instant, open: &mut Open) -> Result<(), Fault> {
         let handled = self.verdicts();
         let mut places = Vec::new();
         for (log, moved_to) in open.places() {
@@ -279,13 +282,27 @@ impl Transactor {
             let place =
                 |at: &Moved| TopicPartitionOffset::new(&*group.topic, at.partition, at.next);
             let offsets: Vec<_> = moved_to.values().map(place).collect();
-            places.push((offsets, member));
+            places.push((&group.topic, offsets, member));
         }
         self.begin(open)?;
-        for (offsets, member) in places {
+        for (topic, offsets, member) in places {
             let sent = self.producer.send_offsets(&offsets, &member);
-            let sent = self.brokers.looked_at(sent).await;
-            sent.map_err(|e| self.fault(e))?;
+            let sent = async {
+                let sent = self.brokers.looked_at(sent).await;
+                sent.map_err(|e| self.fault(e))
+            };
+            let text = "the coordinator of a group has not taken the offsets in time";
+            in_time(latest, || late(text).with("topic", topic), sent).await?;
+        }
+        // The commit waits for them too, but once it is under way it is not dropped.
+        let stored = async { self.producer.flush().await.map_err(|e| self.fault(e)) };
+        let text = "the brokers have not stored the outputs in time";
+        in_time(latest, || late(text), stored).await?;
+        if self.producer.state() == TransactionState::Fatal
+            && let Some(error) = open.failure()
+        {
+            // The commit would say that there is no producer any more, and not why.
+            return Err(self.fault(error));
         }
         self.end(open).await?;
         open.committed();
@@ -340,7 +357,10 @@ impl Transactor {
         while open.begun
             && let Err(error) = self.brokers.looked_at(self.producer.abort()).await
         {
-            if self.producer.state() == TransactionState::Fatal || error.is_fatal() {
+            if self.producer.state() == TransactionState::Fatal
+                || error.is_fatal()
+                || error::is_forgotten(&error)
+            {
                 // An end that came before the abort refuses the abort: what came first says why.
                 let first = std::error::Error::source(why).and_then(|e| e.downcast_ref());
                 let cause = match (&error, first) {
@@ -379,5 +399,22 @@ impl Transactor {
     }
 }
 
+/// Makes a step of a transaction that comes before its commit; one that takes longer is dropped, and the transaction aborted.
+async fn in_time<T>(
+    latest: tokio::time::Instant,
+    late: impl FnOnce() -> Error,
+    step: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let made = timeout_at(latest, step).await;
+    made.unwrap_or_else(|_| Err(Fault::Abort(late())))
+}
+
+fn late(text: &'static str) -> Error {
+    Error::new(ErrorKind::Timeout, TRANSACT, text)
+}
+
 const TRANSACT: &str = "transaction";
 const BACKOFF: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A member of a group, with what it is told of. The fake knows no settings of topics, which `consumer` would ask for.
-async fn member(fake: &FakeBroker) -> (Kafka, KafkaConsumer, KafkaEvents) {
+pub(crate) async fn member(fake: &FakeBroker) -> (Kafka, KafkaConsumer, KafkaEvents) {
     fake.create_topic("orders", 1);
     let session = Duration::from_secs(2);
     let kafka = Kafka::builder(fake.bootstrap_servers())

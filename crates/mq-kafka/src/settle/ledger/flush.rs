@@ -16,6 +16,9 @@ impl Ledger {
     pub(crate) fn request_flush(&self) -> Awaited {
         let state = &mut *self.lock();
         state.flush = true;
+        for entry in state.partitions.values_mut() {
+            entry.wanted = entry.tracker.low_water();
+        }
         self.due.notify_one();
         let open = state
             .partitions

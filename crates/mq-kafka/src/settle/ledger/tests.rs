@@ -2,7 +2,7 @@
 
 use mq_core::{Destination, Message};
 
-use super::*;
+use super::{super::staging::Room, *};
 
 pub(in crate::settle) fn ledger(records: i64) -> Arc<Ledger> {
     let ledger = one_of(&Window::new(usize::MAX));
@@ -26,13 +26,17 @@ fn one_of(window: &Arc<Window>) -> Arc<Ledger> {
 }
 
 fn record(offset: i64) -> Incoming {
+    record_of(0, offset, "x".into())
+}
+
+fn record_of(partition: i32, offset: i64, payload: Vec<u8>) -> Incoming {
     let place = Position {
-        partition: 0,
+        partition: partition as u32,
         offset: offset as u64,
     };
-    let received = Received::new(Message::new("x").into(), "orders".into(), None);
+    let received = Received::new(Message::new(payload).into(), "orders".into(), None);
     Incoming {
-        partition: 0,
+        partition,
         offset,
         received: Some(received.with_position(place)),
         wait: None,
@@ -220,6 +224,120 @@ fn in_transactions() -> Arc<Ledger> {
     ledger
 }
 
+/// The room of a transaction that has nothing yet.
+fn all() -> Room {
+    Room::new(usize::MAX, 0)
+}
+
+#[test]
+fn each_partition_has_its_turn_in_small_transactions() {
+    let ledger = in_transactions();
+    (1..4).for_each(|partition| ledger.assign(partition, 0, ""));
+    let of = |partition| (0..10).map(move |offset| record_of(partition, offset, vec![]));
+    ledger.push((0..4).flat_map(of).collect());
+    work(&ledger);
+    let turns = (0..8).map(|_| {
+        let slices = ledger.take_staged(Room::new(1, 0));
+        assert_eq!(slices.len(), 1);
+        (slices[0].partition, slices[0].next)
+    });
+    let turns: Vec<_> = turns.collect();
+    let first = [0, 1, 2, 3].map(|partition| (partition, 1));
+    let second = [0, 1, 2, 3].map(|partition| (partition, 2));
+    assert_eq!(turns, [first, second].concat());
+}
+
+#[test]
+fn a_transaction_takes_no_more_bytes_than_may_wait_for_it() {
+    let ledger = in_transactions();
+    let large = |offset| record_of(0, offset, vec![0; 1024 * 1024]);
+    ledger.push((0..40).map(large).collect());
+    let mut taken = Vec::new();
+    ledger.take(&mut taken, 40);
+    for delivery in taken {
+        delivery.into_settlement().reject("poison").unwrap();
+    }
+    let slices = ledger.take_staged(all());
+    assert_eq!((slices[0].next, slices[0].staged.len()), (32, 32));
+    let full = Room::new(usize::MAX, slices[0].bytes());
+    assert!(full.is_none());
+    assert!(ledger.take_staged(full).is_empty());
+    // One that is larger than what is left is taken.
+    let next = ledger.take_staged(Room::new(usize::MAX, slices[0].bytes() - 1024 * 1024));
+    assert_eq!((next[0].next, next[0].staged.len()), (33, 1));
+    assert_eq!(ledger.take_staged(all())[0].next, 40);
+}
+
+#[test]
+fn a_flush_is_asked_for_until_transactions_have_what_was_settled_before_it() {
+    let ledger = in_transactions();
+    ledger.push((0..3).map(record).collect());
+    let mut taken = Vec::new();
+    ledger.take(&mut taken, 3);
+    taken.remove(0).ack().unwrap();
+    let first = ledger.take_staged(all());
+    // While the outputs of that one are sent.
+    taken.remove(0).ack().unwrap();
+    ledger.request_flush();
+    assert!(ledger.take_flush());
+    ledger.transacted(&[Moved::from(&first[0])]);
+    assert!(ledger.take_flush(), "it did not have the second record");
+    assert_eq!(ledger.take_staged(all())[0].next, 2);
+    // What is settled later has time.
+    taken.remove(0).ack().unwrap();
+    assert!(ledger.take_flush());
+    assert!(!ledger.take_flush());
+}
+
+#[test]
+fn an_abort_forgets_no_failed_attempt_of_what_was_done() {
+    let ledger = in_transactions();
+    ledger.push((0..2).map(record).collect());
+    let deliver = |ledger: &Arc<Ledger>| {
+        let mut taken = Vec::new();
+        ledger.take(&mut taken, 2);
+        taken
+    };
+    for delivery in deliver(&ledger) {
+        delivery.into_settlement().requeue().unwrap();
+    }
+    for delivery in deliver(&ledger) {
+        assert_eq!(delivery.received().attempt(), 2);
+        delivery.into_settlement().reject("poison").unwrap();
+    }
+    let taken = ledger.take_staged(Room::new(1, 0));
+    ledger.transacted(&[Moved::from(&taken[0])]);
+    ledger.take_staged(all());
+    ledger.rewind(None);
+    let failures = ledger.lock().unplaced[&0].clone().unwrap();
+    assert_eq!(failures.get(0), None, "it is committed");
+    ledger.assign(0, 1, "");
+    ledger.push(vec![record(1)]);
+    assert_eq!(deliver(&ledger)[0].received().attempt(), 2);
+}
+
+#[test]
+fn a_partition_is_before_a_place_until_that_is_committed_or_it_is_gone() {
+    let ledger = in_transactions();
+    ledger.push((0..2).map(record).collect());
+    work(&ledger);
+    let taken = ledger.take_staged(all());
+    assert!(ledger.is_before(0, 2), "it is taken, and not committed");
+    ledger.rewind(None);
+    assert!(ledger.is_before(0, 2), "it comes again");
+    ledger.assign(0, 0, "");
+    ledger.push((0..2).map(record).collect());
+    work(&ledger);
+    let again = ledger.take_staged(all());
+    ledger.transacted(&[Moved::from(&taken[0])]);
+    assert!(ledger.is_before(0, 2), "that was another assignment");
+    ledger.transacted(&[Moved::from(&again[0])]);
+    assert!(!ledger.is_before(0, 2));
+    assert!(ledger.is_before(0, 3));
+    ledger.remove(&[0], FlowKind::Revoked);
+    assert!(!ledger.is_before(0, 3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
     let ledger = in_transactions();
@@ -236,7 +354,7 @@ async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
         "what waits for a transaction is bounded"
     );
     assert_eq!(ledger.next_due(), Some(until));
-    assert!(ledger.take_staged(usize::MAX).is_empty());
+    assert!(ledger.take_staged(all()).is_empty());
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(work(&ledger), 1, "the lowest, and nothing behind it");
     assert_eq!(
@@ -244,10 +362,10 @@ async fn what_waits_and_holds_up_a_full_transaction_comes_when_it_is_due() {
         None,
         "what is held up is no reason to wake"
     );
-    let slices = ledger.take_staged(usize::MAX);
+    let slices = ledger.take_staged(all());
     assert_eq!((slices[0].next, slices[0].staged.len()), (1, 1));
     assert_eq!(work(&ledger), 1);
-    let slices = ledger.take_staged(usize::MAX);
+    let slices = ledger.take_staged(all());
     assert_eq!((slices[0].next, slices[0].staged.len()), (10_002, 10_001));
     assert_eq!(work(&ledger), 1_998);
 }
@@ -264,7 +382,7 @@ async fn what_was_overtaken_and_holds_up_a_full_transaction_comes() {
     tokio::time::advance(Duration::from_secs(1)).await;
     // What was let go is handed out before what is buffered.
     assert_eq!(work(&ledger), 10_001);
-    assert_eq!(ledger.take_staged(usize::MAX)[0].next, 10_001);
+    assert_eq!(ledger.take_staged(all())[0].next, 10_001);
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,7 +399,7 @@ async fn what_is_due_later_goes_on_in_a_transaction() {
         !ledger.is_copying(),
         "that copy would be beside the transaction"
     );
-    let slice = ledger.take_staged(usize::MAX).remove(0);
+    let slice = ledger.take_staged(all()).remove(0);
     let going_on = slice.staged[0].moved.as_ref().map(|moved| &moved.what);
     let expected = matches!(
         going_on,

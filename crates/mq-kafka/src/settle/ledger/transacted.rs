@@ -8,7 +8,7 @@ use super::{
     super::{
         announced::Announced,
         moves::Move,
-        staging::{Condemned, Slice, Staging},
+        staging::{Condemned, Room, Slice, Staging},
     },
     Ledger,
 };
@@ -62,31 +62,36 @@ impl Ledger {
         self.lock().staging.is_some()
     }
 
-    /// Takes what a transaction may hold now, at most `max` records: of each partition the records below the lowest one that
+    /// Takes what a transaction may hold now, as far as it has room: of each partition the records below the lowest one that
     /// is not done, with the offset that covers exactly them.
-    pub(crate) fn take_staged(&self, mut max: usize) -> Vec<Slice> {
+    pub(crate) fn take_staged(&self, mut room: Room) -> Vec<Slice> {
         let state = &mut *self.lock();
         let Some(staging) = &mut state.staging else {
             return Vec::new();
         };
         let was_full = staging.is_full();
         let mut slices = Vec::new();
-        for (partition, entry) in &mut state.partitions {
-            let (staged, more) = staging.take(*partition, entry.tracker.first(), max);
-            let next = match staged.last() {
+        let mut partitions: Vec<i32> = state.partitions.keys().copied().collect();
+        staging.in_turn(&mut partitions);
+        for partition in partitions {
+            let Some(entry) = state.partitions.get_mut(&partition) else {
+                continue;
+            };
+            let first = entry.tracker.first();
+            let (staged, more) = staging.take(partition, first, &mut room);
+            let next = match (staged.last(), staging.holds_below(partition, first)) {
                 // Only some of those that are ready.
-                Some(last) if staged.len() == max => last.offset + 1,
-                None if max == 0 => continue,
+                (Some(last), true) => last.offset + 1,
+                (None, true) => continue,
                 _ => entry.tracker.low_water(),
             };
-            max -= staged.len();
             if next == entry.taken {
                 continue;
             }
             entry.taken = next;
-            staging.entered(*partition);
+            staging.entered(partition);
             slices.push(Slice {
-                partition: *partition,
+                partition,
                 assignment: entry.assignment,
                 next,
                 staged,
@@ -120,6 +125,7 @@ impl Ledger {
             if entry.assignment == moved.assignment {
                 self.tell_partition(FlowKind::Committed, moved.partition, moved.next);
                 entry.committed = (moved.next, String::new());
+                entry.tracker.committed(moved.next);
                 entry.confirmed = moved.verdicts.unwrap_or(entry.confirmed);
             }
         }
@@ -183,9 +189,22 @@ impl Ledger {
         !open && partitions.iter().all(taken)
     }
 
-    /// True if a commit should not wait for the clock, told once.
+    /// True if a commit should not wait for the clock. It is told until transactions have all that could be in one when it was
+    /// asked for: what was settled while the outputs of one were sent is not in that.
     pub(crate) fn take_flush(&self) -> bool {
-        std::mem::take(&mut self.lock().flush)
+        let state = &mut *self.lock();
+        let asked = state.flush;
+        state.flush = asked && state.partitions.values().any(|p| p.taken < p.wanted);
+        asked
+    }
+
+    /// True if the partition is ours, and not committed up to this offset.
+    pub(crate) fn is_before(&self, partition: i32, offset: i64) -> bool {
+        let state = self.lock();
+        match state.partitions.get(&partition) {
+            Some(entry) => entry.committed.0 < offset,
+            None => state.unplaced.contains_key(&partition),
+        }
     }
 
     /// Waits until it is so. What changes it tells `progress`.
