@@ -8,6 +8,7 @@ mod identity;
 mod intake;
 mod listener;
 mod log;
+mod presence;
 mod progress;
 mod reader;
 mod seat;
@@ -63,6 +64,8 @@ use sharing::ShareReader;
 /// [`ExactlyOnce`](crate::ExactlyOnce) on all), what is settled between the making again and the
 /// client's next fetch may be committed in the new topic, whose first records are then passed over.
 /// So close the consumers before.
+///
+/// A topic that its user may no longer read ends them with [`Permission`](ErrorKind::Permission).
 pub struct KafkaConsumer {
     /// Of the source itself, unless it is shared, then of its retry topics.
     readers: Vec<LogReader>,

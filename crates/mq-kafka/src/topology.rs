@@ -32,7 +32,9 @@ pub use groups::{GroupDescription, GroupListing, GroupMember, GroupPlace, Groups
 pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
-pub(crate) use sharing::{check_one_leader, prepare_share_group};
+pub(crate) use sharing::{
+    check_leaders, check_one_leader, prepare_share_group, share_group_lag, share_group_limits,
+};
 pub use start::At;
 pub(crate) use tiers::{Tier, Tiers, find_tiers};
 pub(crate) use topics::{Topic, describe, find, topic_name};

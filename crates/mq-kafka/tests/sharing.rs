@@ -59,6 +59,12 @@ fn main() -> ExitCode {
         deleted,
     )
     .case("a_new_queue_has_one_partition_unless_told", one_partition)
+    .case(
+        "a_deleted_queue_ends_its_consumer",
+        deleted_under_its_consumer,
+    )
+    .case("a_limit_that_is_too_low_now_ends_the_consumer", lowered)
+    .case("a_consumer_that_is_given_nothing_tells_so", starved)
     .case("the_setting_is_reported", reported)
     .case("what_a_share_group_cannot_do_is_refused", refused)
     .run()
@@ -524,6 +530,69 @@ async fn one_partition(servers: String) -> Check {
     Ok(())
 }
 
+/// What ends a consumer that waits, within two of its looks around.
+async fn end_of(consumer: &mut KafkaConsumer) -> Check<ErrorKind> {
+    match within(20, consumer.receive()).await? {
+        Err(error) => Ok(error.kind()),
+        Ok(delivery) => Err(mq_testkit::Failure::new(format!("no end: {delivery:?}"))),
+    }
+}
+
+async fn deleted_under_its_consumer(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "gone").await?;
+    let mut consumer = open(&kafka, &queue, 10).await?;
+    let bare = Bare::connect(&servers).await?;
+    let deleted = bare.admin();
+    let deleted = deleted.delete_topics([&**queue.name()], Default::default());
+    for (_, result) in deleted.await? {
+        result?;
+    }
+    same(end_of(&mut consumer).await?, ErrorKind::Lost, "kind")
+}
+
+async fn lowered(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "lowered").await?;
+    let mut consumer = open(&kafka, &queue, 10).await?;
+    let bare = Bare::connect(&servers).await?;
+    let lower = [("share.delivery.count.limit", "3")];
+    set_group(&bare, queue.name(), &lower).await?;
+    same(end_of(&mut consumer).await?, ErrorKind::Config, "kind")
+}
+
+async fn starved(servers: String) -> Check {
+    let (kafka, queue) = queue(&servers, "starved").await?;
+    fill(&kafka, &queue, 0..1).await?;
+    let mut holder = open(&kafka, &queue, 1).await?;
+    let held = take(&mut holder, 1).await?.remove(0);
+    // Its lock lasts, so that another consumer gets nothing although the queue has a message.
+    let builder = Kafka::builder(&servers).group_protocol(GroupProtocol::Share);
+    let patient = builder.stalled_after(Duration::from_secs(2)).connect();
+    let patient = patient.await?;
+    let mut events = patient.events();
+    let mut waiting = open(&patient, &queue, 1).await?;
+    let told = async {
+        loop {
+            match events.next().await {
+                Some(KafkaEvent::Starved {
+                    subscription, lag, ..
+                }) => return (subscription, lag),
+                Some(_) => {}
+                None => panic!("the connection is open"),
+            }
+        }
+    };
+    let (subscription, lag) = within(20, told).await?;
+    same(&*subscription, &**queue.name(), "of whom")?;
+    same(lag, 1, "lag")?;
+    held.ack()?;
+    within(30, holder.settled()).await??;
+    // It goes on.
+    fill(&kafka, &queue, 1..2).await?;
+    within(30, holder.close()).await??;
+    take(&mut waiting, 1).await?.remove(0).ack()?;
+    Ok(within(30, waiting.close()).await??)
+}
+
 async fn reported(servers: String) -> Check {
     let (kafka, queue) = queue(&servers, "reported").await?;
     same(kafka.group_protocol(), GroupProtocol::Share, "protocol")?;
@@ -555,6 +624,13 @@ async fn reported(servers: String) -> Check {
     let group = listed.iter().find(|group| *group.name == **queue.name());
     let protocol = group.expect("it is listed").protocol;
     same(protocol, Some(GroupProtocol::Share), "in the list")?;
+    let described = kafka.groups().describe(queue.name()).await;
+    let error = described.expect_err("its members are not to be had");
+    same(error.kind(), ErrorKind::Unsupported, "kind")?;
+    check(error.to_string().contains("share group"), error.to_string())?;
+    let described = kafka.groups().describe(&unique("nobody")).await;
+    let error = described.expect_err("there is none");
+    same(error.kind(), ErrorKind::NotFound, "kind")?;
     Ok(within(30, consumer.close()).await??)
 }
 

@@ -71,8 +71,10 @@ impl KafkaBuilder {
 
     /// How long a message may be with its handler before
     /// [`KafkaEvent::Stalled`](crate::KafkaEvent::Stalled) and a warning tell of it, once for each
-    /// message; and how long a transaction may keep a partition's messages from being read before
-    /// [`KafkaEvent::TransactionOpen`](crate::KafkaEvent::TransactionOpen) does. Default 5 min.
+    /// message; how long a transaction may keep a partition's messages from being read before
+    /// [`KafkaEvent::TransactionOpen`](crate::KafkaEvent::TransactionOpen) does; and how long a share
+    /// group may give a consumer nothing before [`KafkaEvent::Starved`](crate::KafkaEvent::Starved) does.
+    /// Default 5 min.
     ///
     /// A slow handler loses nothing, neither its message nor the membership; the messages behind it
     /// in its partition are handled, and wait with their commit.

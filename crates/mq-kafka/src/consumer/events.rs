@@ -73,6 +73,20 @@ pub enum KafkaEvent {
         /// Their offsets.
         offsets: Vec<u64>,
     },
+    /// For longer than [`stalled_after`](crate::KafkaBuilder::stalled_after) the queue has had messages
+    /// that are not settled, and the broker gave none of them to this consumer, which holds none: other
+    /// consumers hold them all, a transaction keeps them back, or the share group stands still. Told by
+    /// consumers of share groups alone; where the broker tells no lag (before Kafka 4.3) only as long as
+    /// nothing was settled yet.
+    #[non_exhaustive]
+    Starved {
+        /// The subscription's full name.
+        subscription: Arc<str>,
+        /// How many messages are not settled, by the broker's count.
+        lag: u64,
+        /// How long it has been so.
+        time: Duration,
+    },
     /// Another consumer has the same [`instance_id`](crate::KafkaBuilder::instance_id); this one
     /// ends with an error.
     #[non_exhaustive]

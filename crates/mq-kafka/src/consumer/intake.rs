@@ -13,12 +13,9 @@ use std::{
 
 use krafka::{
     CloseOptions, ConsumerRecord, KrafkaError,
-    admin::{AdminClient, DescribeTopicsOptions, OffsetSpec},
-    error::ErrorCode,
+    admin::{AdminClient, OffsetSpec},
 };
-use mq_core::{
-    Error, ErrorKind, Filter, Position, Received, Result, flow::FlowKind, headers as names,
-};
+use mq_core::{ErrorKind, Filter, Position, Received, Result, flow::FlowKind, headers as names};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -29,6 +26,7 @@ use super::{
     events::{self, Events, KafkaEvent},
     identity::{Holder, Identity},
     listener::Listener,
+    presence::Presence,
 };
 use crate::{
     error::{self, Stage, closed, is_fenced, is_passing},
@@ -438,58 +436,42 @@ impl Intake {
         }
     }
 
-    /// Asks the cluster for the topic from time to time: krafka's poll stays silent about a cluster
-    /// that is gone and about a topic that was deleted.
+    /// Asks the cluster for the topic from time to time.
     async fn watch(&self) {
-        let mut answered = Instant::now();
+        let (topic, patience) = (&*self.group.topic, self.unreachable_after);
+        let mut presence = Presence::new(&self.admin, topic, self.topic_id, patience);
         let mut silent = false;
         let mut partitions = self.partitions;
         let mut given = partitions;
-        let topic = &*self.group.topic;
-        let ended = |kind, text| Error::new(kind, "consume", text).with("topic", topic);
         while !self.ledger.has_ended() {
             let pause = if silent { BACKOFF } else { WATCH };
-            let pause = pause.min(self.unreachable_after).min(self.stalled_after);
+            let pause = pause.min(patience).min(self.stalled_after);
             sleep(pause).await;
             self.tell_stalled();
             self.tell_held();
             let asked = Instant::now();
-            let options = DescribeTopicsOptions::default();
-            let answer = self.admin.describe_topics([topic], options).await;
-            match answer.map(|mut topics| topics.remove(topic)) {
-                Ok(Some(Ok(found))) if found.topic_id == self.topic_id => {
-                    answered = Instant::now();
-                    // The client tries for a while by itself: a late answer too may be the first one after a silence.
-                    if silent || asked.elapsed() > LATE {
-                        self.back.store(true, Relaxed);
-                        self.group.consumer.wakeup();
-                    }
-                    silent = false;
-                    let now = found.partitions.len();
-                    self.tell_partitions(&mut partitions, now);
-                    if now > given && self.has_found(given..now).await {
-                        given = now;
-                        self.grown.store(true, Relaxed);
-                        self.group.consumer.wakeup();
-                    }
-                    self.look_at_ends().await;
+            let found = match presence.ask().await {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    silent = true;
+                    continue;
                 }
-                Ok(Some(
-                    Ok(_)
-                    | Err(KrafkaError::Broker {
-                        code: ErrorCode::UnknownTopicOrPartition,
-                        ..
-                    }),
-                )) => {
-                    let text = "the topic was deleted, or deleted and made again";
-                    return self.ledger.end(Some(ended(ErrorKind::Lost, text)));
-                }
-                _ if answered.elapsed() >= self.unreachable_after => {
-                    let text = "no broker has answered for too long";
-                    return self.ledger.end(Some(ended(ErrorKind::Disconnected, text)));
-                }
-                _ => silent = true,
+                Err(error) => return self.ledger.end(Some(error)),
+            };
+            // The client tries for a while by itself: a late answer too may be the first one after a silence.
+            if silent || asked.elapsed() > LATE {
+                self.back.store(true, Relaxed);
+                self.group.consumer.wakeup();
             }
+            silent = false;
+            let now = found.partitions.len();
+            self.tell_partitions(&mut partitions, now);
+            if now > given && self.has_found(given..now).await {
+                given = now;
+                self.grown.store(true, Relaxed);
+                self.group.consumer.wakeup();
+            }
+            self.look_at_ends().await;
         }
     }
 

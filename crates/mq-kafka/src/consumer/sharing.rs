@@ -5,6 +5,7 @@
 //! consumer would stand still for its slowest handler.
 
 mod lane;
+mod watch;
 
 use std::{
     sync::{Arc, Weak},
@@ -17,8 +18,6 @@ use futures::{
 };
 use krafka::{
     CloseOptions, KrafkaError,
-    admin::DescribeTopicsOptions,
-    error::ErrorCode,
     share_consumer::{AcknowledgementMode, AcquireMode, ShareConsumer},
 };
 use mq_core::{Delivery, Error, ErrorKind, Result, flow::FlowKind, stale};
@@ -28,14 +27,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{
-    CONSUME,
-    assignment::Assigned,
-    events::{self, KafkaEvent},
-    log::Common,
-};
+use super::{CONSUME, assignment::Assigned, events, log::Common};
 use crate::{
     connection::{Inner, handle},
     error::{self, Stage, closed},
@@ -299,58 +293,6 @@ impl Sharing {
         }
     }
 
-    /// Asks the cluster for the topic from time to time: a member stays silent about a cluster that
-    /// is gone and about a topic that was deleted.
-    async fn watch(&self) {
-        let config = &self.inner.config;
-        let topic = &*self.topic;
-        let ended = |kind, text| Error::new(kind, CONSUME, text).with("topic", topic);
-        let mut answered = Instant::now();
-        loop {
-            let pause = WATCH
-                .min(config.unreachable_after / 2)
-                .min(config.stalled_after);
-            sleep(pause).await;
-            self.tell_stalled();
-            let options = DescribeTopicsOptions::default();
-            let answer = self.inner.admin.describe_topics([topic], options).await;
-            match answer.map(|mut topics| topics.remove(topic)) {
-                Ok(Some(Ok(found))) if found.topic_id == self.topic_id => {
-                    answered = Instant::now();
-                }
-                Ok(Some(
-                    Ok(_)
-                    | Err(KrafkaError::Broker {
-                        code: ErrorCode::UnknownTopicOrPartition,
-                        ..
-                    }),
-                )) => {
-                    let text = "the topic was deleted, or deleted and made again";
-                    return self.locks.end(Some(ended(ErrorKind::Lost, text)));
-                }
-                _ if answered.elapsed() >= config.unreachable_after => {
-                    let text = "no broker has answered for too long";
-                    return self.locks.end(Some(ended(ErrorKind::Disconnected, text)));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn tell_stalled(&self) {
-        let source = self.locks.source.name();
-        for stalled in self.locks.newly_overdue(self.inner.config.stalled_after) {
-            let (partition, offset, time) = (stalled.partition, stalled.offset, stalled.time);
-            warn!(%source, partition, offset, ?time, "a message is with its handler for too long");
-            self.inner.events.tell(KafkaEvent::Stalled {
-                subscription: Arc::clone(source),
-                partition,
-                offset,
-                time,
-            });
-        }
-    }
-
     /// Takes in what the last requests of the members still bring. What one of them gave back
     /// meanwhile would go to the next, and the broker counts each time: a single close could make a
     /// message reach its limit. And what the client keeps for itself nobody could copy before that.
@@ -427,7 +369,6 @@ impl Drop for Sharing {
 const MEMBERS: u16 = 4;
 const AGAIN: Duration = Duration::from_millis(250);
 const ASSIGNED: Duration = Duration::from_secs(6);
-const WATCH: Duration = Duration::from_secs(5);
 /// How long the broker keeps a request of a member that finds no records.
 const FETCH: Duration = Duration::from_millis(500);
 /// How much later its answer may be here.

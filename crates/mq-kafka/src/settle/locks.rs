@@ -42,7 +42,6 @@ pub(crate) struct Locks {
     events: Events,
     window: Arc<Window>,
     homes: Homes,
-    limits: Limits,
 }
 
 /// What the broker says of a share group.
@@ -59,8 +58,9 @@ pub(crate) struct Limits {
 /// The number of a member within its consumer.
 pub(crate) type Lane = usize;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    limits: Limits,
     held: BTreeMap<u64, Held>,
     next: u64,
     /// Not handed out yet, the next one first.
@@ -124,7 +124,7 @@ impl Locks {
         events: Events,
     ) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::default(),
+            state: Mutex::new(State::new(limits)),
             lanes: OnceLock::new(),
             moving: Notify::new(),
             progress: Notify::new(),
@@ -133,7 +133,6 @@ impl Locks {
             events,
             window,
             homes,
-            limits,
         })
     }
 
@@ -166,11 +165,11 @@ impl Locks {
     /// if that fails. Its lock began after `asked`, when the member asked for records.
     pub(crate) fn take_in(&self, lane: Lane, records: Vec<(Received, u32)>, asked: Instant) {
         let state = &mut *self.lock();
-        let until = asked + self.limits.lock;
+        let until = asked + state.limits.lock;
         for (received, deliveries) in records {
             let key = state.next;
             state.next += 1;
-            let condemned = self.limits.ends_at(deliveries);
+            let condemned = state.limits.ends_at(deliveries);
             let held = Held {
                 lane,
                 received: received.clone(),
@@ -185,24 +184,47 @@ impl Locks {
             };
             state.held.insert(key, held);
             if condemned {
-                state.condemned.insert(key);
-                self.window.out(1);
-                self.watch.counters.going_on(1);
-                let made = received.attempt().saturating_sub(1);
-                let why = "delivered as often as the broker does, and never settled";
-                let what = match self.homes.dead {
-                    Some(_) => {
-                        let why = Rejection::new(Reason::Exhausted, why).attempts(made);
-                        What::Reject(Box::new(why))
-                    }
-                    None => What::Again { attempts: made },
-                };
-                self.push_move(state, key, received, what);
+                self.condemn(state, key, received);
             } else {
                 state.ready.push_back(key);
             }
         }
         self.window.deliverable.notify_one();
+    }
+
+    /// Has one copied that is not handed out any more.
+    fn condemn(&self, state: &mut State, key: u64, received: Received) {
+        state.condemned.insert(key);
+        self.window.out(1);
+        self.watch.counters.going_on(1);
+        let made = received.attempt().saturating_sub(1);
+        let why = "delivered as often as the broker does, and never settled";
+        let what = match self.homes.dead {
+            Some(_) => {
+                let why = Rejection::new(Reason::Exhausted, why).attempts(made);
+                What::Reject(Box::new(why))
+            }
+            None => What::Again { attempts: made },
+        };
+        self.push_move(state, key, received, what);
+    }
+
+    /// Goes by these from now on. What waits here, and was taken in with more deliveries to come, is
+    /// copied where only one is left.
+    pub(crate) fn limit(&self, limits: Limits) {
+        let state = &mut *self.lock();
+        state.limits = limits;
+        let mut condemned = Vec::new();
+        for (key, held) in &mut state.held {
+            if held.phase == Phase::Ready && limits.ends_at(held.deliveries) {
+                held.phase = Phase::Moving;
+                condemned.push((*key, held.received.clone()));
+            }
+        }
+        for (key, received) in condemned {
+            state.ready.retain(|ready| *ready != key);
+            self.condemn(state, key, received);
+        }
     }
 
     /// It counts as handed out until its copy is confirmed.
@@ -237,6 +259,8 @@ impl Locks {
         }
         let room = max.min(self.window.room());
         let (mut taken, mut redelivered) = (0, 0);
+        let now = Instant::now();
+        let mut gone = Vec::new();
         while taken < room {
             let Some(key) = state.ready.pop_front() else {
                 break;
@@ -244,7 +268,12 @@ impl Locks {
             let Some(held) = state.held.get_mut(&key) else {
                 continue;
             };
-            held.phase = Phase::Out(Instant::now(), false);
+            if held.until <= now {
+                // Others may have it.
+                gone.push(key);
+                continue;
+            }
+            held.phase = Phase::Out(now, false);
             taken += 1;
             redelivered += usize::from(held.received.attempt() > 1);
             self.tell(FlowKind::Delivered, &held.received);
@@ -254,10 +283,17 @@ impl Locks {
         self.window.out(taken);
         // Under the lock, so that nothing of it is given up before.
         self.watch.counters.delivered(taken, redelivered);
+        self.lose(state, &gone);
         match taken {
             0 => Taken::Nothing,
             n => Taken::Some(n),
         }
+    }
+
+    /// How many records there were so far, if none of them is held.
+    pub(crate) fn had(&self) -> Option<u64> {
+        let state = self.lock();
+        state.held.is_empty().then_some(state.next)
     }
 
     /// True if the member has no record, and may be asked for more.
@@ -272,6 +308,7 @@ impl Locks {
             return;
         };
         let state = &mut *self.lock();
+        let limits = state.limits;
         let now = Instant::now();
         let mut gone = Vec::new();
         for (key, held) in &mut state.held {
@@ -280,11 +317,11 @@ impl Locks {
             }
             if held.until <= now {
                 gone.push(*key);
-            } else if self.limits.renews
-                && held.until <= now + self.limits.lock * 2 / 3
+            } else if limits.renews
+                && held.until <= now + limits.lock * 2 / 3
                 // One at a time: an answer counts from when its question was asked.
                 && !held.unanswered
-                && held.asked.is_none_or(|at| now >= at + self.limits.lock / 4)
+                && held.asked.is_none_or(|at| now >= at + limits.lock / 4)
             {
                 held.asked = Some(now);
                 held.unanswered = true;
@@ -311,6 +348,7 @@ impl Locks {
         taken: bool,
     ) {
         let state = &mut *self.lock();
+        let limits = state.limits;
         self.watch.counters.committed(taken);
         let partition = u32::try_from(partition).unwrap_or_default();
         let told = |offset: u64| {
@@ -327,7 +365,7 @@ impl Locks {
                 let answered = std::mem::take(&mut held.unanswered);
                 // One that was not taken is asked for again until the lock is over.
                 if let (true, true, Some(asked)) = (answered, taken, held.asked) {
-                    held.until = asked + self.limits.lock;
+                    held.until = asked + limits.lock;
                 }
             }
         }
@@ -496,7 +534,7 @@ impl Locks {
         for (key, held) in &state.held {
             match held.phase {
                 Phase::Moving => {}
-                phase if self.limits.ends_at(held.deliveries + 1) => {
+                phase if state.limits.ends_at(held.deliveries + 1) => {
                     moving.push((*key, matches!(phase, Phase::Out(..))));
                 }
                 _ => back.push(*key),
@@ -527,6 +565,25 @@ impl Locks {
                 // An error: the lock is gone already.
                 let _ = lane.release(&mark(&held.received));
             }
+        }
+    }
+}
+
+impl State {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            held: BTreeMap::new(),
+            next: 0,
+            ready: VecDeque::new(),
+            moves: Vec::new(),
+            moves_open: 0,
+            condemned: HashSet::new(),
+            late: Vec::new(),
+            lost: false,
+            given_up: HashSet::new(),
+            ended: None,
+            assigned: BTreeMap::new(),
         }
     }
 }

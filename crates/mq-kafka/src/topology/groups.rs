@@ -129,7 +129,8 @@ impl Groups {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is no such group;
-    /// [`Permission`](ErrorKind::Permission); those of a connection.
+    /// [`Unsupported`](ErrorKind::Unsupported) for a share group, whose members the client cannot ask
+    /// for; [`Permission`](ErrorKind::Permission); those of a connection.
     ///
     /// # Cancel safety
     /// It only asks.
@@ -139,16 +140,16 @@ impl Groups {
         let admin = &self.inner.admin;
         let described = admin.describe_consumer_groups([name], options).await;
         let found = match described.map_err(failed)?.remove(name) {
-            None => return Err(missing(name)),
+            None => return Err(self.not_described(name).await),
             Some(Err(KrafkaError::Broker {
                 code: ErrorCode::GroupIdNotFound,
                 ..
-            })) => return Err(missing(name)),
+            })) => return Err(self.not_described(name).await),
             Some(found) => found.map_err(failed)?,
         };
         // Older brokers describe what they do not know so.
         if found.state == "Dead" {
-            return Err(missing(name));
+            return Err(self.not_described(name).await);
         }
         let mut members: Vec<GroupMember> = found.members.into_iter().map(member).collect();
         members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
@@ -160,6 +161,28 @@ impl Groups {
             members,
             places: self.places(name).await?,
         })
+    }
+
+    /// Why a group is not described: brokers answer for a share group as if it were not there.
+    async fn not_described(&self, name: &str) -> Error {
+        let options = ListConsumerGroupsOptions::default();
+        let listed = self.inner.admin.list_consumer_groups(options).await;
+        // The broker that has it is among those that answer: it has just said that it is no other kind.
+        let groups = listed.unwrap_or_default().into_values().flatten().flatten();
+        let is_share = |kind: &GroupType| protocol(kind) == Some(GroupProtocol::Share);
+        match groups
+            .filter(|group| group.group_id == name)
+            .any(|group| group.group_type.as_ref().is_some_and(is_share))
+        {
+            true => Error::new(
+                ErrorKind::Unsupported,
+                DESCRIBE,
+                "it is a share group, and the client cannot ask who is in it",
+            )
+            .with("group", name)
+            .help("`list` tells its state, and Kafka's own kafka-share-groups.sh the rest"),
+            false => missing(name),
+        }
     }
 
     async fn places(&self, name: &str) -> Result<Vec<GroupPlace>> {

@@ -1,19 +1,22 @@
 //! The share group of a queue (KIP-932): its settings, which lie with the broker, and its places.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use krafka::{
     KrafkaError,
     admin::{
         ConfigEntry, ConfigOp, ConfigResource, DescribeShareGroupOffsetsOptions,
-        IncrementalAlterConfigsOptions,
+        IncrementalAlterConfigsOptions, OffsetSpec, TopicDescription,
     },
     error::ErrorCode,
 };
 use mq_core::{Error, ErrorKind, Result};
 use tokio::time::{sleep, timeout};
 
-use super::{configs, topics::Topic};
+use super::{configs, offsets::edges, topics::Topic};
 use crate::{
     connection::Inner,
     error::{self, Stage},
@@ -50,25 +53,41 @@ pub(crate) async fn prepare_share_group(
             })?
         }
     };
-    let number = |name: &str| configs::find(&found, name).and_then(|value| value.parse().ok());
+    limits(inner, operation, &found).await.map_err(named)
+}
+
+/// What the broker says of deliveries and locks now: an operator may have changed it.
+///
+/// # Errors
+/// [`Config`](ErrorKind::Config) if it delivers a record too few times.
+pub(crate) async fn share_group_limits(
+    inner: &Inner,
+    operation: &'static str,
+    group: &str,
+) -> Result<Limits> {
+    let named = |error: Error| error.with("share group", group);
+    let found = read(inner, operation, group).await.map_err(named)?;
+    limits(inner, operation, &found).await.map_err(named)
+}
+
+async fn limits(inner: &Inner, operation: &'static str, found: &[ConfigEntry]) -> Result<Limits> {
+    let number = |name: &str| configs::find(found, name).and_then(|value| value.parse().ok());
     let mut deliveries = number(DELIVERIES);
     if deliveries.is_none() {
         // Before Kafka 4.3 it is the broker's alone.
-        deliveries = of_broker(inner, operation).await.map_err(named)?;
+        deliveries = of_broker(inner, operation).await?;
     }
     let deliveries: u64 = deliveries.unwrap_or(5);
     if deliveries < FEWEST {
-        return Err(named(
-            Error::new(
-                ErrorKind::Config,
-                operation,
-                "the broker archives a record after too few deliveries to copy it before",
-            )
-            .with(DELIVERIES, deliveries)
-            .help("raise share.delivery.count.limit of the group to at least 4"),
-        ));
+        return Err(Error::new(
+            ErrorKind::Config,
+            operation,
+            "the broker archives a record after too few deliveries to copy it before",
+        )
+        .with(DELIVERIES, deliveries)
+        .help("raise share.delivery.count.limit of the group to at least 4"));
     }
-    let renews = configs::find(&found, "share.renew.acknowledge.enable");
+    let renews = configs::find(found, "share.renew.acknowledge.enable");
     Ok(Limits {
         deliveries: u32::try_from(deliveries).unwrap_or(u32::MAX),
         lock: Duration::from_millis(number(LOCK).unwrap_or(30_000)),
@@ -138,6 +157,16 @@ pub(crate) async fn check_one_leader(
     one_leader(operation, queue, found.partitions, described.brokers.len())
 }
 
+/// Fails if partitions have several leaders by now.
+pub(crate) fn check_leaders(
+    operation: &'static str,
+    queue: &str,
+    found: &TopicDescription,
+) -> Result<()> {
+    let leaders: HashSet<_> = found.partitions.iter().filter_map(|p| p.leader).collect();
+    one_leader(operation, queue, found.partitions.len(), leaders.len())
+}
+
 fn one_leader(
     operation: &'static str,
     queue: &str,
@@ -205,6 +234,28 @@ pub(super) async fn places(
         Ok((at.partition, place))
     })
     .collect()
+}
+
+/// How many records of its queue the group has not settled, as far as the broker says.
+pub(crate) async fn share_group_lag(
+    inner: &Inner,
+    operation: &'static str,
+    queue: &str,
+    partitions: usize,
+) -> Result<u64> {
+    let places = places(inner, operation, queue, queue).await?;
+    let all = 0..i32::try_from(partitions).unwrap_or(i32::MAX);
+    let is_begun = |p: &i32| places.get(p).is_some_and(|place| place.start >= 0);
+    let unbegun: Vec<i32> = all.filter(|p| !is_begun(p)).collect();
+    let mut lag: i64 = places.values().filter_map(|place| place.lag).sum();
+    if !unbegun.is_empty() {
+        // Of these the broker has no count before the first verdict: all that is there is left.
+        let admin = &inner.admin;
+        let starts = edges(admin, operation, queue, &unbegun, OffsetSpec::Earliest).await?;
+        let ends = edges(admin, operation, queue, &unbegun, OffsetSpec::Latest).await?;
+        lag += ends.values().sum::<i64>() - starts.values().sum::<i64>();
+    }
+    Ok(u64::try_from(lag).unwrap_or_default())
 }
 
 const RESET: &str = "share.auto.offset.reset";

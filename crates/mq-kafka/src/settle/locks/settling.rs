@@ -61,7 +61,7 @@ impl Settle for Locks {
                 self.settled(FlowKind::Released, received);
                 return Ok(());
             }
-            Verdict::Requeue if self.limits.ends_at(held.deliveries + 1) => What::Again {
+            Verdict::Requeue if state.limits.ends_at(held.deliveries + 1) => What::Again {
                 attempts: received.attempt(),
             },
             Verdict::Ack | Verdict::Requeue => {
@@ -140,22 +140,46 @@ impl Moves for Locks {
     }
 
     /// The record is delivered again, and the consumer ends. On its last delivery it would be
-    /// archived instead: its copy is tried again for as long as this process holds it.
+    /// archived instead: it goes to the end of its queue, where the broker counts anew. Until that
+    /// is confirmed it is tried for as long as this process holds the record.
     fn failed(&self, moved: &Move, error: Error) {
         let state = &mut *self.lock();
-        state.condemned.remove(&moved.tag.seq);
-        let held = state.held.remove(&moved.tag.seq);
-        match held {
-            Some(held) if held.deliveries >= self.limits.deliveries => {
+        let key = moved.tag.seq;
+        let handed = !state.condemned.contains(&key);
+        let source = &self.source;
+        match state.held.remove(&key) {
+            Some(held) if held.deliveries >= state.limits.deliveries => {
                 let at = held.received.position();
                 let text = "the last delivery of a record, and its copy is not confirmed";
-                if state.ended.is_none() {
-                    error!(source = %self.source, ?at, %error, "{text}; trying again");
-                    state.held.insert(moved.tag.seq, held);
-                    state.late.push(moved.clone());
+                let again = match &moved.what {
+                    What::Again { .. } if state.ended.is_some() => {
+                        error!(%source, ?at, %error, "{text}: the broker archives it; `Kafka::reader` still reads it");
+                        None
+                    }
+                    What::Again { .. } => {
+                        error!(%source, ?at, %error, "{text}; trying again");
+                        // It may take long, and the others are not to wait for it.
+                        state.condemned.remove(&key);
+                        state.late.push(moved.clone());
+                        Some(held)
+                    }
+                    _ => {
+                        error!(%source, ?at, %error, "{text}; it goes to the end of its queue");
+                        let attempts = held.received.attempt() - u32::from(!handed);
+                        let what = What::Again { attempts };
+                        state.moves.push(Move {
+                            what,
+                            ..moved.clone()
+                        });
+                        self.moving.notify_one();
+                        Some(held)
+                    }
+                };
+                if let Some(held) = again {
+                    state.held.insert(key, held);
+                    self.window.deliverable.notify_one();
                     return;
                 }
-                error!(source = %self.source, ?at, %error, "{text}: the broker archives it; `Kafka::reader` still reads it");
             }
             Some(held) => {
                 // An error: the lock is gone already.
@@ -163,6 +187,7 @@ impl Moves for Locks {
             }
             None => state.lost = true,
         }
+        state.condemned.remove(&key);
         state.moves_open -= 1;
         self.settled(FlowKind::Requeued, &moved.received);
         state.ended.get_or_insert(Some(error));
