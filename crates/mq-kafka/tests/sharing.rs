@@ -426,7 +426,8 @@ async fn one_delivery(servers: String) -> Check {
     Ok(within(30, consumer.close()).await??)
 }
 
-/// The broker counts what was fetched, and most of it is given back unseen by each of these workers.
+/// The broker counts what was fetched, and most of it is given back unseen by each of these workers: three at most, since what
+/// is fetched more often is on its last delivery.
 async fn not_used_up(servers: String) -> Check {
     let (kafka, queue) = queue(&servers, "unseen").await?;
     fill(&kafka, &queue, 0..30).await?;
@@ -435,7 +436,7 @@ async fn not_used_up(servers: String) -> Check {
     let mut workers = 0;
     while seen.lock().expect("no panic").len() < 30 {
         workers += 1;
-        check(workers <= 12, "workers that did nothing")?;
+        check(workers <= 3, "workers that did nothing")?;
         let stop = CancellationToken::new();
         let (seen, stopping) = (Arc::clone(&seen), stop.clone());
         let worker = Worker::new(&kafka, source.clone())
@@ -450,7 +451,7 @@ async fn not_used_up(servers: String) -> Check {
                     sleep(Duration::from_millis(50)).await;
                     let mut seen = seen.lock().expect("no panic");
                     seen.insert(text);
-                    if seen.len() % 5 == 0 {
+                    if seen.len() % 10 == 0 {
                         stopping.cancel();
                     }
                 }
@@ -458,7 +459,7 @@ async fn not_used_up(servers: String) -> Check {
             .with_graceful_shutdown(stop.cancelled_owned());
         within(60, worker.into_future()).await??;
     }
-    check(workers > 2, format!("{workers} workers had them all"))?;
+    check(workers > 1, format!("{workers} workers had them all"))?;
     let home = queue.dead_letter_home().expect("it has a home");
     let dead = Bare::connect(&servers).await?.ends(home.name(), 1).await?;
     same(dead, vec![0], "the end of the dead letters")
