@@ -373,7 +373,7 @@ async fn unanswered_ends(servers: String) -> Check {
         mean: Duration::from_millis(20),
         jitter: Duration::from_millis(20),
     };
-    proxy.set(Direction::ToClient, late.clone());
+    proxy.set(Direction::ToClient, late);
     let target = scene.target.clone();
     let source = Subscription::queue(scene.source.name().clone());
     let worker = Worker::new(&kafka, source).guarantee(guarantee.clone());
@@ -406,7 +406,7 @@ async fn unanswered_ends(servers: String) -> Check {
             tokio::time::sleep(Duration::from_millis(200)).await;
             proxy.cut();
             proxy.clear();
-            proxy.set(Direction::ToClient, late.clone());
+            proxy.set(Direction::ToClient, late);
         }
         Ok(())
     };
