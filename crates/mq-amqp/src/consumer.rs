@@ -68,6 +68,8 @@ struct Live {
     settlements: Arc<dyn Settle>,
     commands: mpsc::Sender<Command>,
     link: Arc<Link>,
+    /// The broker counts failed attempts alone.
+    exact_attempts: bool,
     queue: ShortString,
     since: Instant,
     /// The most time for a copy to be confirmed.
@@ -259,7 +261,10 @@ impl Live {
         while let Some(mut delivery) = next.take() {
             let tag = delivery.delivery_tag;
             sink.opened(tag, is_counted(&delivery));
-            let received = received(&mut delivery, Arc::clone(source));
+            let mut received = received(&mut delivery, Arc::clone(source));
+            if !self.exact_attempts {
+                received = received.with_inexact_attempt();
+            }
             sink.delivered(tag, &received);
             into.push(Delivery::new(received, Arc::clone(&self.settlements), tag));
             count += 1;

@@ -13,6 +13,7 @@ use crate::{Error, ErrorKind, Message, Position, Result, codec::Codec, rejection
 pub struct Received {
     inner: Arc<Inner>,
     attempt: u32,
+    attempt_is_exact: bool,
     redelivered: Option<bool>,
     position: Option<Position>,
 }
@@ -34,6 +35,7 @@ impl Received {
         Self {
             inner,
             attempt: 1,
+            attempt_is_exact: true,
             redelivered: None,
             position: None,
         }
@@ -43,6 +45,14 @@ impl Received {
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt.max(1);
+        self
+    }
+
+    /// Says that the number of this attempt may be too high: its broker counts what a consumer had, whatever became of it. Where all
+    /// attempts are exact it declares [`Capability::ExactAttempts`](crate::Capability::ExactAttempts).
+    #[must_use]
+    pub fn with_inexact_attempt(mut self) -> Self {
+        self.attempt_is_exact = false;
         self
     }
 
@@ -81,6 +91,11 @@ impl Received {
     /// that a retry layer made in this process.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// False if the number of this attempt may be too high: then it says nothing of how often a handler had the message.
+    pub fn attempt_is_exact(&self) -> bool {
+        self.attempt_is_exact
     }
 
     /// The broker's word that it was delivered before; `None` if it does not know.

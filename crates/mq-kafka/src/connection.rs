@@ -446,7 +446,8 @@ pub(crate) async fn transactional(
         .compression(config.compression.setting())
         .buffer_memory(config.window)
         .max_block(config.publish_timeout)
-        .delivery_timeout(config.publish_timeout)
+        // With that an abort, which waits for what is on its way, is still there before the broker's own.
+        .delivery_timeout(config.publish_timeout.min(timeout / 4))
         .transaction_timeout(timeout)
         .metrics_push(false)
         .build_transactional(id);

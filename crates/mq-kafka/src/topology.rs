@@ -33,7 +33,8 @@ pub(crate) use known::{Known, Topics};
 pub(crate) use offsets::{committed, edges, readable_ends};
 pub use settings::{Cleanup, TopicSettings};
 pub(crate) use sharing::{
-    check_leaders, check_one_leader, prepare_share_group, share_group_lag, share_group_limits,
+    check_deliveries, check_leaders, check_one_leader, prepare_share_group, share_group_lag,
+    share_group_limits,
 };
 pub use start::At;
 pub(crate) use tiers::{Tier, Tiers, find_tiers};

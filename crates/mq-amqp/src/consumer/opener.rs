@@ -8,8 +8,8 @@ use lapin::{
     types::ShortString,
 };
 use mq_core::{
-    ConsumePlan, Destination, Error, ErrorKind, Result, Settle, Subscription, SubscriptionKind,
-    flow::FlowKind,
+    Capability, ConsumePlan, Destination, Error, ErrorKind, Result, Settle, Subscription,
+    SubscriptionKind, flow::FlowKind,
 };
 use tokio::{
     sync::{OnceCell, mpsc},
@@ -19,7 +19,7 @@ use tokio::{
 use super::{Live, OPERATION, Opening};
 use crate::{
     AmqpPublisher,
-    capabilities::CAPABILITIES,
+    capabilities::{self, CAPABILITIES},
     connection::{AmqpEvent, Link, Uplink, is_refusal},
     metrics::Held,
     settle::{Origin, Sink, Task},
@@ -134,6 +134,8 @@ impl Opener {
             sink,
             settlements,
             commands,
+            exact_attempts: capabilities::of(self.uplink.known().product())
+                .has(Capability::ExactAttempts),
             link: Arc::clone(link),
             queue,
             since: Instant::now(),

@@ -108,7 +108,7 @@ impl<B: Broker, G, S, L> Worker<B, G, S, L> {
     /// Sets how often a failed message is attempted before it is rejected; at least 1. Default 5.
     ///
     /// The attempts that the message carries and those that the broker counted are included. A message that used them up without ever
-    /// being settled is rejected and not handled, where attempts are exact ([`Capability::ExactAttempts`]); elsewhere it may be one
+    /// being settled is rejected and not handled, if its attempts are exact ([`Received::attempt_is_exact`]); else it may be one
     /// that nobody saw.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.plan.max_attempts = attempts;

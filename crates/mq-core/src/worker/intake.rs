@@ -9,8 +9,8 @@ use super::{
     runner::{Fault, Runner, Shared},
 };
 use crate::{
-    Acknowledge, Broker, Capability, ConsumePlan, Consumer, Delivery, Error, ErrorKind, Guarantee,
-    Result, Settlement, Subscription, guarantee::settle_logged,
+    Acknowledge, Broker, ConsumePlan, Consumer, Delivery, Error, ErrorKind, Guarantee, Result,
+    Settlement, Subscription, guarantee::settle_logged,
 };
 
 /// What a worker is made of, apart from its handler.
@@ -47,7 +47,6 @@ where
         guarantee: parts.guarantee,
         session,
         max_attempts: plan.max_attempts,
-        exact_attempts: parts.broker.capabilities().has(Capability::ExactAttempts),
         ordered: parts.ordered,
         subscription: parts.subscription.clone(),
         flow: parts.broker.flow(),

@@ -29,8 +29,6 @@ pub(super) struct Shared<G, Session> {
     pub(super) guarantee: G,
     pub(super) session: Session,
     pub(super) max_attempts: u32,
-    /// Attempts count what a handler had, and nothing else.
-    pub(super) exact_attempts: bool,
     pub(super) ordered: bool,
     pub(super) subscription: Subscription,
     pub(super) flow: Flow,
@@ -149,7 +147,7 @@ impl<G, Session> Shared<G, Session> {
     pub(super) fn used_up(&self, received: &Received) -> Option<Outcome> {
         let made = received.attempt() - 1;
         // Where the broker counts what was fetched alone, most of these may never have been with a handler.
-        (self.exact_attempts && made >= self.max_attempts).then(|| {
+        (received.attempt_is_exact() && made >= self.max_attempts).then(|| {
             let text = format!("{made} attempts ended without an outcome");
             Outcome::reject(Rejection::new(Reason::Exhausted, text).attempts(made))
         })

@@ -132,6 +132,7 @@ impl LogReader {
             .map_err(|e| error::map(CONSUME, Stage::Before, e))?;
         let group = Arc::new(Group::new(
             Arc::new(consumer),
+            Arc::clone(&group_id),
             (Arc::clone(&log.topic), log.topic_id),
             grouped,
             config.request_timeout(),

@@ -91,13 +91,15 @@ impl<'a> Presence<'a> {
     }
 }
 
-/// False if the broker names what this user may do with a topic, and to read is not among it.
+/// False if the broker names what this user may do with a topic, and to read is not among it. Who is told of a topic may
+/// describe it: a broker that does not name even that names nothing.
 fn may_read(operations: Option<i32>) -> bool {
-    operations.is_none_or(|bits| bits & READ != 0)
+    operations.is_none_or(|bits| bits & DESCRIBE == 0 || bits & READ != 0)
 }
 
-/// Kafka sets the bit of an operation's code (KIP-430); that of `Read` is 3.
+/// Kafka sets the bit of an operation's code (KIP-430).
 const READ: i32 = 1 << 3;
+const DESCRIBE: i32 = 1 << 8;
 
 #[cfg(test)]
 mod tests {
@@ -157,9 +159,10 @@ mod tests {
 
     #[test]
     fn to_describe_a_topic_is_not_to_read_it() {
-        let (describe, write) = (1 << 8, 1 << 4);
-        assert!(!may_read(Some(describe | write)));
-        assert!(may_read(Some(describe | READ)));
+        let write = 1 << 4;
+        assert!(!may_read(Some(DESCRIBE | write)));
+        assert!(may_read(Some(DESCRIBE | READ)));
+        assert!(may_read(Some(0)), "one that names nothing");
         assert!(may_read(None), "an older broker does not say");
     }
 

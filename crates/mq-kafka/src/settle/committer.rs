@@ -30,6 +30,7 @@ use crate::{
 /// The group member that commits for a ledger.
 pub(crate) struct Group {
     pub(crate) consumer: Arc<Consumer>,
+    pub(crate) name: Arc<str>,
     pub(crate) topic: Arc<str>,
     /// Of the topic that the consumer was opened on.
     topic_id: [u8; 16],
@@ -47,12 +48,14 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(
         consumer: Arc<Consumer>,
+        name: Arc<str>,
         (topic, topic_id): (Arc<str>, [u8; 16]),
         commits: bool,
         deadline: Duration,
     ) -> Self {
         Self {
             consumer,
+            name,
             topic,
             topic_id,
             commits,
@@ -281,7 +284,7 @@ mod tests {
         }
         let found = consumer.fetch_metadata(Some("orders")).await.unwrap();
         let topic = ("orders".into(), found.topics[0].topic_id);
-        let group = Group::new(Arc::new(consumer), topic, true, DEADLINE);
+        let group = Group::new(Arc::new(consumer), "orders".into(), topic, true, DEADLINE);
         (group, acknowledged(3))
     }
 

@@ -328,6 +328,7 @@ impl Ledger {
         if gone.done > 0 {
             self.due.notify_one();
         }
+        let room = room - gone.going_on;
         let now = self.now();
         let (mut taken, mut redelivered) = (0, 0);
         while taken < room {

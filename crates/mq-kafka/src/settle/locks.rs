@@ -199,12 +199,15 @@ impl Locks {
         self.watch.counters.going_on(1);
         let made = received.attempt().saturating_sub(1);
         let why = "delivered as often as the broker does, and never settled";
+        // A close has no time for two homes.
+        let last = state.held.get(&key).map_or(0, |held| held.deliveries);
+        let at_once = state.ended.is_some() && last >= state.limits.deliveries;
         let what = match self.homes.dead {
-            Some(_) => {
+            Some(_) if !at_once => {
                 let why = Rejection::new(Reason::Exhausted, why).attempts(made);
                 What::Reject(Box::new(why))
             }
-            None => What::Again { attempts: made },
+            _ => What::Again { attempts: made },
         };
         self.push_move(state, key, received, what);
     }
@@ -213,9 +216,14 @@ impl Locks {
     /// copied where only one is left.
     pub(crate) fn limit(&self, limits: Limits) {
         let state = &mut *self.lock();
+        let now = Instant::now();
         state.limits = limits;
         let mut condemned = Vec::new();
         for (key, held) in &mut state.held {
+            if limits.renews {
+                // A lock that is shorter now may have begun before we heard of it.
+                held.until = held.until.min(now + limits.lock);
+            }
             if held.phase == Phase::Ready && limits.ends_at(held.deliveries) {
                 held.phase = Phase::Moving;
                 condemned.push((*key, held.received.clone()));
@@ -294,6 +302,11 @@ impl Locks {
     pub(crate) fn had(&self) -> Option<u64> {
         let state = self.lock();
         state.held.is_empty().then_some(state.next)
+    }
+
+    /// How many records there were so far.
+    pub(crate) fn total(&self) -> u64 {
+        self.lock().next
     }
 
     /// True if the member has no record, and may be asked for more.

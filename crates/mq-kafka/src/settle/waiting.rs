@@ -101,11 +101,9 @@ impl State {
         let due: Vec<_> = due
             .map(|(at, _)| *at)
             .filter(|(_, partition, seq)| !held_up || self.is_waited_for(*partition, *seq))
+            .take(room.saturating_sub(self.again.len()))
             .collect();
         for at in due {
-            if self.again.len() >= room {
-                break;
-            }
             let (_, partition, seq) = at;
             let Some(Waiting { received, goes_on }) = self.waiting.remove(&at) else {
                 continue;

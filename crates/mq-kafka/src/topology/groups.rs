@@ -140,16 +140,16 @@ impl Groups {
         let admin = &self.inner.admin;
         let described = admin.describe_consumer_groups([name], options).await;
         let found = match described.map_err(failed)?.remove(name) {
-            None => return Err(self.not_described(name).await),
+            None => return Err(self.not_described(name).await?),
             Some(Err(KrafkaError::Broker {
                 code: ErrorCode::GroupIdNotFound,
                 ..
-            })) => return Err(self.not_described(name).await),
+            })) => return Err(self.not_described(name).await?),
             Some(found) => found.map_err(failed)?,
         };
         // Older brokers describe what they do not know so.
         if found.state == "Dead" {
-            return Err(self.not_described(name).await);
+            return Err(self.not_described(name).await?);
         }
         let mut members: Vec<GroupMember> = found.members.into_iter().map(member).collect();
         members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
@@ -164,25 +164,31 @@ impl Groups {
     }
 
     /// Why a group is not described: brokers answer for a share group as if it were not there.
-    async fn not_described(&self, name: &str) -> Error {
+    ///
+    /// # Errors
+    /// The groups cannot be listed.
+    async fn not_described(&self, name: &str) -> Result<Error> {
+        let failed = |e| error::map(DESCRIBE, Stage::Before, e).with("group", name);
         let options = ListConsumerGroupsOptions::default();
         let listed = self.inner.admin.list_consumer_groups(options).await;
         // The broker that has it is among those that answer: it has just said that it is no other kind.
-        let groups = listed.unwrap_or_default().into_values().flatten().flatten();
+        let groups = listed.map_err(failed)?.into_values().flatten().flatten();
         let is_share = |kind: &GroupType| protocol(kind) == Some(GroupProtocol::Share);
-        match groups
-            .filter(|group| group.group_id == name)
-            .any(|group| group.group_type.as_ref().is_some_and(is_share))
-        {
-            true => Error::new(
-                ErrorKind::Unsupported,
-                DESCRIBE,
-                "it is a share group, and the client cannot ask who is in it",
-            )
-            .with("group", name)
-            .help("`list` tells its state, and Kafka's own kafka-share-groups.sh the rest"),
-            false => missing(name),
-        }
+        Ok(
+            match groups
+                .filter(|group| group.group_id == name)
+                .any(|group| group.group_type.as_ref().is_some_and(is_share))
+            {
+                true => Error::new(
+                    ErrorKind::Unsupported,
+                    DESCRIBE,
+                    "it is a share group, and the client cannot ask who is in it",
+                )
+                .with("group", name)
+                .help("`list` tells its state, and Kafka's own kafka-share-groups.sh the rest"),
+                false => missing(name),
+            },
+        )
     }
 
     async fn places(&self, name: &str) -> Result<Vec<GroupPlace>> {

@@ -53,13 +53,30 @@ pub(crate) async fn prepare_share_group(
             })?
         }
     };
-    limits(inner, operation, &found).await.map_err(named)
+    let limits = limits(inner, operation, &found).await.map_err(named)?;
+    check_deliveries(operation, group, limits)?;
+    Ok(limits)
+}
+
+/// Refuses a group in which a record is archived after too few deliveries to copy it before.
+///
+/// # Errors
+/// [`Config`](ErrorKind::Config).
+pub(crate) fn check_deliveries(operation: &'static str, group: &str, limits: Limits) -> Result<()> {
+    if limits.deliveries >= FEWEST {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        operation,
+        "the broker archives a record after too few deliveries to copy it before",
+    )
+    .with("share group", group)
+    .with(DELIVERIES, limits.deliveries)
+    .help("raise share.delivery.count.limit of the group to at least 4"))
 }
 
 /// What the broker says of deliveries and locks now: an operator may have changed it.
-///
-/// # Errors
-/// [`Config`](ErrorKind::Config) if it delivers a record too few times.
 pub(crate) async fn share_group_limits(
     inner: &Inner,
     operation: &'static str,
@@ -78,15 +95,6 @@ async fn limits(inner: &Inner, operation: &'static str, found: &[ConfigEntry]) -
         deliveries = of_broker(inner, operation).await?;
     }
     let deliveries: u64 = deliveries.unwrap_or(5);
-    if deliveries < FEWEST {
-        return Err(Error::new(
-            ErrorKind::Config,
-            operation,
-            "the broker archives a record after too few deliveries to copy it before",
-        )
-        .with(DELIVERIES, deliveries)
-        .help("raise share.delivery.count.limit of the group to at least 4"));
-    }
     let renews = configs::find(found, "share.renew.acknowledge.enable");
     Ok(Limits {
         deliveries: u32::try_from(deliveries).unwrap_or(u32::MAX),
@@ -263,7 +271,7 @@ const ISOLATION: &str = "share.isolation.level";
 const DELIVERIES: &str = "share.delivery.count.limit";
 const LOCK: &str = "share.record.lock.duration.ms";
 /// With fewer, a record would be handed out once at most.
-const FEWEST: u64 = 4;
+const FEWEST: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(50);
 const HEARS: Duration = Duration::from_secs(10);
 

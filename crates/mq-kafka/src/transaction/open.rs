@@ -1,7 +1,7 @@
 //! The transaction that is open: what it holds so far.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Open {
     /// How many source records it covers, and the size of what goes with them.
     pub(super) records: usize,
     bytes: usize,
+    /// Where its outputs and copies go.
+    pub(super) topics: BTreeSet<String>,
     sent: Vec<Sent>,
     flows: Vec<PublishFlow>,
     counted: Vec<Counted>,
@@ -97,6 +99,12 @@ impl Open {
     pub(super) fn places(&self) -> impl Iterator<Item = (usize, &HashMap<i32, Moved>)> {
         let covered = self.covered.iter();
         covered.map(|(log, covered)| (*log, &covered.places))
+    }
+
+    pub(super) fn goes_to(&mut self, topic: &str) {
+        if !self.topics.contains(topic) {
+            self.topics.insert(topic.to_owned());
+        }
     }
 
     pub(super) fn sent(&mut self, sent: Sent, counters: &Arc<Counters>) {

@@ -3,7 +3,10 @@
 //! Outputs are sent as soon as no earlier record of their partition is open, so that a commit finds most of them stored. What is
 //! settled while one commits waits for the next.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::select_all;
 use krafka::{
@@ -18,7 +21,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    brokers::Brokers,
+    brokers::{Brokers, Touched},
     open::{Open, Refusal, Sent, Source},
     search::Searches,
     status::Running,
@@ -222,6 +225,7 @@ impl Transactor {
                 };
                 for output in staged.outputs {
                     self.begin(open)?;
+                    open.goes_to(&output.record.topic);
                     let handle = self.producer.enqueue(output.record).await;
                     let handle = handle.map_err(|e| self.fault(e))?;
                     let sent = Sent {
@@ -253,6 +257,7 @@ impl Transactor {
             false => Fault::Fatal(error),
         })?;
         self.begin(open)?;
+        open.goes_to(&record.topic);
         let handle = self.producer.enqueue(record).await;
         let handle = handle.map_err(|e| self.fault(e))?;
         let sent = Sent {
@@ -320,9 +325,9 @@ impl Transactor {
     /// Commits until it is known how that went. While a commit is unanswered, only the commit may be called again: an abort that
     /// arrives behind it would hit what comes next (KAFKA-17754).
     async fn end(&self, open: &Open) -> Result<(), Fault> {
-        let since = Instant::now();
+        let (touched, since) = (self.touched(open), Instant::now());
         loop {
-            let Err(error) = self.brokers.looked_at(self.producer.commit()).await else {
+            let Err(error) = self.brokers.ends(&touched, self.producer.commit()).await else {
                 return Ok(());
             };
             if self.producer.state() != TransactionState::CommitUnknown {
@@ -348,14 +353,20 @@ impl Transactor {
     async fn abort(&self, open: Open, why: &Error) -> Result<Refusal> {
         let id = self.producer.transactional_id();
         warn!(id, records = open.records, error = %why, "the transaction is aborted; its records come again");
-        if !matches!(why.kind(), ErrorKind::Stale | ErrorKind::Rejected) {
+        use ErrorKind::{NotFound, Permission, Unroutable};
+        if matches!(why.kind(), NotFound | Permission | Unroutable) {
             // One that is not there any more, or not ours, is the fault of the message that goes there: its check says so the next
             // time.
             self.publisher.forget_topics();
         }
+        let touched = self.touched(&open);
+        if open.begun {
+            // Most likely a broker was away, and is just coming back.
+            self.brokers.led(&touched).await;
+        }
         let since = Instant::now();
         while open.begun
-            && let Err(error) = self.brokers.looked_at(self.producer.abort()).await
+            && let Err(error) = self.brokers.ends(&touched, self.producer.abort()).await
         {
             if self.producer.state() == TransactionState::Fatal
                 || error.is_fatal()
@@ -388,6 +399,15 @@ impl Transactor {
             group.consumer.wakeup();
         }
         Ok(refusal)
+    }
+
+    fn touched(&self, open: &Open) -> Touched {
+        let groups = open.places();
+        let groups = groups.map(|(log, _)| Arc::clone(&self.logs[log].group.name));
+        Touched {
+            topics: open.topics.clone(),
+            groups: groups.collect(),
+        }
     }
 
     /// What an error of the client means for the transaction.

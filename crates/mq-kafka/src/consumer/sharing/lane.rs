@@ -85,6 +85,7 @@ impl Sharing {
         let source = Arc::clone(self.locks.source.name());
         let received = Received::new(message, source, key)
             .with_attempt(before.saturating_add(deliveries))
+            .with_inexact_attempt()
             .with_position(position);
         (received, deliveries)
     }

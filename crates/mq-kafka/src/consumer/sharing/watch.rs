@@ -25,14 +25,19 @@ impl Sharing {
         let (inner, config) = (&self.inner, &self.inner.config);
         let patience = config.unreachable_after;
         let mut presence = Presence::new(&inner.admin, &self.topic, self.topic_id, patience);
-        let mut standing = Standing::new(patience);
+        let mut standing = Standing::new(patience, config.request_timeout());
         let mut waiting = Waiting::new();
-        let pause = WATCH.min(patience / 2).min(config.stalled_after);
+        let pause = WATCH.min(patience / 2);
+        let mut looked = Instant::now();
         loop {
-            sleep(pause).await;
+            sleep(pause.min(config.stalled_after)).await;
             self.tell_stalled();
-            let looked = self.look(&mut presence, &mut standing, &mut waiting);
-            if let Err(error) = looked.await {
+            if looked.elapsed() < pause {
+                continue;
+            }
+            looked = Instant::now();
+            let look = self.look(&mut presence, &mut standing, &mut waiting);
+            if let Err(error) = look.await {
                 return self.locks.end(Some(error));
             }
         }
@@ -45,13 +50,22 @@ impl Sharing {
         waiting: &mut Waiting,
     ) -> Result<()> {
         let (inner, topic) = (&self.inner, &*self.topic);
-        let Some(found) = presence.ask().await? else {
+        let found = presence.ask().await?;
+        let total = self.locks.total();
+        if found.is_none() || total > standing.total {
+            // While nobody answers at all, that is what counts; and records come without the group's coordinator too.
+            standing.goes_on(total);
+            waiting.answered = Instant::now();
+        }
+        let Some(found) = found else {
             return Ok(());
         };
         topology::check_leaders(CONSUME, topic, &found)?;
         let limits = topology::share_group_limits(inner, CONSUME, topic).await;
         if let Some(limits) = lasting(limits)? {
+            // Also if it is over: what it still holds goes by them.
             self.locks.limit(limits);
+            topology::check_deliveries(CONSUME, topic, limits)?;
         }
         let members = self.locks.lanes.get().map_or(&[][..], |lanes| lanes);
         standing.ask(members, topic).await?;
@@ -119,6 +133,10 @@ fn lasting<T>(result: Result<T>) -> Result<Option<T>> {
 /// Whether the group keeps the members, and gives them partitions.
 struct Standing {
     unreachable_after: Duration,
+    /// How long a heartbeat may take.
+    request_timeout: Duration,
+    /// How many records had come at the last look.
+    total: u64,
     /// When a member was told to have some, last.
     had: Instant,
     /// Who asks next. Rights and the group are the same for all.
@@ -126,12 +144,19 @@ struct Standing {
 }
 
 impl Standing {
-    fn new(unreachable_after: Duration) -> Self {
+    fn new(unreachable_after: Duration, request_timeout: Duration) -> Self {
         Self {
             unreachable_after,
+            request_timeout,
+            total: 0,
             had: Instant::now(),
             turn: 0,
         }
+    }
+
+    /// Its patience begins anew.
+    fn goes_on(&mut self, total: u64) {
+        (self.total, self.had) = (total, Instant::now());
     }
 
     /// Has a member send a heartbeat here: those that the client sends fail in its log alone.
@@ -140,7 +165,7 @@ impl Standing {
             return Ok(());
         };
         self.turn += 1;
-        let text = match timeout(LOOK, member.subscribe([topic])).await {
+        let text = match timeout(self.request_timeout, member.subscribe([topic])).await {
             Ok(Ok(())) if members.iter().any(|m| !m.assignment().is_empty()) => {
                 self.had = Instant::now();
                 return Ok(());
@@ -195,5 +220,3 @@ impl Waiting {
 }
 
 const WATCH: Duration = Duration::from_secs(5);
-/// How long a heartbeat may take: it is milliseconds, or not now.
-const LOOK: Duration = Duration::from_secs(2);

@@ -173,3 +173,32 @@ fn a_last_delivery_has_its_second_home_during_a_close_too() {
     locks.failed(&moved, refused());
     assert!(!locks.is_copying(), "the close goes on");
 }
+
+#[test]
+fn a_last_delivery_that_comes_during_a_close_goes_to_the_end_of_its_queue_at_once() {
+    let (locks, _) = with_homes(Homes {
+        dead: Some(Destination::queue("orders.dead")),
+        ..Homes::default()
+    });
+    locks.end(None);
+    locks.take_in(0, vec![delivered(0, 5)], Instant::now());
+    assert!(matches!(copy(&locks).what, What::Again { attempts: 4 }));
+    // One that has a delivery left has its home, as ever.
+    locks.take_in(0, vec![delivered(1, 4)], Instant::now());
+    assert!(matches!(copy(&locks).what, What::Reject(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_shorter_now_is_not_taken_for_the_longer_one() {
+    let (locks, _) = locks();
+    locks.assigned(0, vec![0]);
+    locks.take_in(0, vec![record(0, 0)], Instant::now());
+    let shorter = LIMITS.lock / 2;
+    locks.limit(Limits {
+        lock: shorter,
+        ..LIMITS
+    });
+    advance(shorter).await;
+    let mut out = Vec::new();
+    assert!(matches!(locks.take(&mut out, 1), Taken::Nothing));
+}

@@ -4,7 +4,7 @@ use krafka::{
     error::ErrorCode,
     testing::{ApiKey, Control, FakeBroker},
 };
-use mq_core::Subscription;
+use mq_core::{Message, Position, Received, Subscription};
 use tokio::time::{advance, pause, resume};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ async fn member(topic: &str) -> (FakeBroker, Vec<ShareConsumer>) {
 #[tokio::test(start_paused = true)]
 async fn a_group_that_refuses_its_member_is_told_at_once() {
     let (fake, members) = member("orders").await;
-    let mut standing = Standing::new(LONG);
+    let mut standing = Standing::new(LONG, LONG);
     standing.ask(&members, "orders").await.unwrap();
     for (code, kind) in [
         (ErrorCode::GroupAuthorizationFailed, ErrorKind::Permission),
@@ -46,7 +46,7 @@ async fn a_group_that_refuses_its_member_is_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_group_that_does_not_answer_is_told_once_it_has_lasted() {
     let (fake, members) = member("orders").await;
-    let mut standing = Standing::new(LONG);
+    let mut standing = Standing::new(LONG, LONG);
     let moving = || Control::Error(ErrorCode::CoordinatorNotAvailable);
     fake.on(ApiKey::ShareGroupHeartbeat, move |_| moving());
     standing.ask(&members, "orders").await.unwrap();
@@ -63,7 +63,7 @@ async fn a_group_that_does_not_answer_is_told_once_it_has_lasted() {
 #[tokio::test(start_paused = true)]
 async fn a_group_that_gives_no_partition_is_told_once_it_has_lasted() {
     let (_fake, members) = member("another").await;
-    let mut standing = Standing::new(LONG);
+    let mut standing = Standing::new(LONG, LONG);
     standing.ask(&members, "another").await.unwrap();
     advance(LONG).await;
     let error = standing.ask(&members, "another").await.expect_err("none");
@@ -107,7 +107,7 @@ async fn a_leader_that_moves_away_from_the_others_ends_the_consumer() {
     let sharing = sharing(&fake).await;
     let admin = &sharing.inner.admin;
     let mut presence = Presence::new(admin, "orders", sharing.topic_id, LONG);
-    let mut standing = Standing::new(LONG);
+    let mut standing = Standing::new(LONG, LONG);
     let mut waiting = Waiting::new();
     let mut look = async || {
         let looked = sharing.look(&mut presence, &mut standing, &mut waiting);
@@ -117,6 +117,36 @@ async fn a_leader_that_moves_away_from_the_others_ends_the_consumer() {
     assert_eq!(look().await, None);
     fake.set_leader("orders", 1, 1);
     assert_eq!(look().await, Some("2".into()));
+}
+
+/// The leader of the queue gives records while the coordinator of the group is away.
+#[tokio::test]
+async fn a_consumer_that_gets_records_goes_on_without_its_coordinator() {
+    let fake = FakeBroker::start().await.unwrap();
+    fake.create_topic("orders", 1);
+    let sharing = sharing(&fake).await;
+    let admin = &sharing.inner.admin;
+    let mut presence = Presence::new(admin, "orders", sharing.topic_id, LONG);
+    let (mut standing, mut waiting) = (Standing::new(LONG, LONG), Waiting::new());
+    for (offset, comes) in [(0, true), (1, false), (2, true)] {
+        pause();
+        advance(LONG).await;
+        resume();
+        if comes {
+            let received = Received::new(Message::new("x").build(), "orders".into(), None);
+            let at = Position {
+                partition: 0,
+                offset,
+            };
+            let records = vec![(received.with_position(at), 1)];
+            sharing.locks.take_in(0, records, Instant::now());
+        }
+        // What else it looks at the fake does not know.
+        let looked = sharing.look(&mut presence, &mut standing, &mut waiting);
+        looked.await.expect_err("no settings");
+        assert_eq!(standing.had.elapsed() < LONG, comes);
+        assert_eq!(waiting.answered.elapsed() < LONG, comes);
+    }
 }
 
 #[tokio::test]
