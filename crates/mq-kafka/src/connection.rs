@@ -435,8 +435,10 @@ pub(crate) async fn transactional(
     timeout: Duration,
 ) -> Result<(TransactionalProducer, Brokers), KrafkaError> {
     let mut config = config.clone();
-    // What is not stored by then is aborted by us, before the broker does it: that would fence us.
-    config.publish_timeout = config.publish_timeout.min(timeout * 2 / 3);
+    let max_block = config.publish_timeout.min(timeout * 2 / 3);
+    // What is not stored by then is aborted by us, before the broker does it: that would fence us. An abort after half of the time
+    // waits for no more than that again.
+    config.publish_timeout = config.publish_timeout.min(timeout / 3);
     let kafka = handle_of(&config).await?;
     let brokers = Brokers::new(kafka.admin());
     let producer = kafka
@@ -445,9 +447,8 @@ pub(crate) async fn transactional(
         .linger(config.linger)
         .compression(config.compression.setting())
         .buffer_memory(config.window)
-        .max_block(config.publish_timeout)
-        // With that an abort, which waits for what is on its way, is still there before the broker's own.
-        .delivery_timeout(config.publish_timeout.min(timeout / 4))
+        .max_block(max_block)
+        .delivery_timeout(config.publish_timeout)
         .transaction_timeout(timeout)
         .metrics_push(false)
         .build_transactional(id);

@@ -1,6 +1,7 @@
 //! Publishing: idempotent, acknowledged by all in-sync replicas, with exact outcomes.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     future::Future,
     pin::Pin,
@@ -209,9 +210,11 @@ impl KafkaPublisher {
         }
     }
 
-    /// Has every topic looked at again before its next use.
-    pub(crate) fn forget_topics(&self) {
-        self.inner.topics.forget_all();
+    /// Has these topics looked at again before their next use.
+    pub(crate) fn forget_topics(&self, names: &BTreeSet<String>) {
+        for name in names {
+            self.inner.topics.forget(name);
+        }
     }
 
     fn outcome(&self, state: State, to: &Destination) -> PublishOutcome {

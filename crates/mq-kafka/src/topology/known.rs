@@ -89,12 +89,6 @@ impl Topics {
         known.remove(name);
     }
 
-    /// Forgets all of them: each is looked at again before its next use.
-    pub(crate) fn forget_all(&self) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        known.clear();
-    }
-
     fn judge(
         &self,
         weak: WeakTopics,

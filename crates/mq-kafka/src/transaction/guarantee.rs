@@ -176,7 +176,7 @@ impl Guarantee<Kafka> for ExactlyOnce {
             running,
             every: self.every,
             after: self.after,
-            abort_after: self.timeout * 2 / 3,
+            abort_after: self.timeout / 2,
             unreachable_after: inner.config.unreachable_after,
             close_within: inner.config.request_timeout(),
             over: seat.over,

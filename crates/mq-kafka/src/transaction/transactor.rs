@@ -353,11 +353,10 @@ impl Transactor {
     async fn abort(&self, open: Open, why: &Error) -> Result<Refusal> {
         let id = self.producer.transactional_id();
         warn!(id, records = open.records, error = %why, "the transaction is aborted; its records come again");
-        use ErrorKind::{NotFound, Permission, Unroutable};
-        if matches!(why.kind(), NotFound | Permission | Unroutable) {
+        if !matches!(why.kind(), ErrorKind::Stale | ErrorKind::Rejected) {
             // One that is not there any more, or not ours, is the fault of the message that goes there: its check says so the next
             // time.
-            self.publisher.forget_topics();
+            self.publisher.forget_topics(&open.topics);
         }
         let touched = self.touched(&open);
         if open.begun {
