@@ -227,8 +227,10 @@ async fn share_group(servers: String) -> Check {
             assert_eq!(error.kind(), ErrorKind::Stale, "{error}");
         }
     }
+    // Who had the locks may not answer any more.
     if let Err(error) = consumer.close().await {
-        assert_eq!(error.kind(), ErrorKind::Stale, "{error}");
+        let told = [ErrorKind::Stale, ErrorKind::Timeout].contains(&error.kind());
+        assert!(told, "{error}");
     }
     let (came, again) = story.read(&shared, to.name()).await?;
     eprintln!("{came} came after the kill, {again} of them again");
