@@ -439,8 +439,11 @@ pub(crate) async fn transactional(
     // What is not stored by then is aborted by us, before the broker does it: that would fence us. An abort after half of the time
     // waits for no more than that again.
     config.publish_timeout = config.publish_timeout.min(timeout / 3);
+    // And what a request may take fits into that.
+    config.linger = config.linger.min(config.publish_timeout / 2);
+    config.connect_timeout = config.connect_timeout.min(config.request_timeout());
     let kafka = handle_of(&config).await?;
-    let brokers = Brokers::new(kafka.admin());
+    let brokers = Brokers::new(kafka.admin(), timeout, config.unreachable_after);
     let producer = kafka
         .producer()
         .batch_size(config.batch_size())

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use krafka::{
     KrafkaError,
-    admin::{
-        AdminClient, DescribeConsumerGroupsOptions, DescribeTopicsOptions, ListTopicsOptions,
-        TopicDescription,
-    },
+    admin::{AdminClient, DescribeConsumerGroupsOptions, DescribeTopicsOptions, ListTopicsOptions},
     error::ErrorCode,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -16,7 +13,13 @@ use tracing::debug;
 use crate::error::is_passing;
 
 /// An admin client that shares with the producer what is known of the cluster.
-pub(crate) struct Brokers(AdminClient);
+pub(crate) struct Brokers {
+    admin: AdminClient,
+    /// How long the end of a transaction waits for leaders, of which a broker says that there are none.
+    leaderless: Duration,
+    /// And for a broker that says anything.
+    unreachable_after: Duration,
+}
 
 /// What the partitions of a transaction belong to.
 #[derive(Debug, Default)]
@@ -26,8 +29,17 @@ pub(super) struct Touched {
 }
 
 impl Brokers {
-    pub(crate) fn new(admin: AdminClient) -> Self {
-        Self(admin)
+    pub(crate) fn new(
+        admin: AdminClient,
+        transaction_timeout: Duration,
+        unreachable_after: Duration,
+    ) -> Self {
+        Self {
+            admin,
+            // With half of the time before an abort, and a third for what is on its way, that is all of it.
+            leaderless: transaction_timeout / 6,
+            unreachable_after,
+        }
     }
 
     /// Makes a call to a coordinator, and has the cluster looked at again while it takes too long.
@@ -60,61 +72,78 @@ impl Brokers {
         }
     }
 
-    /// Waits until all of it has leaders. One that has none for longer than the coordinator keeps a transaction open is waited for no
-    /// more: by then the coordinator has ended it.
+    /// Waits until all of it has leaders. While no broker says anything there is nothing to be lost by that: none would take an end
+    /// either. A broker that says so of itself when it has just started will soon say otherwise; where leaders stay away, the
+    /// coordinator is to hear of the end before it makes one of its own, which fences.
     pub(super) async fn led(&self, touched: &Touched) {
         let since = Instant::now();
-        while !self.has_leaders(touched).await && since.elapsed() < LEADERLESS {
+        let mut leaderless = None;
+        while since.elapsed() < self.unreachable_after {
+            match self.has_leaders(touched).await {
+                Some(true) => return,
+                Some(false) => {
+                    let since = *leaderless.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.leaderless {
+                        return;
+                    }
+                }
+                None => leaderless = None,
+            }
             sleep(PAUSE).await;
         }
     }
 
-    async fn has_leaders(&self, touched: &Touched) -> bool {
-        if !self.look().await {
-            return false;
-        }
-        let topics = self.0.describe_topics(
+    /// `None` if no broker says so.
+    async fn has_leaders(&self, touched: &Touched) -> Option<bool> {
+        self.look().await;
+        let topics = self.admin.describe_topics(
             &touched.topics,
             DescribeTopicsOptions::default().timeout(LOOK),
         );
-        let Ok(topics) = topics.await else {
-            return false;
-        };
+        let topics = topics.await.map_or_else(said, |topics| {
+            let all = topics.into_values().map(|found| match found {
+                Ok(topic) => Some(topic.partitions.iter().all(|p| p.leader.is_some())),
+                Err(KrafkaError::Broker {
+                    code: ErrorCode::UnknownTopicOrPartition,
+                    ..
+                }) => Some(true),
+                Err(error) => said(error),
+            });
+            all.fold(Some(true), both)
+        });
         // Who has a group is asked of the broker's view of its partition's leader, as an end marker is.
-        let groups = self.0.describe_consumer_groups(
+        let groups = self.admin.describe_consumer_groups(
             &touched.groups,
             DescribeConsumerGroupsOptions::default().timeout(LOOK),
         );
-        let Ok(groups) = groups.await else {
-            return false;
-        };
-        let is_answered = |error: &KrafkaError| !is_passing(error);
-        topics.into_values().all(is_led)
-            && groups
-                .into_values()
-                .all(|found| found.as_ref().err().is_none_or(is_answered))
+        let groups = groups.await.map_or_else(said, |groups| {
+            let all = groups.into_values().map(|found| match found {
+                Ok(_) => Some(true),
+                Err(error) => said(error),
+            });
+            all.fold(Some(true), both)
+        });
+        both(topics, groups)
     }
 
-    /// False if the cluster could not be looked at.
-    async fn look(&self) -> bool {
+    async fn look(&self) {
         let options = ListTopicsOptions::default().timeout(LOOK);
-        let looked = self.0.list_topics(options).await;
-        if let Err(error) = &looked {
+        if let Err(error) = self.admin.list_topics(options).await {
             debug!(%error, "the cluster was not looked at");
         }
-        looked.is_ok()
     }
 }
 
-/// True of a topic that is gone or may not be seen, too: nothing more is to be known.
-fn is_led(found: Result<TopicDescription, KrafkaError>) -> bool {
-    match found {
-        Ok(topic) => topic.partitions.iter().all(|p| p.leader.is_some()),
-        Err(KrafkaError::Broker {
-            code: ErrorCode::UnknownTopicOrPartition,
-            ..
-        }) => true,
-        Err(error) => !is_passing(&error),
+/// What is not known of one is not known of both.
+fn both(one: Option<bool>, other: Option<bool>) -> Option<bool> {
+    Some(one? && other?)
+}
+
+/// What an error says of leaders. One that stays says all that there is to know.
+fn said(error: KrafkaError) -> Option<bool> {
+    match error {
+        KrafkaError::Broker { .. } => Some(!is_passing(&error)),
+        _ => (!is_passing(&error)).then_some(true),
     }
 }
 
@@ -123,7 +152,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a look at the cluster may take.
 const LOOK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
-const LEADERLESS: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -136,7 +164,7 @@ mod tests {
     async fn the_cluster_is_looked_at_while_a_call_takes_too_long() {
         let fake = FakeBroker::start_in_memory(1);
         let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin());
+        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
         let before = fake.request_count(ApiKey::Metadata);
         brokers.looked_at(sleep(PATIENCE / 2)).await;
         assert_eq!(fake.request_count(ApiKey::Metadata), before);
@@ -148,7 +176,7 @@ mod tests {
     async fn a_cluster_that_is_silent_holds_up_no_answer() {
         let fake = FakeBroker::start_in_memory(1);
         let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin());
+        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
         fake.on(ApiKey::Metadata, |_| Control::Silence);
         let start = tokio::time::Instant::now();
         let answer = brokers.looked_at(async {
@@ -171,13 +199,13 @@ mod tests {
         let fake = FakeBroker::start_in_memory(1);
         fake.create_topic("copies", 2);
         let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin());
+        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
         fake.set_leader("copies", 1, -1);
         let start = Instant::now();
         let elected = async {
             sleep(PATIENCE * 5).await;
             fake.set_leader("copies", 1, 0);
-            sleep(LEADERLESS).await;
+            sleep(TIMEOUT).await;
         };
         // It would be made after two seconds.
         let end = async {
@@ -201,7 +229,7 @@ mod tests {
         let fake = FakeBroker::start_in_memory(1);
         fake.create_topic("copies", 1);
         let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin());
+        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
         let (away, start) = (PATIENCE * 5, Instant::now());
         fake.on(ApiKey::FindCoordinator, move |_| {
             match start.elapsed() < away {
@@ -214,14 +242,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn partitions_that_stay_without_a_leader_are_not_waited_for_for_ever() {
+    async fn leaders_that_stay_away_are_waited_for_a_part_of_the_time_out() {
         let fake = FakeBroker::start_in_memory(1);
         fake.create_topic("copies", 1);
         let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin());
+        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
         fake.set_leader("copies", 0, -1);
         let start = Instant::now();
         brokers.led(&touched()).await;
-        assert!(start.elapsed() >= LEADERLESS && start.elapsed() < LEADERLESS * 2);
+        let waited = start.elapsed();
+        assert!(waited >= TIMEOUT / 6 && waited < TIMEOUT / 3, "{waited:?}");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_is_waited_for_until_it_is_unreachable() {
+        let fake = FakeBroker::start_in_memory(1);
+        fake.create_topic("copies", 1);
+        let kafka = fake.kafka().connect().await.unwrap();
+        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        fake.crash(0);
+        let start = Instant::now();
+        let back = async {
+            sleep(TIMEOUT).await;
+            fake.restart(0);
+        };
+        let touched = touched();
+        tokio::join!(brokers.led(&touched), back);
+        let waited = start.elapsed();
+        assert!(waited >= TIMEOUT && waited < TIMEOUT * 3 / 2, "{waited:?}");
+        fake.crash(0);
+        let start = Instant::now();
+        brokers.led(&touched).await;
+        let waited = start.elapsed();
+        assert!(waited >= TIMEOUT * 2 && waited < TIMEOUT * 3, "{waited:?}");
+    }
+
+    const TIMEOUT: Duration = Duration::from_mins(1);
 }

@@ -325,7 +325,9 @@ impl Transactor {
     /// Commits until it is known how that went. While a commit is unanswered, only the commit may be called again: an abort that
     /// arrives behind it would hit what comes next (KAFKA-17754).
     async fn end(&self, open: &Open) -> Result<(), Fault> {
-        let (touched, since) = (self.touched(open), Instant::now());
+        let touched = self.touched(open);
+        // From the first answer on that is none: the call before it may have rested for long.
+        let mut unanswered = None;
         loop {
             let Err(error) = self.brokers.ends(&touched, self.producer.commit()).await else {
                 return Ok(());
@@ -335,6 +337,7 @@ impl Transactor {
             }
             let id = self.producer.transactional_id();
             warn!(id, records = open.records, %error, "the commit is not answered; asking again");
+            let since = *unanswered.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.unreachable_after {
                 return Err(Fault::Fatal(
                     Error::new(
@@ -358,12 +361,11 @@ impl Transactor {
             // time.
             self.publisher.forget_topics(&open.topics);
         }
-        let touched = self.touched(&open);
+        let (touched, since) = (self.touched(&open), Instant::now());
         if open.begun {
             // Most likely a broker was away, and is just coming back.
             self.brokers.led(&touched).await;
         }
-        let since = Instant::now();
         while open.begun
             && let Err(error) = self.brokers.ends(&touched, self.producer.abort()).await
         {

@@ -51,11 +51,16 @@ impl Sharing {
     ) -> Result<()> {
         let (inner, topic) = (&self.inner, &*self.topic);
         let found = presence.ask().await?;
-        let total = self.locks.total();
-        if found.is_none() || total > standing.total {
-            // While nobody answers at all, that is what counts; and records come without the group's coordinator too.
+        let (total, now) = (self.locks.total(), Instant::now());
+        let passed = now - std::mem::replace(&mut standing.looked, now);
+        if total > standing.total {
+            // They come without the group's coordinator too.
             standing.goes_on(total);
-            waiting.answered = Instant::now();
+            waiting.answered = now;
+        } else if found.is_none() {
+            // While nobody answers at all, that is what counts.
+            standing.had += passed;
+            waiting.answered += passed;
         }
         let Some(found) = found else {
             return Ok(());
@@ -135,7 +140,8 @@ struct Standing {
     unreachable_after: Duration,
     /// How long a heartbeat may take.
     request_timeout: Duration,
-    /// How many records had come at the last look.
+    looked: Instant,
+    /// How many records had come by then.
     total: u64,
     /// When a member was told to have some, last.
     had: Instant,
@@ -148,6 +154,7 @@ impl Standing {
         Self {
             unreachable_after,
             request_timeout,
+            looked: Instant::now(),
             total: 0,
             had: Instant::now(),
             turn: 0,

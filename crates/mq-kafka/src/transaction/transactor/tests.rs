@@ -177,5 +177,20 @@ async fn one_whose_id_was_forgotten_may_start_again() {
     }
 }
 
+#[tokio::test]
+async fn a_producer_is_had_whatever_times_are_set() {
+    let fake = FakeBroker::start().await.unwrap();
+    let kafka = Kafka::connect(fake.bootstrap_servers()).await.unwrap();
+    let seconds = Duration::from_secs;
+    for (timeout, linger, connect) in [(10, 0, 5), (10, 15, 5), (30, 1, 10), (60, 15, 30)] {
+        let mut config = kafka.inner().config.clone();
+        config.linger = seconds(linger);
+        config.connect_timeout = seconds(connect);
+        let producer = transactional(&config, "copier", seconds(timeout)).await;
+        let (producer, _) = producer.unwrap();
+        producer.close().await.unwrap();
+    }
+}
+
 const ABORT_AFTER: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(20);
