@@ -89,13 +89,13 @@ impl Brokers {
                 }
                 None => leaderless = None,
             }
+            self.look().await;
             sleep(PAUSE).await;
         }
     }
 
     /// `None` if no broker says so.
     async fn has_leaders(&self, touched: &Touched) -> Option<bool> {
-        self.look().await;
         let topics = self.admin.describe_topics(
             &touched.topics,
             DescribeTopicsOptions::default().timeout(LOOK),
