@@ -214,11 +214,7 @@ async fn share_group(servers: String) -> Check {
     let old = leader(&cluster, &to).await?;
     story.fault("kill -9 of the leader")?;
     cluster.nodes[old].kill().await?;
-    let from: Vec<usize> = others(old).collect();
-    let new = |p: &support::cluster::Partition| p.leader.is_some_and(|leader| leader != old);
-    cluster
-        .until("another leader", to.name(), &from, new)
-        .await?;
+    another_leader(&cluster, &to, old).await?;
     all_confirmed(story.publish(&kafka.publisher(), &to, MANY).await?);
     // Handled once or again: whether a verdict arrives is not known, and what does not comes again.
     for delivery in held {
@@ -311,6 +307,16 @@ async fn leader(cluster: &Cluster, to: &Destination) -> Check<usize> {
     whole.leader.ok_or_else(|| Failure::new("no leader"))
 }
 
+/// Waits until one of the others leads.
+async fn another_leader(cluster: &Cluster, to: &Destination, old: usize) -> Check {
+    let from: Vec<usize> = others(old).collect();
+    let new = |p: &support::cluster::Partition| p.leader.is_some_and(|leader| leader != old);
+    cluster
+        .until("another leader", to.name(), &from, new)
+        .await?;
+    Ok(())
+}
+
 fn others(leader: usize) -> impl Iterator<Item = usize> {
     (0..3).filter(move |node| *node != leader)
 }
@@ -333,11 +339,7 @@ async fn without_followers(
     for follower in others(old) {
         cluster.nodes[follower].unpause().await?;
     }
-    let from: Vec<usize> = others(old).collect();
-    let new = |p: &support::cluster::Partition| p.leader.is_some_and(|leader| leader != old);
-    cluster
-        .until("another leader", to.name(), &from, new)
-        .await?;
+    another_leader(cluster, to, old).await?;
     cluster.nodes[old].start().await?;
     cluster.whole(to.name()).await?;
     story.healed("followers paused, leader killed")?;

@@ -65,7 +65,7 @@ use sharing::ShareReader;
 /// client's next fetch may be committed in the new topic, whose first records are then passed over.
 /// So close the consumers before.
 ///
-/// A topic that its user may no longer read ends them with [`Permission`](ErrorKind::Permission).
+/// A topic that its user may no longer read ends them with [`Permission`](ErrorKind::Permission), where the broker says so.
 pub struct KafkaConsumer {
     /// Of the source itself, unless it is shared, then of its retry topics.
     readers: Vec<LogReader>,

@@ -188,6 +188,12 @@ async fn slow_handler(servers: String, protocol: GroupProtocol) -> Check {
     Ok(consumer.close().await?)
 }
 
+/// Where the group of a queue stands in its first partition.
+async fn first_place(bare: &Bare, queue: &Destination) -> Check<i64> {
+    let places = bare.places(queue.name(), queue.name()).await?;
+    Ok(places.get(&0).map_or(0, |(offset, _)| *offset))
+}
+
 async fn commits_by_count(servers: String) -> Check {
     let kafka = Kafka::builder(&servers)
         .commit_every(Duration::from_secs(60))
@@ -201,10 +207,7 @@ async fn commits_by_count(servers: String) -> Check {
     let mut consumer = open(&kafka, &queue).await?;
     let mut held = take(&mut consumer, 25).await?.into_iter();
     let bare = Bare::connect(&servers).await?;
-    let committed = async || {
-        let places = bare.places(queue.name(), queue.name()).await?;
-        Check::Ok(places.get(&0).map_or(0, |(offset, _)| *offset))
-    };
+    let committed = || first_place(&bare, &queue);
     for (count, expected) in [(9, 0), (1, 10), (9, 10), (1, 20)] {
         for delivery in held.by_ref().take(count) {
             delivery.ack()?;
@@ -244,10 +247,7 @@ async fn commits_by_clock(servers: String) -> Check {
     let mut consumer = open(&kafka, &queue).await?;
     let mut held = take(&mut consumer, 10).await?.into_iter();
     let bare = Bare::connect(&servers).await?;
-    let committed = async || {
-        let places = bare.places(queue.name(), queue.name()).await?;
-        Check::Ok(places.get(&0).map_or(0, |(offset, _)| *offset))
-    };
+    let committed = || first_place(&bare, &queue);
     let mut last: Option<Instant> = None;
     for expected in 1..=3 {
         held.next().expect("ten").ack()?;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use mq_kafka::{
-    ExactlyOnce, GroupProtocol, TransactionLevel,
+    ExactlyOnce, GroupProtocol, Kafka, TransactionLevel,
     core::{
         Broker, ConsumePlan, Consumer, DeadLetters, Deferred, Destination, ErrorKind,
         Failure as Failed, Guarantee, Message, Outcome, Received, Subscription, Worker, headers,
@@ -319,17 +319,23 @@ async fn barrier(servers: String) -> Check {
     copier.stop().await?.map_err(Into::into)
 }
 
+/// A connection for the copier of a scene, by a proxy.
+async fn proxied(scene: &Scene) -> Check<(Proxy, Kafka)> {
+    let proxy = Proxy::start_kafka(&scene.servers).await?;
+    let classic = GroupProtocol::Classic;
+    let kafka = Scene::connect(&proxy.servers(), classic, &scene.source, &scene.target).await?;
+    Ok((proxy, kafka))
+}
+
 async fn handled_meanwhile(servers: String) -> Check {
     let scene = Scene::new(&servers, "meanwhile").await?;
     scene.fill(0..2000).await?;
     // Each answer is late, so that a commit takes several times as long as the handlers of a batch.
-    let proxy = Proxy::start_kafka(&servers).await?;
+    let (proxy, kafka) = proxied(&scene).await?;
     let late = Fault::Latency {
         mean: Duration::from_millis(100),
         jitter: Duration::ZERO,
     };
-    let classic = GroupProtocol::Classic;
-    let kafka = Scene::connect(&proxy.servers(), classic, &scene.source, &scene.target).await?;
     let guarantee = ExactlyOnce::new(unique("meanwhile"));
     let target = scene.target.clone();
     let source = Subscription::queue(scene.source.name().clone());
@@ -363,9 +369,7 @@ async fn unanswered_ends(servers: String) -> Check {
     const ROUNDS: u32 = 20;
     let before = warnings::tried_again("EndTxn");
     let scene = Scene::new(&servers, "unanswered").await?;
-    let proxy = Proxy::start_kafka(&servers).await?;
-    let classic = GroupProtocol::Classic;
-    let kafka = Scene::connect(&proxy.servers(), classic, &scene.source, &scene.target).await?;
+    let (proxy, kafka) = proxied(&scene).await?;
     let id = unique("unanswered");
     // One commit after the other, each of which takes a while: so a cut finds one under way.
     let guarantee = ExactlyOnce::new(id.as_str()).commit_every(Duration::from_millis(5));

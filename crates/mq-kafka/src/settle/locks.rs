@@ -200,8 +200,8 @@ impl Locks {
         let made = received.attempt().saturating_sub(1);
         let why = "delivered as often as the broker does, and never settled";
         // A close has no time for two homes.
-        let last = state.held.get(&key).map_or(0, |held| held.deliveries);
-        let at_once = state.ended.is_some() && last >= state.limits.deliveries;
+        let deliveries = state.held.get(&key).map_or(0, |held| held.deliveries);
+        let at_once = state.ended.is_some() && deliveries >= state.limits.deliveries;
         let what = match self.homes.dead {
             Some(_) if !at_once => {
                 let why = Rejection::new(Reason::Exhausted, why).attempts(made);

@@ -174,21 +174,16 @@ impl Groups {
         // The broker that has it is among those that answer: it has just said that it is no other kind.
         let groups = listed.map_err(failed)?.into_values().flatten().flatten();
         let is_share = |kind: &GroupType| protocol(kind) == Some(GroupProtocol::Share);
-        Ok(
-            match groups
-                .filter(|group| group.group_id == name)
-                .any(|group| group.group_type.as_ref().is_some_and(is_share))
-            {
-                true => Error::new(
-                    ErrorKind::Unsupported,
-                    DESCRIBE,
-                    "it is a share group, and the client cannot ask who is in it",
-                )
-                .with("group", name)
-                .help("`list` tells its state, and Kafka's own kafka-share-groups.sh the rest"),
-                false => missing(name),
-            },
-        )
+        let is_shared = groups
+            .filter(|group| group.group_id == name)
+            .any(|group| group.group_type.as_ref().is_some_and(is_share));
+        if !is_shared {
+            return Ok(missing(name));
+        }
+        let text = "it is a share group, and the client cannot ask who is in it";
+        Ok(Error::new(ErrorKind::Unsupported, DESCRIBE, text)
+            .with("group", name)
+            .help("`list` tells its state, and Kafka's own kafka-share-groups.sh the rest"))
     }
 
     async fn places(&self, name: &str) -> Result<Vec<GroupPlace>> {

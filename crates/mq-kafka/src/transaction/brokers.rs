@@ -59,7 +59,7 @@ impl Brokers {
         }
     }
 
-    /// Makes the call that ends a transaction. While it takes too long it rests, until all that the transaction touches has leaders:
+    /// Makes the call that ends a transaction. While it takes too long it rests, as [`led`](Self::led) does:
     /// Kafka 4 takes a partition that has none for one that was deleted, and writes no end marker there, so that its readers wait
     /// for ever (`getPartitionLeaderEndpoint` in its sources, and seen on 4.3.1). A broker that starts again is such a moment.
     pub(super) async fn ends<T>(&self, touched: &Touched, call: impl Future<Output = T>) -> T {
@@ -160,11 +160,18 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn the_cluster_is_looked_at_while_a_call_takes_too_long() {
+    /// The client's own fake of a broker, with a topic of two partitions.
+    async fn cluster() -> (FakeBroker, Brokers) {
         let fake = FakeBroker::start_in_memory(1);
+        fake.create_topic("copies", 2);
         let kafka = fake.kafka().connect().await.unwrap();
         let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        (fake, brokers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cluster_is_looked_at_while_a_call_takes_too_long() {
+        let (fake, brokers) = cluster().await;
         let before = fake.request_count(ApiKey::Metadata);
         brokers.looked_at(sleep(PATIENCE / 2)).await;
         assert_eq!(fake.request_count(ApiKey::Metadata), before);
@@ -174,9 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_is_silent_holds_up_no_answer() {
-        let fake = FakeBroker::start_in_memory(1);
-        let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        let (fake, brokers) = cluster().await;
         fake.on(ApiKey::Metadata, |_| Control::Silence);
         let start = tokio::time::Instant::now();
         let answer = brokers.looked_at(async {
@@ -196,10 +201,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_end_that_takes_long_goes_on_once_all_partitions_have_leaders() {
-        let fake = FakeBroker::start_in_memory(1);
-        fake.create_topic("copies", 2);
-        let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        let (fake, brokers) = cluster().await;
         fake.set_leader("copies", 1, -1);
         let start = Instant::now();
         let elected = async {
@@ -226,10 +228,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_group_without_a_coordinator_is_waited_for() {
-        let fake = FakeBroker::start_in_memory(1);
-        fake.create_topic("copies", 1);
-        let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        let (fake, brokers) = cluster().await;
         let (away, start) = (PATIENCE * 5, Instant::now());
         fake.on(ApiKey::FindCoordinator, move |_| {
             match start.elapsed() < away {
@@ -243,10 +242,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn leaders_that_stay_away_are_waited_for_a_part_of_the_time_out() {
-        let fake = FakeBroker::start_in_memory(1);
-        fake.create_topic("copies", 1);
-        let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        let (fake, brokers) = cluster().await;
         fake.set_leader("copies", 0, -1);
         let start = Instant::now();
         brokers.led(&touched()).await;
@@ -256,10 +252,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_broker_is_waited_for_until_it_is_unreachable() {
-        let fake = FakeBroker::start_in_memory(1);
-        fake.create_topic("copies", 1);
-        let kafka = fake.kafka().connect().await.unwrap();
-        let brokers = Brokers::new(kafka.admin(), TIMEOUT, TIMEOUT * 2);
+        let (fake, brokers) = cluster().await;
         fake.crash(0);
         let start = Instant::now();
         let back = async {

@@ -69,7 +69,8 @@ impl ExactlyOnce {
     /// Sets after how long the broker aborts a transaction whose process is silent: 10 to 60 s. Default 30 s.
     ///
     /// Until then a process that was killed, and is not started again, holds up every `read_committed` reader of what it wrote
-    /// to, and who takes over its partitions. A process that stands still for longer is fenced.
+    /// to, and who takes over its partitions. A process that stands still for longer is fenced. An output that is not stored within a
+    /// third of it has its transaction aborted, and a longer [`linger`](crate::KafkaBuilder::linger) is cut to a sixth.
     pub fn transaction_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

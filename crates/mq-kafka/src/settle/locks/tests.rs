@@ -33,6 +33,13 @@ fn with_homes(homes: Homes) -> (Arc<Locks>, KafkaEvents) {
     (locks, told)
 }
 
+fn with_dead_letters() -> (Arc<Locks>, KafkaEvents) {
+    with_homes(Homes {
+        dead: Some(Destination::queue("orders.dead")),
+        ..Homes::default()
+    })
+}
+
 fn record(partition: u32, offset: u64) -> (Received, u32) {
     let received = Received::new(Message::new("x").build(), "orders".into(), None);
     (received.with_position(Position { partition, offset }), 1)
@@ -131,10 +138,7 @@ fn what_waits_here_under_a_lowered_limit_is_copied_and_not_handed_out() {
 
 #[test]
 fn a_last_delivery_goes_to_the_end_of_its_queue_if_its_home_takes_no_copy() {
-    let (locks, _) = with_homes(Homes {
-        dead: Some(Destination::queue("orders.dead")),
-        ..Homes::default()
-    });
+    let (locks, _) = with_dead_letters();
     locks.take_in(0, vec![delivered(0, 5)], Instant::now());
     let moved = copy(&locks);
     assert!(matches!(moved.what, What::Reject(_)));
@@ -159,10 +163,7 @@ fn a_last_delivery_goes_to_the_end_of_its_queue_if_its_home_takes_no_copy() {
 
 #[test]
 fn a_last_delivery_has_its_second_home_during_a_close_too() {
-    let (locks, _) = with_homes(Homes {
-        dead: Some(Destination::queue("orders.dead")),
-        ..Homes::default()
-    });
+    let (locks, _) = with_dead_letters();
     locks.take_in(0, vec![delivered(0, 5)], Instant::now());
     let moved = copy(&locks);
     locks.end(None);
@@ -176,10 +177,7 @@ fn a_last_delivery_has_its_second_home_during_a_close_too() {
 
 #[test]
 fn a_last_delivery_that_comes_during_a_close_goes_to_the_end_of_its_queue_at_once() {
-    let (locks, _) = with_homes(Homes {
-        dead: Some(Destination::queue("orders.dead")),
-        ..Homes::default()
-    });
+    let (locks, _) = with_dead_letters();
     locks.end(None);
     locks.take_in(0, vec![delivered(0, 5)], Instant::now());
     assert!(matches!(copy(&locks).what, What::Again { attempts: 4 }));
