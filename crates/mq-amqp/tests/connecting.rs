@@ -7,8 +7,9 @@ use std::{process::ExitCode, time::Duration};
 
 use mq_amqp::{
     Amqp, Tls,
-    core::{Broker, ConsumePlan, Error, ErrorKind, Subscription},
+    core::{Broker, ConsumePlan, Consumer, Destination, Error, ErrorKind, Subscription},
 };
+use futures::future::try_join_all;
 use mq_testkit::{Address, Check, Suite, broker_address};
 use support::{builder, expect_kind, soon, unique};
 use tokio::{
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
         )
         .case("a_wrong_virtual_host_is_not_found", virtual_host)
         .case("what_is_missing_is_named", missing)
-        .case("connections_carry_the_given_name_and_close", name);
+        .case("connections_carry_the_given_name_and_close", name)
+        .case("a_close_never_misses_its_connection", closes);
     let nobody = Suite::new(
         "connecting",
         "mq-amqp without a broker",
@@ -93,6 +95,30 @@ async fn name(url: String) -> Check {
     broker.close().await?;
     // Closing what is closed is nothing.
     soon("close", broker.close()).await??;
+    Ok(())
+}
+
+/// Its keeper hears of a close on another thread, and while the close is under way: so, many times.
+async fn closes(url: String) -> Check {
+    let setup = builder(&url)?.connect().await?;
+    let queue = unique("closes");
+    setup.declare(&Destination::queue(queue.as_str())).await?;
+    let all = (0..8).map(|_| tokio::spawn(close_often(url.clone(), queue.clone())));
+    for done in try_join_all(all).await? {
+        done?;
+    }
+    Ok(setup.close().await?)
+}
+
+async fn close_often(url: String, queue: String) -> Check {
+    for _ in 0..15 {
+        let client = builder(&url)?.connect().await?;
+        let source = Subscription::queue(queue.as_str());
+        let mut consumer = client.consumer(&source, ConsumePlan::new()).await?;
+        client.close().await?;
+        let ended = soon("the end of its consumer", consumer.receive()).await?;
+        expect_kind(ended, ErrorKind::Closed)?;
+    }
     Ok(())
 }
 

@@ -196,7 +196,12 @@ async fn requeue(servers: String) -> Check {
     // It is the broker that counted, so anybody knows.
     let mut second = open(&connect(&servers).await?, &queue, 1).await?;
     let delivery = take(&mut second, 1).await?.remove(0);
-    same(delivery.attempt(), 2, "attempt after a requeue")?;
+    // The one that closed may have been given it once more, which counts and which no handler sees.
+    let attempt = delivery.attempt();
+    check(
+        (2..=3).contains(&attempt),
+        format!("attempt {attempt} after a requeue"),
+    )?;
     same(delivery.position(), at, "the same record")?;
     delivery.ack()?;
     within(30, second.settled()).await??;

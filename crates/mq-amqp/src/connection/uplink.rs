@@ -173,16 +173,11 @@ impl Uplink {
     /// No new link from now on; closes the one of the moment.
     pub(crate) async fn close(&self) -> Result<()> {
         self.shared.closing.cancel();
-        let link = self.current();
-        let closing = async {
-            match &link {
-                Some(link) => link.close().await,
-                None => Ok(()),
-            }
-        };
-        let done = closing.await;
-        self.shared.set(State::Over(closed(CONNECT)));
-        done
+        // The keeper hears of the closing at once, so the link is taken in the same step that ends all.
+        match self.shared.state.send_replace(State::Over(closed(CONNECT))) {
+            State::Up(link) => link.close().await,
+            State::Down(_) | State::Over(_) => Ok(()),
+        }
     }
 
     /// The error of whoever waited in vain.
@@ -199,8 +194,15 @@ impl Uplink {
 }
 
 impl Shared {
-    fn set(&self, state: State) {
-        self.state.send_replace(state);
+    /// What is over stays so, also for a link that comes up at the last moment.
+    fn set(&self, next: State) {
+        self.state.send_if_modified(|state| {
+            let goes_on = !matches!(state, State::Over(_));
+            if goes_on {
+                *state = next;
+            }
+            goes_on
+        });
     }
 
     fn declared(&self) -> MutexGuard<'_, Vec<Declared>> {
@@ -242,7 +244,7 @@ async fn keep(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             biased;
-            () = shared.closing.cancelled() => break,
+            () = shared.closing.cancelled() => return,
             () = current.lost() => {}
         }
         let why = current.gone(CONNECT);
@@ -256,7 +258,7 @@ async fn keep(shared: Arc<Shared>) {
         });
         let again = tokio::select! {
             biased;
-            () = shared.closing.cancelled() => break,
+            () = shared.closing.cancelled() => return,
             again = reconnect(&shared, &was, why) => again,
         };
         match again {
@@ -268,8 +270,6 @@ async fn keep(shared: Arc<Shared>) {
             }
         }
     }
-    // Also over a link that came up at the last moment.
-    shared.set(State::Over(closed(CONNECT)));
 }
 
 /// A new link, with all that was declared.
