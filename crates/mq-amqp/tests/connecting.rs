@@ -5,11 +5,11 @@ mod support;
 
 use std::{process::ExitCode, time::Duration};
 
+use futures::future::try_join_all;
 use mq_amqp::{
     Amqp, Tls,
     core::{Broker, ConsumePlan, Consumer, Destination, Error, ErrorKind, Subscription},
 };
-use futures::future::try_join_all;
 use mq_testkit::{Address, Check, Suite, broker_address};
 use support::{builder, expect_kind, soon, unique};
 use tokio::{

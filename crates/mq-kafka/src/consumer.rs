@@ -8,6 +8,7 @@ mod identity;
 mod intake;
 mod listener;
 mod log;
+mod polls;
 mod presence;
 mod progress;
 mod reader;
@@ -45,6 +46,7 @@ pub use events::{KafkaEvent, KafkaEvents};
 #[cfg(test)]
 pub(crate) use identity::tests::member;
 use log::{Common, Log, LogReader};
+pub(crate) use polls::Polls;
 pub use progress::{ConsumerProgress, PartitionProgress};
 pub use reader::KafkaReader;
 pub(crate) use seat::SeatLog;

@@ -170,7 +170,7 @@ impl Intake {
             } else {
                 Duration::ZERO
             };
-            match consumer.poll(wait).await {
+            match self.group.polls.poll(consumer, wait).await {
                 Ok(records) if records.is_empty() => {}
                 Ok(records) => {
                     // The client reads none while it joins.

@@ -212,22 +212,24 @@ impl Listener {
 
 impl ConsumerRebalanceListener for Listener {
     async fn on_partitions_assigned(&self, partitions: &[TopicPartition]) {
+        let group = self.group();
+        let _at_work = group.as_ref().map(|group| group.polls.at_work());
         self.lose_of_another().await;
-        if let Some(group) = self.group() {
+        if let Some(group) = &group {
             group.owns().await;
         }
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions assigned");
-        if let Some(group) = self.group()
+        if let Some(group) = &group
             && !partitions.is_empty()
         {
             self.ledger.rebalanced();
-            let mut result = self.start(&group, &partitions).await;
+            let mut result = self.start(group, &partitions).await;
             for _ in 0..START_TRIES {
                 match &result {
                     Err(error) if error.is_retryable() && !is_unstable(error) => {
                         sleep(START_BACKOFF).await;
-                        result = self.start(&group, &partitions).await;
+                        result = self.start(group, &partitions).await;
                     }
                     _ => break,
                 }
@@ -259,6 +261,8 @@ impl ConsumerRebalanceListener for Listener {
     /// The partitions are still ours here: what is with handlers gets a moment to end, the
     /// watermark is committed, and whatever comes later is stale.
     async fn on_partitions_revoked(&self, partitions: &[TopicPartition]) {
+        let group = self.group();
+        let _at_work = group.as_ref().map(|group| group.polls.at_work());
         self.lose_of_another().await;
         let partitions = numbers(partitions);
         debug!(group = %self.group_id, ?partitions, "partitions revoked");
@@ -279,7 +283,7 @@ impl ConsumerRebalanceListener for Listener {
         if self.ledger.is_transactional() {
             self.end_transaction(&partitions).await;
         }
-        if let Some(group) = self.group() {
+        if let Some(group) = &group {
             for _ in 0..COMMIT_TRIES {
                 match group.commit(&self.ledger, Some(&partitions)).await {
                     Err(error) if is_passing(&error) => {
@@ -291,7 +295,7 @@ impl ConsumerRebalanceListener for Listener {
             }
         }
         let removed = self.ledger.remove(&partitions, FlowKind::Revoked);
-        if let Some(group) = self.group() {
+        if let Some(group) = &group {
             self.gave_up.note(generation(&group.consumer).await);
         }
         self.assigned.tell(self.ledger.partitions());

@@ -16,6 +16,7 @@ use mq_core::{Error, ErrorKind, Position, Received, Result};
 use tokio::time::sleep;
 use tracing::debug;
 
+use super::Polls;
 use crate::{
     connection::{Inner, handle},
     error::{self, Stage, closed, is_passing},
@@ -41,6 +42,7 @@ pub struct KafkaReader {
     ended: Vec<i32>,
     progress: Instant,
     patience: Duration,
+    polls: Polls,
     inner: Arc<Inner>,
 }
 
@@ -84,6 +86,7 @@ impl KafkaReader {
             ended: Vec::new(),
             progress: Instant::now(),
             patience: config.unreachable_after,
+            polls: Polls::new(config.request_timeout()),
             inner,
         })
     }
@@ -117,7 +120,7 @@ impl KafkaReader {
     async fn fill(&mut self) -> Result<()> {
         self.consumer.pause(&self.topic, &self.ended).await;
         self.ended.clear();
-        match self.consumer.poll(POLL).await {
+        match self.polls.poll(&self.consumer, POLL).await {
             Ok(records) if records.is_empty() => self.pass_gaps().await,
             Ok(records) => self.take_in(records),
             Err(error) if is_passing(&error) => {

@@ -23,7 +23,7 @@ use tracing::debug;
 
 use super::ledger::Ledger;
 use crate::{
-    consumer::{Events, KafkaEvent, SYNC},
+    consumer::{Events, KafkaEvent, Polls, SYNC},
     error::{self, Stage, is_fenced, is_passing},
 };
 
@@ -38,6 +38,7 @@ pub(crate) struct Group {
     pub(crate) commits: bool,
     /// How long one commit may take.
     pub(crate) deadline: Duration,
+    pub(crate) polls: Polls,
     /// Held from the look at the ledger until the answer: a commit that left later could rewind
     /// the next owner of a partition.
     gate: Mutex<()>,
@@ -60,6 +61,7 @@ impl Group {
             topic_id,
             commits,
             deadline,
+            polls: Polls::new(deadline),
             gate: Mutex::new(()),
             owner: sync::Mutex::default(),
         }
@@ -152,10 +154,10 @@ impl Group {
             // First, since the stop may have come in the middle of a join: a commit of the generation before would have the client
             // take its partitions for lost.
             self.consumer.pause(&self.topic, &ledger.partitions()).await;
-            let mut polled = self.consumer.poll(AGAIN).await;
+            let mut polled = self.polls.poll(&self.consumer, AGAIN).await;
             if let Err(KrafkaError::Wakeup) = polled {
                 // The one that told of the stop.
-                polled = self.consumer.poll(AGAIN).await;
+                polled = self.polls.poll(&self.consumer, AGAIN).await;
             }
             if let Err(error) = polled {
                 debug!(group = %self.topic, %error, "poll before the last commit failed");
