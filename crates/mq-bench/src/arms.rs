@@ -61,7 +61,9 @@ arms! {
     "kafka/ours, copy exactly once" => kafka::ours::copy_exactly_once,
     "kafka/ours, copy at least once" => kafka::ours::copy_at_least_once,
     #[cfg(feature = "rdkafka")]
-    "kafka/rdkafka at its best, produce" => kafka::rdkafka::produce,
+    "kafka/rdkafka at its best, futures" => kafka::rdkafka::produce,
+    #[cfg(feature = "rdkafka")]
+    "kafka/rdkafka at its best, callbacks" => kafka::rdkafka::produce_counted,
     #[cfg(feature = "rdkafka")]
     "kafka/rdkafka at its best, consume" => kafka::rdkafka::consume,
     #[cfg(feature = "ruststream")]

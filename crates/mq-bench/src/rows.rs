@@ -241,7 +241,8 @@ pub(crate) const ROWS: &[Row] = &[
         control: "kafka/krafka at its best, produce",
         peers: &[
             peer("kafka/krafka at its best, produce", 0.95, 1.0),
-            peer("kafka/rdkafka at its best, produce", 0.85, 1.1),
+            peer("kafka/rdkafka at its best, futures", 0.85, 1.1),
+            peer("kafka/rdkafka at its best, callbacks", 0.85, 1.1),
             peer("kafka/RustStream, produce", 1.5, 1.8),
             peer("kafka/mq-bridge, send_batch", 1.3, 1.6),
         ],
