@@ -13,7 +13,7 @@ use std::{
 
 use krafka::{
     Kafka,
-    admin::{ListConsumerGroupOffsetsOptions, NewTopic, OffsetSpec, TopicPartition},
+    admin::{NewTopic, OffsetSpec, TopicPartition},
     consumer::{AutoOffsetReset, IsolationLevel},
 };
 use lapin::{
@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     Result,
     arm::{Clock, Order, Tally},
-    arms,
+    arms::{self, kafka::Commits},
     conductor::Plan,
     rows::{Broker, Row, Work},
 };
@@ -238,13 +238,13 @@ impl Ground {
                         copied?;
                         same(
                             "is committed",
-                            committed(&kafka, order).await?,
+                            Commits::of(order).await?.ask().await?,
                             order.messages,
                         )
                     }
                     _ => same(
                         "is committed",
-                        committed(&kafka, order).await?,
+                        Commits::of(order).await?.ask().await?,
                         order.messages,
                     ),
                 }
@@ -414,26 +414,6 @@ async fn end(kafka: &Kafka, topic: &str) -> Result<u64> {
         .await?;
     let end = found.remove(&at).ok_or("no end of the log")??.offset;
     Ok(u64::try_from(end)?)
-}
-
-/// What the group of a run has committed. Ours call it by their own rule.
-async fn committed(kafka: &Kafka, order: &Order) -> Result<u64> {
-    let at = TopicPartition::new(&*order.queue, 0);
-    let mut found = 0;
-    for group in [
-        order.group.clone(),
-        format!("{}@{}", order.group, order.queue),
-    ] {
-        let options = ListConsumerGroupOffsetsOptions::default().require_stable(true);
-        let mut places = kafka
-            .admin()
-            .list_consumer_group_offsets(group, options)
-            .await?;
-        if let Some(place) = places.remove(&at) {
-            found = found.max(u64::try_from(place?.offset.unwrap_or(0))?);
-        }
-    }
-    Ok(found)
 }
 
 /// Reads the copies, as those do that see no transaction which is not committed: each original is there once.

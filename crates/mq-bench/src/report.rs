@@ -197,7 +197,7 @@ fn section(out: &mut String, plan: &Plan, name: &str, row: &Row, samples: &[&Sam
             goal(ratio.peer.aim),
             shown(ratio.cpu),
             goal(ratio.peer.cpu),
-            verdict(ratio)
+            verdict(ratio, plan.null)
         )?;
     }
     let file = format!("{name}-{}.svg", slug(row.name));
@@ -206,12 +206,18 @@ fn section(out: &mut String, plan: &Plan, name: &str, row: &Row, samples: &[&Sam
     Ok(())
 }
 
-/// A floor is met where the worse end of the interval is above it.
-fn verdict(ratio: &Ratio<'_>) -> &'static str {
+/// A floor is met where the worse end of the interval is above it. Against a null broker processor time alone is judged.
+fn verdict(ratio: &Ratio<'_>, null: bool) -> &'static str {
     let Some(floor) = ratio.peer.floor else {
         return "";
     };
     let cpu_holds = ratio.peer.cpu.is_none_or(|most| ratio.cpu.high <= most);
+    if null && cpu_holds {
+        return match ratio.peer.cpu {
+            Some(_) => "processor time within its bound",
+            None => "",
+        };
+    }
     match (ratio.rate.low >= floor, cpu_holds) {
         (true, true) if ratio.peer.aim.is_some_and(|aim| ratio.rate.low >= aim) => "aim met",
         (true, true) => "floor met",
@@ -340,7 +346,22 @@ mod tests {
         assert_eq!(ratios.len(), 1);
         assert_eq!(ratios[0].rate.median, 2.0);
         assert_eq!(ratios[0].cpu.median, 0.5);
-        assert_eq!(verdict(&ratios[0]), "floor met");
+        let (real, null) = (false, true);
+        assert_eq!(ratios[0].peer.floor, None);
+        let met = Peer {
+            floor: Some(1.8),
+            aim: Some(2.5),
+            cpu: Some(0.4),
+            ..*ratios[0].peer
+        };
+        let ratio = |peer| Ratio { peer, ..ratios[0] };
+        assert_eq!(verdict(&ratios[0], real), "");
+        let over = "**processor time over its bound**";
+        assert_eq!(verdict(&ratio(&met), real), over);
+        assert_eq!(verdict(&ratio(&met), null), over);
+        let met = Peer { cpu: None, ..met };
+        assert_eq!(verdict(&ratio(&met), real), "floor met");
+        assert_eq!(verdict(&ratio(&met), null), "");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use mq_core::{
     Subscription, Worker,
 };
 use mq_reliability::retry::{Policy, Retry};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     Result,
@@ -161,29 +161,17 @@ pub(crate) async fn run(
     clock: &mut Clock,
 ) -> Result {
     clock.start();
-    until(worker, tally.all(order.messages)).await?;
+    let ending = until(worker, tally.all(order.messages)).await?;
+    ending.await??;
     clock.stop(order.messages);
     Ok(())
 }
 
-/// The same, measured from the first message on: joining a group takes seconds, and is no work of a row.
-pub(crate) async fn run_from_first(
+/// Runs a worker until this is done. It is told to end then, and may still be at it.
+pub(crate) async fn until(
     worker: Run,
-    tally: &SharedTally,
-    order: &Order,
-    clock: &mut Clock,
-) -> Result {
-    let done = async {
-        tally.first().await;
-        clock.start();
-        tally.all(order.messages).await
-    };
-    until(worker, done).await?;
-    clock.stop(order.messages);
-    Ok(())
-}
-
-async fn until(worker: Run, done: impl Future<Output = Result>) -> Result {
+    done: impl Future<Output = Result>,
+) -> Result<JoinHandle<mq_core::Result<()>>> {
     let (stop, stopped) = oneshot::channel::<()>();
     let worker = worker.with_graceful_shutdown(async {
         // Either way it is over.
@@ -198,7 +186,7 @@ async fn until(worker: Run, done: impl Future<Output = Result>) -> Result {
         }
     }
     drop(stop);
-    Ok(worker.await??)
+    Ok(worker)
 }
 
 async fn connect(order: &Order) -> Result<Amqp> {

@@ -1,6 +1,8 @@
 //! RustStream over RabbitMQ: its publisher with confirms, its subscriber, and its app.
 
-use std::{convert::Infallible, error::Error, future::ready, num::NonZeroUsize, sync::Arc};
+use std::{
+    convert::Infallible, error::Error, future::ready, num::NonZeroUsize, sync::Arc, time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use ruststream::{Bytes, ConnectedBroker, OutgoingMessage, Subscriber};
@@ -71,9 +73,9 @@ pub(crate) async fn consume_stream(order: &Order, clock: &mut Clock) -> Result {
             Ok(message.ack().await?)
         })
         .await?;
-    // The answer to it comes after every acknowledgement before it.
-    broker.shutdown().await?;
     clock.stop(order.messages);
+    tokio::time::sleep(CATCHES_UP).await;
+    broker.shutdown().await?;
     tally.check(order.messages)
 }
 
@@ -97,9 +99,10 @@ pub(crate) async fn consume_app(order: &Order, clock: &mut Clock) -> Result {
         all = tally.all(order.messages) => all?,
         () = running.stopping() => return Err("the app has stopped by itself".into()),
     }
-    // Handlers under way are settled, and then the connection is closed, which the broker answers after the acknowledgements.
-    running.shutdown().await?;
     clock.stop(order.messages);
+    tokio::time::sleep(CATCHES_UP).await;
+    // Handlers under way are settled, and then the connection is closed.
+    running.shutdown().await?;
     Ok(())
 }
 
@@ -148,4 +151,7 @@ async fn confirming(order: &Order) -> Result<(ConnectedLapinBroker, ConfirmsPubl
     Ok((broker, publisher))
 }
 
+/// Its end closes the connection without cancelling its consumer, and then a quorum queue that is behind loses acknowledgements. So it
+/// is given time before that, and measured up to the last message, not up to its end.
+const CATCHES_UP: Duration = Duration::from_millis(300);
 const WORKERS: NonZeroUsize = nonzero!(64_usize);

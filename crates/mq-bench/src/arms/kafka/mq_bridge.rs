@@ -9,14 +9,10 @@ use mq_bridge::{
     Route,
     endpoints::kafka::KafkaPublisher,
     models::{Endpoint, EndpointType, KafkaConfig},
-    rdkafka::{
-        ClientConfig, Offset, TopicPartitionList,
-        consumer::{BaseConsumer, Consumer},
-    },
     traits::MessagePublisher,
 };
 
-use super::{BATCH_BYTES, WINDOW};
+use super::{BATCH_BYTES, Commits, PATIENCE, WINDOW};
 use crate::{
     Result,
     arm::{Clock, Order},
@@ -49,12 +45,12 @@ pub(crate) async fn produce(order: &Order, clock: &mut Clock) -> Result {
 
 /// A route from the topic to a handler. It commits after each batch.
 pub(crate) async fn consume_route(order: &Order, clock: &mut Clock) -> Result {
-    let group = order.group.as_str();
-    let commits = Commits::of(order, group).await?;
+    // It does not wait for the answers to its commits.
+    let commits = Commits::of(order).await?;
     // What rdkafka at its best is given too.
     let config = KafkaConfig::new(&order.address)
         .with_topic(&order.queue)
-        .with_group_id(group)
+        .with_group_id(order.group.as_str())
         .with_consumer_option("fetch.queue.backoff.ms", "10")
         .with_consumer_option("fetch.message.max.bytes", (16 * 1024 * 1024).to_string());
     let counting = Arc::new(Counting::new(order));
@@ -73,58 +69,7 @@ pub(crate) async fn consume_route(order: &Order, clock: &mut Clock) -> Result {
     Ok(route.join().await?)
 }
 
-/// What a group has committed, as the broker says it. The route does not wait for the answers to its commits.
-struct Commits {
-    asker: Arc<BaseConsumer>,
-    topic: String,
-}
-
-impl Commits {
-    /// Asks once, so that the group's coordinator is known afterwards.
-    async fn of(order: &Order, group: &str) -> Result<Self> {
-        let asker: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &order.address)
-            .set("group.id", group)
-            .create()?;
-        let commits = Self {
-            asker: Arc::new(asker),
-            topic: order.queue.clone(),
-        };
-        commits.ask().await?;
-        Ok(commits)
-    }
-
-    /// Waits until as many messages are committed.
-    async fn reach(&self, messages: u64) -> Result {
-        let start = Instant::now();
-        while self.ask().await? < messages {
-            if start.elapsed() > PATIENCE {
-                return Err("the route did not commit all messages".into());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
-    }
-
-    /// The topic has one partition.
-    async fn ask(&self) -> Result<u64> {
-        let (asker, topic) = (Arc::clone(&self.asker), self.topic.clone());
-        let asked = tokio::task::spawn_blocking(move || {
-            let mut partitions = TopicPartitionList::new();
-            partitions.add_partition(&topic, 0);
-            asker.committed_offsets(partitions, PATIENCE)
-        });
-        let found = asked.await??;
-        let place = found.find_partition(&self.topic, 0);
-        Ok(match place.map(|place| place.offset()) {
-            Some(Offset::Offset(offset)) => offset.unsigned_abs(),
-            _ => 0,
-        })
-    }
-}
-
 /// Batches that are on their way at once; together they are the window that the others have.
 const AT_ONCE: u64 = 4;
 /// Messages that a route takes at once, if as many are there. Fewer would only be more commits.
 const BATCH: usize = 4096;
-const PATIENCE: Duration = Duration::from_secs(10);

@@ -9,15 +9,15 @@ use std::{
 
 use mq_core::{
     Broker, ConsumePlan, Consumer, DeadLetters, Destination, Message, Outcome, Publisher, Received,
-    Subscription, Worker,
+    Run, Subscription, Worker,
 };
 use mq_kafka::{At, ExactlyOnce, Kafka};
 
-use super::{BATCH_BYTES, COMMIT_MS, COPY_COMMIT_MS, WINDOW};
+use super::{BATCH_BYTES, COMMIT_MS, COPY_COMMIT_MS, Commits, WINDOW};
 use crate::{
     Result,
     arm::{Clock, Order, SharedTally, Tally, payload},
-    arms::amqp::ours::{counting, filtered_tracing, retries, run_from_first},
+    arms::amqp::ours::{counting, filtered_tracing, retries, until},
 };
 
 /// Messages are enqueued, and their outcomes awaited once a window of them is on its way.
@@ -93,7 +93,7 @@ pub(crate) async fn work_retrying(order: &Order, clock: &mut Clock) -> Result {
     let worker = worker(&kafka, source)
         .layer(retries())
         .run(counting(&tally, order));
-    run_from_first(worker, &tally, order, clock).await?;
+    run(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
 
@@ -105,7 +105,7 @@ async fn worked(
     let (kafka, source) = subscribed(order, COMMIT_MS).await?;
     let tally = Arc::new(SharedTally::default());
     let worker = shape(worker(&kafka, source)).run(counting(&tally, order));
-    run_from_first(worker, &tally, order, clock).await?;
+    run(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
 
@@ -119,7 +119,7 @@ pub(crate) async fn copy_exactly_once(order: &Order, clock: &mut Clock) -> Resul
     let worker = worker(&kafka, source)
         .guarantee(guarantee)
         .run(copying(&tally, order));
-    run_from_first(worker, &tally, order, clock).await?;
+    run(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
 
@@ -131,7 +131,7 @@ pub(crate) async fn copy_at_least_once(order: &Order, clock: &mut Clock) -> Resu
     let worker = worker(&kafka, source)
         .concurrency(COPIES)
         .run(copying(&tally, order));
-    run_from_first(worker, &tally, order, clock).await?;
+    run(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
 
@@ -147,6 +147,21 @@ fn copying(
         tally.add(&payload, messages);
         ready(Outcome::ack().publish(&target, Message::new(payload)))
     }
+}
+
+/// Runs a worker until all is handled and committed. Joining a group takes seconds, and leaving it takes its time too; they are no work
+/// of a row.
+async fn run(worker: Run, tally: &SharedTally, order: &Order, clock: &mut Clock) -> Result {
+    let commits = Commits::of(order).await?;
+    let done = async {
+        tally.first().await;
+        clock.start();
+        tally.all(order.messages).await
+    };
+    let ending = until(worker, done).await?;
+    commits.reach(order.messages).await?;
+    clock.stop(order.messages);
+    Ok(ending.await??)
 }
 
 fn worker(kafka: &Kafka, source: Subscription) -> Worker<Kafka> {

@@ -77,7 +77,9 @@ pub(crate) async fn produce_counted(order: &Order, clock: &mut Clock) -> Result 
     look(producer.clone(), order).await?;
     clock.start();
     for number in 0..order.messages {
-        outcomes.reach((number + 1).saturating_sub(WINDOW as u64)).await;
+        outcomes
+            .reach((number + 1).saturating_sub(WINDOW as u64))
+            .await;
         let body = payload(number, order.size);
         // The queue has room for more than the window.
         let record = BaseRecord::<(), _>::to(&order.queue).payload(&body);

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use ruststream::{ConnectedBroker, OutgoingMessage};
 use ruststream_rdkafka::prelude::*;
 
-use super::{BATCH_BYTES, COMMIT_MS, WINDOW};
+use super::{BATCH_BYTES, COMMIT_MS, Commits, WINDOW};
 use crate::{
     Result,
     arm::{Clock, Order, SharedTally, payload},
@@ -65,6 +65,7 @@ pub(crate) async fn consume_app(order: &Order, clock: &mut Clock) -> Result {
         .with_broker(KafkaBroker::new([order.address.as_str()]), |scope| {
             scope.include(receive.map_source(|_| topic));
         });
+    let commits = Commits::of(order).await?;
     let running = app.start().await?;
     let done = async {
         // Joining a group takes seconds, and is no work of this row.
@@ -76,10 +77,15 @@ pub(crate) async fn consume_app(order: &Order, clock: &mut Clock) -> Result {
         all = done => all?,
         () = running.stopping() => return Err("the app has stopped by itself".into()),
     }
-    // It closes the consumer, which commits the last offsets and waits for the answer.
-    running.shutdown().await?;
-    clock.stop(order.messages);
-    Ok(())
+    // It commits the last offsets as it closes the consumer. The rest of its end is no work of this row.
+    let committed = async {
+        commits.reach(order.messages).await?;
+        clock.stop(order.messages);
+        Result::Ok(())
+    };
+    let (ended, committed) = tokio::join!(running.shutdown(), committed);
+    ended?;
+    committed
 }
 
 /// What its handler shares with the arm.
