@@ -1395,7 +1395,7 @@ mod tests {
     fn a_queue_tells_how_many_were_published_and_not_acknowledged() {
         let broker = broker(8, 8);
         let mut session = session(&broker);
-        let mut count = |session: &mut Session<'_>, name: u8| {
+        let count = |session: &mut Session<'_>, name: u8| {
             say(
                 session,
                 &method(1, (QUEUE, 10), &[0, 0, 1, name, 1, 0, 0, 0, 0]),

@@ -92,11 +92,14 @@ struct Broker {
     told: Mutex<HashMap<String, bool>>,
     /// The next offset of what is produced, by topic.
     produced: Mutex<HashMap<String, i64>>,
-    /// By group, and by topic and partition.
-    committed: Mutex<HashMap<String, BTreeMap<(String, i32), Place>>>,
+    /// By group.
+    committed: Mutex<HashMap<String, Places>>,
     /// For members and producers.
     ids: AtomicI64,
 }
+
+/// By topic and partition.
+type Places = BTreeMap<(String, i32), Place>;
 
 #[derive(Clone)]
 struct Place {
@@ -374,21 +377,19 @@ impl Session<'_> {
             }
         };
         let topics = names.into_iter().map(|name| {
-            let topic = MetadataResponseTopic::default();
-            let topic = match self.broker.has(&name) {
-                false => topic.with_error_code(UNKNOWN_TOPIC),
-                true => topic.with_partitions(vec![
-                    MetadataResponsePartition::default()
-                        .with_leader_id(NODE)
-                        .with_replica_nodes(vec![NODE])
-                        .with_isr_nodes(vec![NODE]),
-                ]),
-            };
-            let topic = if version >= 10 {
-                topic.with_topic_id(id_of(&name))
+            let mut topic = MetadataResponseTopic::default();
+            if self.broker.has(&name) {
+                let partition = MetadataResponsePartition::default()
+                    .with_leader_id(NODE)
+                    .with_replica_nodes(vec![NODE])
+                    .with_isr_nodes(vec![NODE]);
+                topic.partitions = vec![partition];
+                if version >= 10 {
+                    topic.topic_id = id_of(&name);
+                }
             } else {
-                topic
-            };
+                topic.error_code = UNKNOWN_TOPIC;
+            }
             topic.with_name(Some(name))
         });
         let node = MetadataResponseBroker::default()
