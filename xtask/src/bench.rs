@@ -14,15 +14,15 @@ const ALL: [&str; 3] = ["memory", "amqp", "kafka"];
 
 /// Builds it in release, and hands the flags on, for one broker or for one after the other.
 pub(crate) fn run(workspace: &Workspace, flags: &Bench) -> Result {
-    let program = workspace.target.join("bench");
     build(workspace, flags)?;
+    let program = workspace.target.join("release").join(PROGRAM);
     let brokers = match &flags.broker {
         Some(broker) => vec![broker.as_str()],
         None => ALL.to_vec(),
     };
     let mut failed = Vec::new();
     for broker in brokers {
-        let mut command = Command::new(program.join("release").join(PROGRAM));
+        let mut command = Command::new(&program);
         command
             .current_dir(&workspace.root)
             .args(["run", broker])
@@ -45,7 +45,7 @@ fn build(workspace: &Workspace, flags: &Bench) -> Result {
         .args(["build", "--release", "--locked"])
         .args(["--manifest-path", "crates/mq-bench/Cargo.toml"])
         .arg("--target-dir")
-        .arg(workspace.target.join("bench"));
+        .arg(&workspace.target);
     if !flags.without_peers {
         command.args(["--features", "peers"]);
     }
