@@ -46,6 +46,14 @@ fn build(workspace: &Workspace, flags: &Bench) -> Result {
         .args(["--manifest-path", "crates/mq-bench/Cargo.toml"])
         .arg("--target-dir")
         .arg(&workspace.target);
+    // Cargo tells this tool what package it is. Build scripts that look at that would be run again, and most of the peers built
+    // again, whenever the program is built from a shell and then from here.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     if !flags.without_peers {
         command.args(["--features", "peers"]);
     }
