@@ -1,5 +1,7 @@
 //! The command line of `cargo xtask`.
 
+use std::path::PathBuf;
+
 use crate::brokers::Wish;
 
 xflags::xflags! {
@@ -100,6 +102,32 @@ xflags::xflags! {
             optional --seed seed: u64
         }
 
+        /// Measures our crates beside bare clients and peers, and writes a report into docs/benchmarks.
+        cmd bench {
+            /// memory, amqp or kafka. Default: one after the other.
+            optional broker: String
+            /// Only rows whose name contains this.
+            optional --row text: String
+            /// How often each arm runs, beside its first run, which does not count. Default 15.
+            optional --blocks blocks: usize
+            /// How long a run lasts. Default 3.
+            optional --seconds seconds: f64
+            /// How many messages a run has, instead of as many as last so long.
+            optional --messages messages: u64
+            /// The seed of the order of the arms; that of an earlier report gives its order again.
+            optional --seed seed: u64
+            /// The broker on core 0, the clients on core 1.
+            optional --pinned
+            /// Against a null broker, which costs next to nothing, instead of a real one.
+            optional --null
+            /// Against this broker, which runs already, instead of a container.
+            optional --address address: String
+            /// Where the report is written. Default docs/benchmarks.
+            optional --into folder: PathBuf
+            /// Without the peers, which are many to build; rdkafka also needs cmake and a C compiler.
+            optional --without-peers
+        }
+
         /// Checks the rules that no compiler knows; prints file sizes and counts of public items.
         cmd tidy {}
 
@@ -184,6 +212,24 @@ mod tests {
                 panic!("not test: {parsed:?}")
             };
             assert_eq!(Wish::from(flags).required, required);
+        }
+    }
+
+    #[test]
+    fn bench_measures_one_broker_or_all() {
+        for (args, broker) in [
+            (&["bench"][..], None),
+            (
+                &["bench", "amqp", "--null", "--seconds", "0.5"][..],
+                Some("amqp"),
+            ),
+        ] {
+            let parsed = parse(args).unwrap();
+            let XtaskCmd::Bench(flags) = parsed.subcommand else {
+                panic!("not bench: {parsed:?}")
+            };
+            assert_eq!(flags.broker.as_deref(), broker);
+            assert_eq!(flags.seconds, broker.map(|_| 0.5));
         }
     }
 

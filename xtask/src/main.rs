@@ -1,6 +1,7 @@
 //! The workspace's tool: `cargo xtask <command>`. This file only dispatches; each command has a file of its own.
 
 mod alone;
+mod bench;
 mod breaking;
 mod brokers;
 mod certificates;
@@ -64,6 +65,7 @@ fn run(command: XtaskCmd) -> Result {
         }
         XtaskCmd::Examples(flags) => examples::run(&workspace, &flags),
         XtaskCmd::Chaos(flags) => chaos::run(&workspace, &flags),
+        XtaskCmd::Bench(flags) => bench::run(&workspace, &flags),
         XtaskCmd::ExactlyOnce(flags) => chaos::exactly_once(&workspace, &flags),
         XtaskCmd::Tidy(_) => tidy::run(&workspace),
         XtaskCmd::Features(_) => features::run(&workspace),
