@@ -30,7 +30,7 @@ use crate::{
     error::{self, Stage},
     metrics::KafkaMetrics,
     metrics::Watch,
-    publisher::{KafkaPublisher, KafkaUnconfirmed},
+    publisher::{KafkaPublisher, KafkaUnconfirmed, Line, build},
     settle::Ledger,
     topology::{self, At, Groups, Topics},
     transaction::Brokers,
@@ -49,9 +49,9 @@ pub(crate) struct Inner {
     pub(crate) config: KafkaBuilder,
     pub(crate) watch: Watch,
     pub(crate) admin: AdminClient,
-    pub(crate) producer: Producer,
+    in_sync: Arc<Line>,
     /// These two are made when they are first used: most programs never do.
-    leader_only: OnceCell<Producer>,
+    leader_only: OnceCell<Arc<Line>>,
     unconfirmed: OnceCell<Producer>,
     kafka: krafka::Kafka,
     pub(crate) topics: Topics,
@@ -200,12 +200,12 @@ impl Inner {
         let kafka = handle(&config).await?;
         let admin = kafka.admin().default_api_timeout(config.request_timeout());
         let product = product(&admin, config.group_protocol).await?;
-        let producer = build(&kafka, &config, Acks::All, "connect").await?;
+        let in_sync = Line::open(&kafka, &config, Acks::All, "connect").await?;
         Ok(Self {
             watch: config.watch(),
             config,
             admin,
-            producer,
+            in_sync,
             leader_only: OnceCell::new(),
             unconfirmed: OnceCell::new(),
             kafka,
@@ -225,21 +225,32 @@ impl Inner {
         ledgers.push(logs.map(Arc::downgrade).collect());
     }
 
-    /// The producer that asks for the leader's answer alone.
-    pub(crate) async fn leader_only(&self) -> Result<&Producer> {
-        let build = || build(&self.kafka, &self.config, Acks::Leader, "publish");
-        self.leader_only.get_or_try_init(build).await
+    /// The producers that ask for the answer of all replicas in sync.
+    pub(crate) fn in_sync(&self) -> &Arc<Line> {
+        &self.in_sync
     }
 
-    /// The producers that ask for an answer, as far as they were ever used.
-    pub(crate) fn used_confirmed(&self) -> impl Iterator<Item = &Producer> {
-        std::iter::once(&self.producer).chain(self.leader_only.get())
+    /// Those that ask for the leader's answer alone.
+    pub(crate) async fn leader_only(&self) -> Result<&Arc<Line>> {
+        let open = || Line::open(&self.kafka, &self.config, Acks::Leader, "publish");
+        self.leader_only.get_or_try_init(open).await
+    }
+
+    /// The same, if they were ever used.
+    pub(crate) fn used_leader_only(&self) -> Option<&Arc<Line>> {
+        self.leader_only.get()
+    }
+
+    /// All that ask for an answer, as far as they were ever used.
+    pub(crate) fn used_confirmed(&self) -> impl Iterator<Item = &Arc<Line>> {
+        std::iter::once(&self.in_sync).chain(self.leader_only.get())
     }
 
     /// The producer that asks for no answer.
     pub(crate) async fn unconfirmed(&self) -> Result<&Producer> {
-        let build = || build(&self.kafka, &self.config, Acks::None, "hand over");
-        self.unconfirmed.get_or_try_init(build).await
+        let build = || build(&self.kafka, &self.config, Acks::None);
+        let built = self.unconfirmed.get_or_try_init(build).await;
+        built.map_err(|e| error::map("hand over", Stage::Before, e))
     }
 
     /// The producer that asks for no answer, if it was ever used.
@@ -252,36 +263,14 @@ impl Inner {
         self.closing.cancel();
         let options = CloseOptions::new().timeout(self.config.publish_timeout);
         let mut closed = Ok(());
-        for producer in self.used_confirmed().chain(self.used_unconfirmed()) {
-            let result = producer.close_with(options).await;
-            closed = closed.and(result);
+        for line in self.used_confirmed() {
+            closed = closed.and(line.close(options).await);
+        }
+        if let Some(producer) = self.used_unconfirmed() {
+            closed = closed.and(producer.close_with(options).await);
         }
         closed.map_err(|e| error::map("close", Stage::Before, e))
     }
-}
-
-/// A producer of a connection. Only with the answer of all in-sync replicas can the broker tell a
-/// record that comes twice (idempotence).
-async fn build(
-    kafka: &krafka::Kafka,
-    config: &KafkaBuilder,
-    acks: Acks,
-    operation: &'static str,
-) -> Result<Producer> {
-    kafka
-        .producer()
-        .acks(acks)
-        .idempotent(acks == Acks::All)
-        .batch_size(config.batch_size())
-        .linger(config.linger)
-        .compression(config.compression.setting())
-        .buffer_memory(config.window)
-        .max_block(config.publish_timeout)
-        .delivery_timeout(config.publish_timeout)
-        .metrics_push(false)
-        .build()
-        .await
-        .map_err(|e| error::map(operation, Stage::Before, e))
 }
 
 /// A connected krafka handle: a pool of its own, so that a long poll of one consumer never stands

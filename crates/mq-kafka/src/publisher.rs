@@ -1,5 +1,7 @@
 //! Publishing: idempotent, acknowledged by all in-sync replicas, with exact outcomes.
 
+mod line;
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -22,6 +24,7 @@ use mq_core::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use self::line::{Line, build};
 use crate::{
     config::Compression,
     connection::Inner,
@@ -118,8 +121,8 @@ impl KafkaPublisher {
         let sent = self.send(to, message).await;
         let watch = &self.inner.watch;
         match sent {
-            Ok(handle) => {
-                let mut outcome = self.outcome(State::Sent(handle), to);
+            Ok((handle, number)) => {
+                let mut outcome = self.outcome(State::Sent(handle, number), to);
                 outcome.counted = Counted::new(&watch.counters);
                 if watch.flow.is_on()
                     && let Some(flow) = watch.flow.sending(message, to, sending.clone())
@@ -165,27 +168,36 @@ impl KafkaPublisher {
         self.outcome(State::Watched(told), &to)
     }
 
-    async fn send(&self, to: &Destination, message: &Message) -> Result<DeliveryHandle, Refused> {
+    /// Hands it to the client; the number is that of the client's producer.
+    async fn send(
+        &self,
+        to: &Destination,
+        message: &Message,
+    ) -> Result<(DeliveryHandle, u64), Refused> {
         let inner = &*self.inner;
         let record = self.prepare(to, message).await?;
-        let producer = match self.level {
-            Level::InSync => &inner.producer,
+        let line = match self.level {
+            Level::InSync => inner.in_sync(),
             Level::Leader => inner.leader_only().await.map_err(Refused::Error)?,
         };
+        let serving = line.serving().await;
+        let serving = serving.map_err(|e| not_enqueued(inner, PUBLISH, to, e))?;
+        let producer = &serving.producer;
         let record = match self.partition {
             Some(partition) => record.partition(number(partition)),
             None => record,
         };
         match (producer.enqueue(record).await, self.partition) {
-            (Ok(handle), _) => Ok(handle),
+            (Ok(handle), _) => Ok((handle, serving.number)),
             // The client looked at what it knows of the topic, which may be some minutes old.
             (Err(KrafkaError::Config { .. }), Some(partition)) => {
                 in_range(inner, to, partition).await?;
                 let record = self.prepare(to, message).await?;
                 let enqueued = producer.enqueue(record.partition(number(partition)));
-                enqueued
+                let handle = enqueued
                     .await
-                    .map_err(|e| not_enqueued(inner, PUBLISH, to, e))
+                    .map_err(|e| not_enqueued(inner, PUBLISH, to, e))?;
+                Ok((handle, serving.number))
             }
             (Err(error), _) => Err(not_enqueued(inner, PUBLISH, to, error)),
         }
@@ -266,7 +278,11 @@ impl Publisher for KafkaPublisher {
     async fn flush(&self) -> Result<()> {
         let deadline = self.inner.config.publish_timeout;
         let all = self.inner.used_confirmed();
-        let flushed = all.map(|producer| flush(producer, deadline, PUBLISH));
+        let flushed = all.map(|line| async move {
+            let serving = line.serving().await;
+            let serving = serving.map_err(|e| error::map(PUBLISH, Stage::Before, e))?;
+            flush(&serving.producer, deadline, PUBLISH).await
+        });
         try_join_all(flushed).await.map(drop)
     }
 
@@ -302,7 +318,8 @@ pub struct PublishOutcome {
 }
 
 enum State {
-    Sent(DeliveryHandle),
+    /// With the number of the client's producer.
+    Sent(DeliveryHandle, u64),
     /// A task waits for the outcome, and tells it.
     Watched(oneshot::Receiver<Result<Receipt>>),
     /// The queue or topic is not there, so nothing was sent.
@@ -313,8 +330,11 @@ impl Future for PublishOutcome {
     type Output = Result<Receipt>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Receipt>> {
-        let result = match &mut self.state {
-            State::Sent(handle) => ready!(Pin::new(handle).poll(cx)),
+        let (result, number) = match &mut self.state {
+            State::Sent(handle, number) => {
+                let result = ready!(Pin::new(handle).poll(cx));
+                (result, *number)
+            }
             State::Watched(told) => {
                 let told = ready!(Pin::new(told).poll(cx));
                 return Poll::Ready(told.unwrap_or_else(|_| Err(unanswered(&self.to))));
@@ -324,6 +344,7 @@ impl Future for PublishOutcome {
         let outcome = match result {
             Ok(stored) => receipt(&stored, self.level, &self.to),
             Err(error) => {
+                let late = matches!(error, KrafkaError::DeliveryTimeout { .. });
                 let error = error::map(PUBLISH, Stage::Handed, error);
                 if error.kind() == ErrorKind::NotFound {
                     self.inner.topics.forget(self.to.name());
@@ -334,6 +355,9 @@ impl Future for PublishOutcome {
                         None => missing,
                     })
                 } else {
+                    if late {
+                        self.suspect(number);
+                    }
                     Err(error.with("destination", &self.to))
                 }
             }
@@ -343,6 +367,18 @@ impl Future for PublishOutcome {
             sending.end(&outcome);
         }
         Poll::Ready(outcome)
+    }
+}
+
+impl PublishOutcome {
+    fn suspect(&self, number: u64) {
+        let line = match self.level {
+            Level::InSync => Some(self.inner.in_sync()),
+            Level::Leader => self.inner.used_leader_only(),
+        };
+        if let Some(line) = line {
+            line.suspect(number);
+        }
     }
 }
 

@@ -76,7 +76,9 @@ async fn is_told(events: &mut KafkaEvents, wanted: fn(&KafkaEvent) -> bool) {
 /// What is published is received, and its acknowledgement is committed.
 async fn works(kafka: &Kafka, consumer: &mut KafkaConsumer) -> Result<(), Error> {
     let record = Record::new("orders", "work");
-    let _ = kafka.inner().producer.send(record).await.unwrap();
+    let serving = kafka.inner().in_sync().serving().await.unwrap();
+    let _ = serving.producer.send(record).await.unwrap();
+    drop(serving);
     let next = timeout(SOON, consumer.receive()).await.unwrap()?;
     next.unwrap().ack()?;
     timeout(SOON, consumer.settled()).await.unwrap()

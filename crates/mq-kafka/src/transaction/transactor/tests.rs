@@ -63,7 +63,8 @@ impl Copier {
 
     async fn publish(&self) {
         let record = Record::new("orders", "work");
-        let _ = self.kafka.inner().producer.send(record).await.unwrap();
+        let serving = self.kafka.inner().in_sync().serving().await.unwrap();
+        let _ = serving.producer.send(record).await.unwrap();
     }
 
     /// Handles the next record.
