@@ -280,7 +280,7 @@ pub(crate) async fn handle(config: &KafkaBuilder) -> Result<krafka::Kafka> {
     connected.map_err(|e| error::map("connect", Stage::Before, e))
 }
 
-async fn handle_of(config: &KafkaBuilder) -> Result<krafka::Kafka, KrafkaError> {
+pub(crate) async fn handle_of(config: &KafkaBuilder) -> Result<krafka::Kafka, KrafkaError> {
     let mut builder = krafka::Kafka::builder(&config.servers)
         .client_id(&config.name)
         .connect_timeout(config.connect_timeout)

@@ -24,6 +24,7 @@ use mq_core::{
 };
 use tokio::sync::oneshot;
 
+use self::line::is_lost;
 pub(crate) use self::line::{Line, build};
 use crate::{
     config::Compression,
@@ -279,9 +280,9 @@ impl Publisher for KafkaPublisher {
         let deadline = self.inner.config.publish_timeout;
         let all = self.inner.used_confirmed();
         let flushed = all.map(|line| async move {
-            let serving = line.serving().await;
-            let serving = serving.map_err(|e| error::map(PUBLISH, Stage::Before, e))?;
-            flush(&serving.producer, deadline, PUBLISH).await
+            let producer = line.producer().await;
+            let producer = producer.map_err(|e| error::map(PUBLISH, Stage::Before, e))?;
+            flush(&producer, deadline, PUBLISH).await
         });
         try_join_all(flushed).await.map(drop)
     }
@@ -344,7 +345,9 @@ impl Future for PublishOutcome {
         let outcome = match result {
             Ok(stored) => receipt(&stored, self.level, &self.to),
             Err(error) => {
-                let late = matches!(error, KrafkaError::DeliveryTimeout { .. });
+                if is_lost(&error) {
+                    self.lost(number);
+                }
                 let error = error::map(PUBLISH, Stage::Handed, error);
                 if error.kind() == ErrorKind::NotFound {
                     self.inner.topics.forget(self.to.name());
@@ -355,9 +358,6 @@ impl Future for PublishOutcome {
                         None => missing,
                     })
                 } else {
-                    if late {
-                        self.suspect(number);
-                    }
                     Err(error.with("destination", &self.to))
                 }
             }
@@ -371,13 +371,14 @@ impl Future for PublishOutcome {
 }
 
 impl PublishOutcome {
-    fn suspect(&self, number: u64) {
+    /// Of the client's producer of this number.
+    fn lost(&self, number: u64) {
         let line = match self.level {
             Level::InSync => Some(self.inner.in_sync()),
             Level::Leader => self.inner.used_leader_only(),
         };
         if let Some(line) = line {
-            line.suspect(number);
+            line.lost(number);
         }
     }
 }

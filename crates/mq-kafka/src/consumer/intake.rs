@@ -15,7 +15,9 @@ use krafka::{
     CloseOptions, ConsumerRecord, KrafkaError,
     admin::{AdminClient, OffsetSpec},
 };
-use mq_core::{ErrorKind, Filter, Position, Received, Result, flow::FlowKind, headers as names};
+use mq_core::{
+    Error, ErrorKind, Filter, Position, Received, Result, flow::FlowKind, headers as names,
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -171,7 +173,7 @@ impl Intake {
                 Duration::ZERO
             };
             match self.group.polls.poll(consumer, wait).await {
-                Ok(records) if records.is_empty() => {}
+                Ok(records) if records.is_empty() => self.look_at_polls(),
                 Ok(records) => {
                     // The client reads none while it joins.
                     join = None;
@@ -197,6 +199,16 @@ impl Intake {
                     () = sleep(KEEP) => {}
                 }
             }
+        }
+    }
+
+    /// Ends the consumer whose client answers nothing any more: another one has a handle of its own.
+    fn look_at_polls(&self) {
+        if self.group.polls.are_lost() {
+            let text = "the client waits for answers that do not come";
+            let error = Error::new(ErrorKind::Disconnected, "consume", text);
+            let error = error.help("open the consumer again");
+            self.ledger.end(Some(error.with("source", &self.source)));
         }
     }
 

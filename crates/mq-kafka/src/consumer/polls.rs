@@ -17,6 +17,10 @@ use tracing::warn;
 pub(crate) struct Polls {
     /// Its listener is at work, inside a poll.
     listeners: AtomicUsize,
+    /// How often it was.
+    calls: AtomicUsize,
+    /// Polls that were given up, one after the other.
+    given_up: AtomicUsize,
     /// How long a poll may take beyond what it waits for records.
     patience: Duration,
 }
@@ -29,13 +33,22 @@ impl Polls {
     pub(crate) fn new(request: Duration) -> Self {
         Self {
             listeners: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
             patience: request * REQUESTS,
         }
     }
 
     pub(crate) fn at_work(&self) -> AtWork<'_> {
+        self.calls.fetch_add(1, Relaxed);
         self.listeners.fetch_add(1, Relaxed);
         AtWork(&self.listeners)
+    }
+
+    /// True if one poll after the other had to be given up: what the client has lost is more than one request, and another poll
+    /// does not help.
+    pub(crate) fn are_lost(&self) -> bool {
+        self.given_up.load(Relaxed) >= IN_A_ROW
     }
 
     /// A poll, which is empty if the client does not end it.
@@ -46,12 +59,15 @@ impl Polls {
     ) -> Result<Vec<ConsumerRecord>, KrafkaError> {
         let mut poll = pin!(consumer.poll(wait));
         loop {
-            let before = self.listeners.load(Relaxed);
+            let (working, calls) = (self.listeners.load(Relaxed), self.calls.load(Relaxed));
             if let Ok(polled) = timeout(wait + self.patience, &mut poll).await {
+                self.given_up.store(0, Relaxed);
                 return polled;
             }
-            // One that has ended meanwhile may have left the rest of its poll no time.
-            if before + self.listeners.load(Relaxed) == 0 {
+            // A listener that has ended meanwhile may have left the rest of its poll no time.
+            let still = self.listeners.load(Relaxed) > 0;
+            if working == 0 && !still && calls == self.calls.load(Relaxed) {
+                self.given_up.fetch_add(1, Relaxed);
                 warn!(patience = ?self.patience, "the client waits for an answer that does not come; it is asked anew");
                 return Ok(Vec::new());
             }
@@ -67,6 +83,8 @@ impl Drop for AtWork<'_> {
 
 /// Requests that one poll may need, a connection among them, each of which may take its whole time.
 const REQUESTS: u32 = 3;
+/// Polls that are given up in a row before the consumer is.
+const IN_A_ROW: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +131,24 @@ mod tests {
             let second = polls.poll(&consumer, WAIT).await.unwrap();
             assert_eq!(second.len(), 1, "{lost:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn polls_that_are_given_up_one_after_the_other_are_told() {
+        let fake = FakeBroker::start_in_memory(1);
+        let consumer = reader(&fake).await;
+        let polls = Polls::new(REQUEST);
+        fake.on_once(ApiKey::Fetch, |_| Control::Delay((REQUESTS + 1) * REQUEST));
+        for (poll, records) in [0, 1].into_iter().enumerate() {
+            let polled = polls.poll(&consumer, WAIT).await.unwrap();
+            assert_eq!(polled.len(), records, "poll {poll}");
+        }
+        fake.on(ApiKey::Fetch, |_| Control::Silence);
+        for poll in 1..=IN_A_ROW {
+            assert!(!polls.are_lost(), "before poll {poll}");
+            polls.poll(&consumer, WAIT).await.unwrap();
+        }
+        assert!(polls.are_lost());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,17 +1,19 @@
 //! The client's producer of one kind of acknowledgement, and those that take its place.
 //!
 //! krafka 0.28 may keep a partition's place for ever for a request that it has lost, and then sends nothing more to that partition
-//! (decision 0030). So a producer gets a successor when an outcome did not come by the publish deadline; and before that hands
-//! anything over the outcomes of the former one are known, so that the messages of a key do not overtake each other.
+//! (decision 0030). A producer of which a publish was lost so gets a successor; and before that hands anything over the outcomes of
+//! the former one are known, so that the messages of a key do not overtake each other.
 
 use std::{
     mem,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use krafka::{
     CloseOptions, KrafkaError,
     producer::{Acks, Producer},
@@ -20,32 +22,41 @@ use mq_core::Result;
 use tokio::{
     runtime::Handle,
     sync::{RwLock, RwLockReadGuard},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::{debug, warn};
 
 use crate::{
     config::KafkaBuilder,
+    connection,
     error::{self, Stage},
 };
 
 /// Producers, one after the other.
 pub(crate) struct Line {
-    kafka: krafka::Kafka,
     config: KafkaBuilder,
     acks: Acks,
     serving: RwLock<Serving>,
     /// A successor is on its way.
     renewing: AtomicBool,
     closed: AtomicBool,
+    /// Whoever hears of an outcome may be about to leave its own.
+    runtime: Handle,
+    connect: Mutex<Connect>,
 }
+
+/// Makes a handle that shares nothing with those before.
+type Connect = Box<dyn FnMut() -> BoxFuture<'static, Result<krafka::Kafka, KrafkaError>> + Send>;
 
 /// The producer of the moment.
 pub(crate) struct Serving {
-    pub(crate) producer: Producer,
+    pub(crate) producer: Arc<Producer>,
     /// How many there were before.
     pub(crate) number: u64,
 }
+
+/// Set back however the renewal ends.
+struct Renewing(Arc<Line>);
 
 impl Line {
     pub(crate) async fn open(
@@ -56,76 +67,107 @@ impl Line {
     ) -> Result<Arc<Self>> {
         let built = build(kafka, config, acks).await;
         let producer = built.map_err(|e| error::map(operation, Stage::Before, e))?;
-        Ok(Arc::new(Self {
-            kafka: kafka.clone(),
-            config: config.clone(),
+        let settings = config.clone();
+        let connect = Box::new(move || {
+            let settings = settings.clone();
+            async move { connection::handle_of(&settings).await }.boxed()
+        });
+        Ok(Self::new(producer, config.clone(), acks, connect))
+    }
+
+    fn new(producer: Producer, config: KafkaBuilder, acks: Acks, connect: Connect) -> Arc<Self> {
+        Arc::new(Self {
+            config,
             acks,
             serving: RwLock::new(Serving {
-                producer,
+                producer: Arc::new(producer),
                 number: 0,
             }),
             renewing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-        }))
+            runtime: Handle::current(),
+            connect: Mutex::new(connect),
+        })
     }
 
     /// The producer of the moment. While this is held no other one takes its place.
     ///
     /// # Errors
-    /// A time-out, if its successor was not there by the publish deadline.
+    /// A time-out, if its successor was not there in time.
     pub(crate) async fn serving(&self) -> Result<RwLockReadGuard<'_, Serving>, KrafkaError> {
         if let Ok(serving) = self.serving.try_read() {
             return Ok(serving);
         }
-        timeout(self.config.publish_timeout, self.serving.read())
-            .await
-            .map_err(|_| KrafkaError::timeout("a producer that takes the place of a stuck one"))
+        // A successor waits for those that are handing over, and then for outcomes.
+        let patience = 2 * self.config.publish_timeout + self.config.request_timeout();
+        let serving = timeout(patience, self.serving.read()).await;
+        serving.map_err(|_| KrafkaError::timeout("waiting for another producer"))
     }
 
-    /// An outcome of the producer of this number did not come in time.
-    pub(crate) fn suspect(self: &Arc<Self>, number: u64) {
-        // Whoever hears of the next one has a runtime, perhaps.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
+    /// The producer of the moment, for as long as it is asked to send what it has.
+    pub(crate) async fn producer(&self) -> Result<Arc<Producer>, KrafkaError> {
+        Ok(Arc::clone(&self.serving().await?.producer))
+    }
+
+    /// A publish of the producer of this number was lost.
+    pub(crate) fn lost(self: &Arc<Self>, number: u64) {
         if self.renewing.swap(true, SeqCst) {
             return;
         }
-        let line = Arc::clone(self);
-        runtime.spawn(async move {
-            line.renew(number).await;
-            line.renewing.store(false, SeqCst);
+        let renewing = Renewing(Arc::clone(self));
+        self.runtime.spawn(async move {
+            let line = &renewing.0;
+            let mut pause = PAUSE;
+            while let Err(error) = line.renew(number).await {
+                debug!(%error, "no other producer yet");
+                sleep(pause).await;
+                pause = LONG_PAUSE.min(pause * 2);
+            }
         });
     }
 
-    async fn renew(&self, number: u64) {
-        let mut serving = self.serving.write().await;
-        if serving.number != number || self.closed.load(SeqCst) {
-            return;
+    async fn renew(&self, number: u64) -> Result<(), KrafkaError> {
+        if self.closed.load(SeqCst) || self.serving.read().await.number != number {
+            return Ok(());
         }
-        // Each has its outcome by then, also what waits behind a lost request, which has none for the client.
+        // Over a handle of its own: what was lost may have been more than the publish.
+        let connecting = self.connect.lock().unwrap_or_else(PoisonError::into_inner)();
+        let kafka = connecting.await?;
+        let next = Arc::new(build(&kafka, &self.config, self.acks).await?);
+        let mut serving = self.serving.write().await;
+        // Each has its outcome by then, also what waits behind the lost one.
         let _ = timeout(self.config.publish_timeout, serving.producer.flush()).await;
-        let next = match build(&self.kafka, &self.config, self.acks).await {
-            Ok(next) => next,
-            Err(error) => {
-                debug!(%error, "no other producer yet");
-                return;
-            }
-        };
+        if self.closed.load(SeqCst) {
+            drop(serving);
+            return next.close().await;
+        }
         let former = mem::replace(&mut serving.producer, next);
         serving.number += 1;
         drop(serving);
-        warn!(acks = ?self.acks, "an outcome did not come by the publish deadline; the producer is made anew");
+        warn!(acks = ?self.acks, "the client has lost a publish with its connection; another producer takes over");
         let options = CloseOptions::new().timeout(self.config.request_timeout());
         if let Err(error) = former.close_with(options).await {
             debug!(%error, "the former producer did not close");
         }
+        Ok(())
     }
 
     pub(crate) async fn close(&self, options: CloseOptions) -> Result<(), KrafkaError> {
         self.closed.store(true, SeqCst);
-        self.serving.read().await.producer.close_with(options).await
+        self.producer().await?.close_with(options).await
     }
+}
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.renewing.store(false, SeqCst);
+    }
+}
+
+/// True of the outcome of a publish that the client has lost: it was on its way until its time was over, and nothing went wrong with
+/// it. The time of a request is over long before.
+pub(crate) fn is_lost(error: &KrafkaError) -> bool {
+    matches!(error, KrafkaError::DeliveryTimeout { possibly_written: true, message } if !message.contains("last error"))
 }
 
 /// Only with the answer of all in-sync replicas can the broker tell a record that comes twice (idempotence).
@@ -149,96 +191,134 @@ pub(crate) async fn build(
     producer.await
 }
 
+/// Between two attempts at a successor.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use futures::FutureExt;
     use krafka::{
         Record,
         testing::{ApiKey, Control, FakeBroker},
     };
-    use tokio::time::{Instant, sleep};
+    use tokio::time::Instant;
 
     use super::*;
 
-    async fn line(fake: &FakeBroker) -> Arc<Line> {
+    /// A line whose later connections fail so many times.
+    async fn line(fake: &Arc<FakeBroker>, mut fails: usize) -> Arc<Line> {
         fake.create_topic("orders", 2);
         let config = KafkaBuilder::new("fake").publish_timeout(DEADLINE);
-        let kafka = fake.kafka().request_timeout(config.request_timeout());
-        let kafka = kafka.connect().await.unwrap();
-        Line::open(&kafka, &config, Acks::All, "test")
-            .await
-            .unwrap()
+        let kafka = connected(fake, config.request_timeout()).await.unwrap();
+        let (fake, request) = (Arc::clone(fake), config.request_timeout());
+        let connect: Connect = Box::new(move || {
+            if let Some(less) = fails.checked_sub(1) {
+                fails = less;
+                return async { Err(KrafkaError::timeout("connect")) }.boxed();
+            }
+            let fake = Arc::clone(&fake);
+            async move { connected(&fake, request).await }.boxed()
+        });
+        let producer = build(&kafka, &config, Acks::All).await.unwrap();
+        Line::new(producer, config, Acks::All, connect)
     }
 
-    /// Publishes to a partition, and tells the line of an outcome that is late.
-    async fn publish(line: &Arc<Line>, partition: i32) -> Result<u64, KrafkaError> {
+    async fn connected(fake: &FakeBroker, request: Duration) -> Result<krafka::Kafka, KrafkaError> {
+        fake.kafka().request_timeout(request).connect().await
+    }
+
+    /// Publishes to a partition; tells which producer did it.
+    async fn publish(line: &Line, partition: i32) -> Result<u64, KrafkaError> {
         let serving = line.serving().await?;
         let (number, record) = (serving.number, Record::new("orders", "one"));
         let handle = serving.producer.enqueue(record.partition(partition)).await;
         drop(serving);
-        let outcome = handle?.await;
-        if let Err(KrafkaError::DeliveryTimeout { .. }) = outcome {
-            line.suspect(number);
+        handle?.await.map(|_| number)
+    }
+
+    async fn succeeded(line: &Line) {
+        let start = Instant::now();
+        while line.serving().await.unwrap().number == 0 {
+            assert!(start.elapsed() < 2 * DEADLINE, "there is none");
+            sleep(Duration::from_millis(1)).await;
         }
-        outcome.map(|_| number)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_producer_of_which_an_outcome_was_late_gets_a_successor() {
-        let fake = FakeBroker::start_in_memory(1);
-        let line = line(&fake).await;
+    async fn a_producer_that_has_lost_a_publish_gets_a_successor() {
+        let fake = Arc::new(FakeBroker::start_in_memory(1));
+        let line = line(&fake, 0).await;
         assert_eq!(publish(&line, 0).await.unwrap(), 0);
-        let start = Instant::now();
-        fake.on(ApiKey::Produce, move |_| match start.elapsed() < DEADLINE {
-            true => Control::Silence,
-            false => Control::Pass,
-        });
-        publish(&line, 0).await.unwrap_err();
-        // The next publish waits for the successor.
-        sleep(Duration::from_millis(1)).await;
+        line.lost(0);
+        succeeded(&line).await;
         assert_eq!(publish(&line, 0).await.unwrap(), 1);
         assert_eq!(publish(&line, 1).await.unwrap(), 1);
         // One that is late to tell of the former one changes nothing.
-        line.suspect(0);
+        line.lost(0);
         sleep(DEADLINE).await;
         assert_eq!(publish(&line, 0).await.unwrap(), 1);
         line.close(CloseOptions::new()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_successor_is_tried_for_while_the_former_one_serves() {
+        let fake = Arc::new(FakeBroker::start_in_memory(1));
+        let line = line(&fake, 5).await;
+        let start = Instant::now();
+        line.lost(0);
+        sleep(2 * PAUSE).await;
+        assert_eq!(publish(&line, 0).await.unwrap(), 0);
+        succeeded(&line).await;
+        assert!(start.elapsed() >= 31 * PAUSE, "{:?}", start.elapsed());
+        assert_eq!(publish(&line, 0).await.unwrap(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_successor_waits_for_the_outcomes_of_the_former_one() {
-        // A new producer asks one of the two, behind what that is slow with or not.
-        for _ in 0..20 {
-            let fake = FakeBroker::start_in_memory(2);
-            let line = line(&fake).await;
-            publish(&line, 0).await.unwrap();
-            publish(&line, 1).await.unwrap();
-            fake.on(ApiKey::Produce, |_| Control::Delay(DEADLINE / 6));
-            let serving = line.serving().await.unwrap();
-            let record = Record::new("orders", "one").partition(1);
-            let slow = serving.producer.enqueue(record).await.unwrap();
-            drop(serving);
-            sleep(Duration::from_millis(1)).await;
-            line.suspect(0);
-            while line.serving().await.unwrap().number == 0 {
-                sleep(Duration::from_millis(1)).await;
-            }
-            let outcome = slow.now_or_never();
-            assert!(matches!(outcome, Some(Ok(_))), "{outcome:?}");
-        }
+        let fake = Arc::new(FakeBroker::start_in_memory(1));
+        let line = line(&fake, 0).await;
+        publish(&line, 1).await.unwrap();
+        fake.on(ApiKey::Produce, |_| Control::Delay(DEADLINE / 6));
+        let serving = line.serving().await.unwrap();
+        let record = Record::new("orders", "one").partition(1);
+        let slow = serving.producer.enqueue(record).await.unwrap();
+        drop(serving);
+        sleep(Duration::from_millis(1)).await;
+        line.lost(0);
+        succeeded(&line).await;
+        let outcome = slow.now_or_never();
+        assert!(matches!(outcome, Some(Ok(_))), "{outcome:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_line_that_is_closed_gets_no_successor() {
-        let fake = FakeBroker::start_in_memory(1);
-        let line = line(&fake).await;
+        let fake = Arc::new(FakeBroker::start_in_memory(1));
+        let line = line(&fake, 0).await;
         publish(&line, 0).await.unwrap();
         line.close(CloseOptions::new()).await.unwrap();
-        line.suspect(0);
+        line.lost(0);
         sleep(DEADLINE).await;
         assert_eq!(line.serving().await.unwrap().number, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_never_failed_before_its_time_was_over_is_lost() {
+        let fake = Arc::new(FakeBroker::start_in_memory(1));
+        let line = line(&fake, 0).await;
+        // A broker that is silent: its requests end by their own time.
+        fake.on(ApiKey::Produce, |_| Control::Silence);
+        let error = publish(&line, 0).await.unwrap_err();
+        assert!(
+            matches!(error, KrafkaError::DeliveryTimeout { .. }),
+            "{error}"
+        );
+        assert!(!is_lost(&error), "{error}");
+        // What waited behind it was never sent.
+        assert!(!is_lost(&KrafkaError::delivery_timeout(false, "")));
+        assert!(is_lost(&KrafkaError::delivery_timeout(
+            true,
+            "not acknowledged within delivery_timeout after 1 attempt(s)"
+        )));
     }
 
     const DEADLINE: Duration = Duration::from_secs(30);
