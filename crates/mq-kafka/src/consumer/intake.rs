@@ -204,7 +204,7 @@ impl Intake {
 
     /// Ends the consumer whose client answers nothing any more: another one has a handle of its own.
     fn look_at_polls(&self) {
-        if self.group.polls.are_lost() {
+        if self.group.polls.are_lost_for(self.unreachable_after) {
             let text = "the client waits for answers that do not come";
             let error = Error::new(ErrorKind::Disconnected, "consume", text);
             let error = error.help("open the consumer again");

@@ -5,7 +5,7 @@
 
 use std::{
     pin::pin,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ pub(crate) struct Polls {
     /// How often it was.
     calls: AtomicUsize,
     /// Polls that were given up, one after the other.
-    given_up: AtomicUsize,
+    given_up: AtomicU32,
     /// How long a poll may take beyond what it waits for records.
     patience: Duration,
 }
@@ -34,7 +34,7 @@ impl Polls {
         Self {
             listeners: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
+            given_up: AtomicU32::new(0),
             patience: request * REQUESTS,
         }
     }
@@ -45,10 +45,11 @@ impl Polls {
         AtWork(&self.listeners)
     }
 
-    /// True if one poll after the other had to be given up: what the client has lost is more than one request, and another poll
-    /// does not help.
-    pub(crate) fn are_lost(&self) -> bool {
-        self.given_up.load(Relaxed) >= IN_A_ROW
+    /// True if one poll after the other had to be given up for so long: what the client has lost is more than one request, and
+    /// another poll does not help.
+    pub(crate) fn are_lost_for(&self, long: Duration) -> bool {
+        let given_up = self.given_up.load(Relaxed);
+        given_up >= IN_A_ROW && self.patience.saturating_mul(given_up) >= long
     }
 
     /// A poll, which is empty if the client does not end it.
@@ -84,7 +85,7 @@ impl Drop for AtWork<'_> {
 /// Requests that one poll may need, a connection among them, each of which may take its whole time.
 const REQUESTS: u32 = 3;
 /// Polls that are given up in a row before the consumer is.
-const IN_A_ROW: usize = 3;
+const IN_A_ROW: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -145,10 +146,11 @@ mod tests {
         }
         fake.on(ApiKey::Fetch, |_| Control::Silence);
         for poll in 1..=IN_A_ROW {
-            assert!(!polls.are_lost(), "before poll {poll}");
+            assert!(!polls.are_lost_for(REQUEST), "before poll {poll}");
             polls.poll(&consumer, WAIT).await.unwrap();
         }
-        assert!(polls.are_lost());
+        assert!(polls.are_lost_for(IN_A_ROW * REQUESTS * REQUEST));
+        assert!(!polls.are_lost_for((IN_A_ROW * REQUESTS + 1) * REQUEST));
     }
 
     #[tokio::test(start_paused = true)]

@@ -111,7 +111,12 @@ impl Line {
 
     /// A publish of the producer of this number was lost.
     pub(crate) fn lost(self: &Arc<Self>, number: u64) {
-        if self.renewing.swap(true, SeqCst) {
+        // What is told of a former one would hide what is told of its successor.
+        let former = self
+            .serving
+            .try_read()
+            .is_ok_and(|now| now.number != number);
+        if former || self.renewing.swap(true, SeqCst) {
             return;
         }
         let renewing = Renewing(Arc::clone(self));
@@ -119,6 +124,10 @@ impl Line {
             let line = &renewing.0;
             let mut pause = PAUSE;
             while let Err(error) = line.renew(number).await {
+                if Arc::strong_count(line) == 1 {
+                    // Nobody publishes any more.
+                    return;
+                }
                 debug!(%error, "no other producer yet");
                 sleep(pause).await;
                 pause = LONG_PAUSE.min(pause * 2);
@@ -132,19 +141,26 @@ impl Line {
         }
         // Over a handle of its own: what was lost may have been more than the publish.
         let connecting = self.connect.lock().unwrap_or_else(PoisonError::into_inner)();
-        let kafka = connecting.await?;
+        // What is lost here would be waited for as long.
+        let within = self.config.connect_timeout + self.config.request_timeout();
+        let kafka = timeout(within, connecting)
+            .await
+            .unwrap_or_else(|_| Err(KrafkaError::timeout("connect")))?;
         let next = Arc::new(build(&kafka, &self.config, self.acks).await?);
         let mut serving = self.serving.write().await;
         // Each has its outcome by then, also what waits behind the lost one.
         let _ = timeout(self.config.publish_timeout, serving.producer.flush()).await;
-        if self.closed.load(SeqCst) {
-            drop(serving);
-            return next.close().await;
-        }
-        let former = mem::replace(&mut serving.producer, next);
-        serving.number += 1;
+        // Closed meanwhile, it is the successor that is not needed.
+        let over = self.closed.load(SeqCst);
+        let former = match over {
+            true => next,
+            false => mem::replace(&mut serving.producer, next),
+        };
+        serving.number += u64::from(!over);
         drop(serving);
-        warn!(acks = ?self.acks, "the client has lost a publish with its connection; another producer takes over");
+        if !over {
+            warn!(acks = ?self.acks, "the client has lost a publish with its connection; another producer takes over");
+        }
         let options = CloseOptions::new().timeout(self.config.request_timeout());
         if let Err(error) = former.close_with(options).await {
             debug!(%error, "the former producer did not close");
