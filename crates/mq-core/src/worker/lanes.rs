@@ -22,8 +22,8 @@ pub(super) struct Lanes {
     ordered: bool,
     /// Wakes runners: something is ready, or it is over.
     ready: Notify,
-    /// Wakes the intake: there is room.
-    room: Notify,
+    /// Wakes the intake: something was done.
+    done: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -33,8 +33,6 @@ struct State {
     busy: HashMap<Key, VecDeque<Settlement>>,
     /// Deliveries in here or with a runner.
     open: usize,
-    /// The limit for which the intake waits.
-    wanted: Option<usize>,
     closed: bool,
 }
 
@@ -45,26 +43,20 @@ impl Lanes {
             state,
             ordered,
             ready: Notify::new(),
-            room: Notify::new(),
+            done: Notify::new(),
         }
     }
 
-    /// Waits until fewer than `limit` deliveries are open, and half of that or less is ready; returns how many more fit.
-    ///
-    /// The runners have enough until then. Asked for after each delivery that is done, the next ones would come one by one.
+    /// Waits until fewer than `limit` deliveries are open; returns how many more fit.
     pub(super) async fn room(&self, limit: usize) -> usize {
         loop {
             // Registered before the look, so that a completion in between is not missed.
-            let room = self.room.notified();
-            {
-                let mut state = self.lock();
-                if let Some(more) = state.room(limit) {
-                    state.wanted = None;
-                    return more;
-                }
-                state.wanted = Some(limit);
+            let done = self.done.notified();
+            let open = self.lock().open;
+            if open < limit {
+                return limit - open;
             }
-            room.await;
+            done.await;
         }
     }
 
@@ -75,23 +67,14 @@ impl Lanes {
             state.open += 1;
             self.place(&mut state, delivery);
         }
-        self.wake(&mut state);
+        self.wake(&state);
     }
 
     /// Waits for the next delivery; `None` when it is over.
     pub(super) async fn next(&self) -> Option<Settlement> {
-        loop {
-            let ready = self.ready.notified();
-            {
-                let mut state = self.lock();
-                let one = state.ready.pop_front();
-                self.wake(&mut state);
-                if one.is_some() || state.closed {
-                    return one;
-                }
-            }
-            ready.await;
-        }
+        let mut one = Vec::with_capacity(1);
+        self.next_many(&mut one, 1, None).await;
+        one.pop()
     }
 
     /// Waits for a first delivery and takes those that are ready with it, up to `max`; with
@@ -108,7 +91,7 @@ impl Lanes {
             let closed = {
                 let mut state = self.lock();
                 self.take(&mut state, into, max);
-                self.wake(&mut state);
+                self.wake(&state);
                 state.closed
             };
             if closed || into.len() == max {
@@ -136,7 +119,9 @@ impl Lanes {
             let next = free(&mut state, key);
             state.ready.extend(next);
         }
-        self.wake(&mut state);
+        self.wake(&state);
+        drop(state);
+        self.done.notify_one();
     }
 
     /// True once the worker stops.
@@ -196,28 +181,15 @@ impl Lanes {
     }
 
     /// Wakes one runner if something is ready; who takes it wakes the next one. So one wake-up is
-    /// enough, however many deliveries came at once. And the intake, if it waits and there is room.
-    fn wake(&self, state: &mut State) {
+    /// enough, however many deliveries came at once.
+    fn wake(&self, state: &State) {
         if !state.ready.is_empty() {
             self.ready.notify_one();
-        }
-        if let Some(limit) = state.wanted
-            && state.room(limit).is_some()
-        {
-            state.wanted = None;
-            self.room.notify_one();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// How many more may be open, if it is time for more.
-    fn room(&self, limit: usize) -> Option<usize> {
-        (self.open < limit && self.ready.len() <= limit / 2).then(|| limit - self.open)
     }
 }
 
