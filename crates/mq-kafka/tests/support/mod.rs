@@ -15,7 +15,9 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use krafka::{
     Record,
-    admin::{AdminClient, ConfigOp, ConfigResource, NewTopic, OffsetSpec, TopicPartition},
+    admin::{
+        AdminClient, ConfigEntry, ConfigOp, ConfigResource, NewTopic, OffsetSpec, TopicPartition,
+    },
     consumer::OffsetAndMetadata,
 };
 use mq_kafka::{
@@ -26,7 +28,11 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Failure};
-use tokio::{runtime::Runtime, task::JoinHandle, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 pub async fn queue(servers: &str, what: &str) -> Check<(Kafka, Destination)> {
     let kafka = Kafka::connect(servers).await?;
@@ -170,6 +176,23 @@ impl Bare {
         for (_, result) in set.await? {
             result?;
         }
+        // The controller has it; the brokers hear of it a moment later, and go by it a moment after that.
+        let heard = async {
+            let asked = ConfigResource::topic(topic);
+            loop {
+                let described = admin.describe_configs([asked.clone()], Default::default());
+                let found = described.await?.remove(&asked).expect("an answer")?;
+                let has = |entry: &ConfigEntry| {
+                    entry.name == name && entry.value.as_deref() == Some(value)
+                };
+                if found.iter().any(has) {
+                    return Check::Ok(());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(10, heard).await??;
+        sleep(Duration::from_millis(200)).await;
         Ok(())
     }
 
