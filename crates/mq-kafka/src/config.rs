@@ -147,8 +147,9 @@ impl KafkaBuilder {
         self
     }
 
-    /// How long a publish may take, first for room in the window, then for the broker's answer.
-    /// Default 30 s, at least 1 s.
+    /// How long a publish may take, first for room in the window, then for the broker's answer: each of the two.
+    /// Default 30 s, at least 1 s. After the client has lost a publish those that come next wait for another producer of it before: for
+    /// twice as long and 10 s, at the most.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self

@@ -24,7 +24,7 @@ use mq_kafka::{
     },
 };
 use mq_testkit::{Check, Suite, broker_address};
-use support::{Bare, Own, check, fill, quiet, same, take, text, unique, within};
+use support::{Bare, Own, check, fill, heard, quiet, same, take, text, unique, within};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -98,23 +98,7 @@ async fn set_group(bare: &Bare, group: &str, settings: &[(&str, &str)]) -> Check
     for (_, result) in set.await? {
         result?;
     }
-    // The broker hears of it a moment later.
-    let heard = async {
-        let asked = ConfigResource::group(group);
-        loop {
-            let described = admin.describe_configs([asked.clone()], Default::default());
-            let found = described.await?.remove(&asked).expect("an answer")?;
-            let has = |name: &str, value: &str| {
-                let mut of = found.iter().filter(|entry| entry.name == name);
-                of.any(|entry| entry.value.as_deref() == Some(value))
-            };
-            if settings.iter().all(|(name, value)| has(name, value)) {
-                return Check::Ok(());
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within(10, heard).await?
+    heard(&admin, ConfigResource::group(group), settings).await
 }
 
 /// The shortest lock that a broker gives unless its own limits are changed.

@@ -15,9 +15,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use krafka::{
     Record,
-    admin::{
-        AdminClient, ConfigEntry, ConfigOp, ConfigResource, NewTopic, OffsetSpec, TopicPartition,
-    },
+    admin::{AdminClient, ConfigOp, ConfigResource, NewTopic, OffsetSpec, TopicPartition},
     consumer::OffsetAndMetadata,
 };
 use mq_kafka::{
@@ -176,24 +174,7 @@ impl Bare {
         for (_, result) in set.await? {
             result?;
         }
-        // The controller has it; the brokers hear of it a moment later, and go by it a moment after that.
-        let heard = async {
-            let asked = ConfigResource::topic(topic);
-            loop {
-                let described = admin.describe_configs([asked.clone()], Default::default());
-                let found = described.await?.remove(&asked).expect("an answer")?;
-                let has = |entry: &ConfigEntry| {
-                    entry.name == name && entry.value.as_deref() == Some(value)
-                };
-                if found.iter().any(has) {
-                    return Check::Ok(());
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        within(10, heard).await??;
-        sleep(Duration::from_millis(200)).await;
-        Ok(())
+        heard(&admin, ConfigResource::topic(topic), &[(name, value)]).await
     }
 
     pub async fn add_partitions(&self, topic: &str, total: i32) -> Check {
@@ -311,6 +292,25 @@ impl Bare {
         }
         Ok(producer.close().await?)
     }
+}
+
+/// Waits until the broker has these settings: the controller takes them, and it hears of them a moment later.
+pub async fn heard(admin: &AdminClient, of: ConfigResource, settings: &[(&str, &str)]) -> Check {
+    let heard = async {
+        loop {
+            let described = admin.describe_configs([of.clone()], Default::default());
+            let found = described.await?.remove(&of).expect("an answer")?;
+            let has = |(name, value): &(&str, &str)| {
+                let mut of = found.iter().filter(|entry| entry.name == *name);
+                of.any(|entry| entry.value.as_deref() == Some(*value))
+            };
+            if settings.iter().all(has) {
+                return Check::Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(10, heard).await?
 }
 
 /// The timestamps of a topic's records, as the broker has them, in milliseconds.
