@@ -196,7 +196,13 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
     let properties = &delivery.properties;
     let table = properties.headers().as_ref().map(FieldTable::inner);
     let find = |name: &str| table.and_then(|t| t.get(name)).and_then(value);
-    let find_number = |name: &str| -> Option<u64> { find(name)?.as_str()?.parse().ok() };
+    let find_number = |name: &str| -> Option<u64> {
+        match table?.get(name)? {
+            // As it is nearly always: read where it lies.
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.parse().ok(),
+            other => value(other)?.as_str()?.parse().ok(),
+        }
+    };
 
     // Its exchange and routing key are those of its way through the delay cascade.
     let waited = is_of_cascade(delivery.exchange.as_str());
@@ -207,14 +213,14 @@ pub(crate) fn received(delivery: &mut Delivery, source: std::sync::Arc<str>) -> 
         Message::new(std::mem::take(&mut delivery.data))
     };
     let mut kept = Headers::new();
-    for (name, value) in table
-        .into_iter()
-        .flatten()
-        .filter_map(|(n, v)| Some((n, self::value(v)?)))
-    {
+    for (name, value) in table.into_iter().flatten() {
         let name = name.as_str();
         let of_its_way = waited && DEATH.iter().any(|death| name.starts_with(death));
-        if !headers::is_mapped(name) && !COUNTERS.contains(&name) && !of_its_way {
+        if !headers::is_mapped(name)
+            && !COUNTERS.contains(&name)
+            && !of_its_way
+            && let Some(value) = self::value(value)
+        {
             kept.append(name.to_owned(), value);
         }
     }

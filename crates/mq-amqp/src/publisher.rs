@@ -359,7 +359,7 @@ impl Shared {
         reply: Reply,
         flow: Option<Box<PublishFlow>>,
         enqueued: Instant,
-    ) -> Job {
+    ) -> Box<Job> {
         let letter = self.resend.then_some(letter);
         Job::new(outbound, letter, reply, flow, enqueued)
     }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, ErrorKind, Message, Position, Result, codec::Codec, rejection::Rejection};
 
-/// A message as a consumer got it. Cheap to clone.
+/// A message as a consumer got it. Cheap to clone, and small, since it goes through many hands.
 ///
 /// It dereferences to its [`Message`].
 #[derive(Clone)]
@@ -15,13 +15,14 @@ pub struct Received {
     attempt: u32,
     attempt_is_exact: bool,
     redelivered: Option<bool>,
-    position: Option<Position>,
 }
 
+#[derive(Clone)]
 struct Inner {
     message: Message,
     source: Arc<str>,
     routing_key: Option<Arc<str>>,
+    position: Option<Position>,
 }
 
 impl Received {
@@ -31,13 +32,13 @@ impl Received {
             message,
             source,
             routing_key,
+            position: None,
         });
         Self {
             inner,
             attempt: 1,
             attempt_is_exact: true,
             redelivered: None,
-            position: None,
         }
     }
 
@@ -63,10 +64,10 @@ impl Received {
         self
     }
 
-    /// Sets where in a log the message lies.
+    /// Sets where in a log the message lies. Free before it is cloned; after that it costs a clone of the message.
     #[must_use]
     pub fn with_position(mut self, position: Position) -> Self {
-        self.position = Some(position);
+        Arc::make_mut(&mut self.inner).position = Some(position);
         self
     }
 
@@ -108,7 +109,7 @@ impl Received {
 
     /// Where in a log it lies.
     pub fn position(&self) -> Option<Position> {
-        self.position
+        self.inner.position
     }
 
     /// The payload read by a codec; a tombstone cannot be read.
@@ -141,7 +142,7 @@ impl fmt::Debug for Received {
             .field("source", &self.inner.source)
             .field("attempt", &self.attempt)
             .field("redelivered", &self.redelivered)
-            .field("position", &self.position)
+            .field("position", &self.inner.position)
             .field("message", &self.inner.message)
             .finish()
     }
@@ -293,7 +294,18 @@ impl Settlement {
         self.finish(Verdict::Reject(Box::new(why.into())))
     }
 
-    fn finish(mut self, verdict: Verdict) -> Result<()> {
+    /// Settles it. A verdict that came too late needs no action: the broker delivers again. It is worth a line.
+    pub(crate) fn finish_logged(mut self, verdict: Verdict) {
+        if let Err(error) = self.carry_out(verdict) {
+            tracing::warn!(id = %self.received.id(), %error, "the message will be delivered again");
+        }
+    }
+
+    pub(crate) fn finish(mut self, verdict: Verdict) -> Result<()> {
+        self.carry_out(verdict)
+    }
+
+    fn carry_out(&mut self, verdict: Verdict) -> Result<()> {
         let Some(sink) = mem::take(&mut self.sink) else {
             return Ok(());
         };

@@ -1,9 +1,9 @@
 //! Extractors: what a handler function takes as its arguments.
 
 use std::{
-    fmt,
+    fmt, mem,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{BoxError, Outcome, Reason, Received, Rejection, Result};
@@ -146,32 +146,57 @@ pub fn undecodable(error: impl Into<BoxError>) -> Outcome {
     Outcome::reject(Rejection::from_error(Reason::Undecodable, &error.into()))
 }
 
-/// Where the scope of one attempt lies while the handler runs. A clone shares it.
-pub struct Slot<U>(Arc<Mutex<Option<U>>>);
+/// Where the scope of one attempt lies while the handler runs.
+pub struct Slot<U>(Mutex<Place<U>>);
+
+enum Place<U> {
+    /// Nobody asked for it: nothing is allocated.
+    Here(U),
+    /// Where leases put it back.
+    Lent(Home<U>),
+    Gone,
+}
+
+type Home<U> = Arc<Mutex<Option<U>>>;
 
 impl<U> Slot<U> {
     pub(crate) fn new(scope: U) -> Self {
-        Self(Arc::new(Mutex::new(Some(scope))))
+        Self(Mutex::new(Place::Here(scope)))
     }
 
     /// Takes the scope until the lease is dropped; `None` if somebody has it.
     pub fn lease(&self) -> Option<Lease<U>> {
-        let scope = self.take()?;
+        let mut place = self.lock();
+        let (scope, home) = match mem::replace(&mut *place, Place::Gone) {
+            Place::Here(scope) => (Some(scope), Home::default()),
+            Place::Lent(home) => {
+                let scope = lock(&home).take();
+                (scope, home)
+            }
+            Place::Gone => return None,
+        };
+        *place = Place::Lent(Arc::clone(&home));
         Some(Lease {
-            scope: Some(scope),
-            home: self.clone(),
+            scope: Some(scope?),
+            home,
         })
     }
 
     pub(crate) fn take(&self) -> Option<U> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        match mem::replace(&mut *self.lock(), Place::Gone) {
+            Place::Here(scope) => Some(scope),
+            Place::Lent(home) => lock(&home).take(),
+            Place::Gone => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Place<U>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<U> Clone for Slot<U> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
+fn lock<U>(home: &Home<U>) -> MutexGuard<'_, Option<U>> {
+    home.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<U> fmt::Debug for Slot<U> {
@@ -186,7 +211,7 @@ impl<U> fmt::Debug for Slot<U> {
 pub struct Lease<U> {
     /// `None` only while it is dropped.
     scope: Option<U>,
-    home: Slot<U>,
+    home: Home<U>,
 }
 
 impl<U> Deref for Lease<U> {
@@ -211,12 +236,45 @@ impl<U> DerefMut for Lease<U> {
 
 impl<U> Drop for Lease<U> {
     fn drop(&mut self) {
-        *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = self.scope.take();
+        *lock(&self.home) = self.scope.take();
     }
 }
 
 impl<U> fmt::Debug for Lease<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lease")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_with_one_at_a_time_and_goes_back() {
+        let slot = Slot::new(vec![1]);
+        let mut lease = slot.lease().expect("nobody has it");
+        assert!(slot.lease().is_none(), "somebody has it");
+        lease.push(2);
+        drop(lease);
+        let lease = slot.lease().expect("it went back");
+        assert_eq!(*lease, [1, 2]);
+        drop(lease);
+        assert_eq!(slot.take(), Some(vec![1, 2]));
+        assert!(slot.take().is_none() && slot.lease().is_none());
+    }
+
+    #[test]
+    fn a_scope_that_nobody_asked_for_is_taken_as_it_is() {
+        assert_eq!(Slot::new(7).take(), Some(7));
+    }
+
+    #[test]
+    fn a_scope_that_is_kept_too_long_is_gone_for_the_attempt() {
+        let slot = Slot::new(7);
+        let lease = slot.lease();
+        assert_eq!(slot.take(), None);
+        drop(lease);
+        assert_eq!(slot.take(), None);
     }
 }

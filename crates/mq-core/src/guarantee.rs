@@ -153,10 +153,12 @@ impl<B: Broker> Guarantee<B> for AtLeastOnce {
         outcome: Outcome,
     ) -> Result<(), Undone> {
         let (decision, outputs) = outcome.into_parts();
-        if let Err(error) = publish_all(publisher, outputs).await {
+        if !outputs.is_empty()
+            && let Err(error) = publish_all(publisher, outputs).await
+        {
             return Err(Undone::new(settlement, error));
         }
-        settle_logged(settlement, |settlement| decision.settle(settlement));
+        settlement.finish_logged(decision.into_verdict());
         Ok(())
     }
 }
@@ -230,12 +232,4 @@ pub async fn publish_all<P: Publisher>(
         result = result.and(outcome.map(drop));
     }
     result
-}
-
-/// A verdict that came too late needs no action: the broker delivers again. It is worth a line.
-pub(crate) fn settle_logged(settlement: Settlement, verb: impl FnOnce(Settlement) -> Result<()>) {
-    let received = settlement.received().clone();
-    if let Err(error) = verb(settlement) {
-        tracing::warn!(id = %received.id(), %error, "the message will be delivered again");
-    }
 }

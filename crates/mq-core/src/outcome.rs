@@ -2,7 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{BoxError, Destination, Error, ErrorKind, Message, Rejection, Result, Settlement};
+use crate::{
+    BoxError, Destination, Error, ErrorKind, Message, Rejection, Result, Settlement, Verdict,
+};
 
 /// A handler's decision about a message, and the messages to publish with it.
 ///
@@ -110,11 +112,15 @@ impl Decision {
     /// # Errors
     /// As the verb of [`Settlement`] that is called.
     pub fn settle(self, settlement: Settlement) -> Result<()> {
+        settlement.finish(self.into_verdict())
+    }
+
+    pub(crate) fn into_verdict(self) -> Verdict {
         match self {
-            Self::Ack => settlement.ack(),
-            Self::Retry(_) => settlement.requeue(),
-            Self::Defer(delay) => settlement.defer(delay),
-            Self::Reject(rejection) => settlement.reject(rejection),
+            Self::Ack => Verdict::Ack,
+            Self::Retry(_) => Verdict::Requeue,
+            Self::Defer(delay) => Verdict::Defer(delay),
+            Self::Reject(rejection) => Verdict::Reject(Box::new(rejection)),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Consumer for MemoryConsumer {
         coop::consume_budget().await;
         let max = max.max(1);
         let channel = &self.channel;
-        let mut wait = match channel.fill(into, max)? {
+        let mut wait = match channel.fill(into, max, false)? {
             Ok(count) => return Ok(count),
             Err(wait) => wait,
         };
@@ -40,7 +40,7 @@ impl Consumer for MemoryConsumer {
             // The ear is open before the second look: nothing that comes in between is missed.
             let notify = channel.source.waker(wait).unwrap_or(&channel.wake);
             let notified = pin!(notify.notified());
-            let second = channel.fill(into, max)?;
+            let second = channel.fill(into, max, true)?;
             match second {
                 Ok(count) => return Ok(count),
                 Err(other) if other != wait => wait = other,

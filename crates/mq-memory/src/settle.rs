@@ -43,7 +43,7 @@ pub(crate) struct State {
 }
 
 impl Channel {
-    /// Appends up to `max` deliveries of those at hand.
+    /// Appends up to `max` deliveries of those at hand. One that `waits` has its ear open.
     ///
     /// # Errors
     /// `Ok(Err(…))` is what to wait for; `Err` ends the consumer.
@@ -51,6 +51,7 @@ impl Channel {
         self: &Arc<Self>,
         into: &mut Vec<Delivery>,
         max: usize,
+        waits: bool,
     ) -> Result<Result<usize, Wait>> {
         let mut state = self.lock();
         if let Some(error) = &state.over {
@@ -61,7 +62,7 @@ impl Channel {
             return Ok(Err(Wait::Room));
         }
         let before = into.len();
-        let taken = self.source.take(self.member, room.min(max), |held| {
+        let taken = self.source.take(self.member, room.min(max), waits, |held| {
             let received = self.source.deliver(&held);
             let tag = state.put(held);
             into.push(Delivery::new(

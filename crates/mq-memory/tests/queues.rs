@@ -586,3 +586,60 @@ async fn tight_loops_of_publishes_and_of_receives_let_other_tasks_run() {
     }
     assert!(other.is_finished());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_consumer_sleeps_while_a_message_waits() {
+    let broker = Memory::new();
+    let to = queue(&broker).await;
+    let (taken, mut takes) = tokio::sync::mpsc::unbounded_channel();
+    for patience in [SECOND, Duration::from_millis(1), SECOND] {
+        let (mut consumer, taken) = (consume(&broker, "q", 1).await, taken.clone());
+        tokio::spawn(async move {
+            loop {
+                // One of them gives up all the time, also when it is just being woken.
+                match timeout(patience, consumer.receive()).await {
+                    Ok(Ok(Some(delivery))) => {
+                        taken.send(text(&delivery)).expect("somebody listens");
+                        delivery.ack().expect("in time");
+                    }
+                    Ok(over) => panic!("{over:?}"),
+                    Err(_) => {}
+                }
+            }
+        });
+    }
+    let publisher = broker.publisher();
+    for round in 0..5_000 {
+        // Two at once: who is woken for the first has to wake another one for the second.
+        let messages = (0..2).map(|n| Message::new(format!("{round}.{n}")).into());
+        let outcomes = publisher.publish_batch(&to, messages.collect()).await;
+        outcomes.all_confirmed().expect("confirmed");
+        for _ in 0..2 {
+            let text = timeout(10 * SECOND, takes.recv()).await;
+            let text = text.expect("a message waits, and nobody takes it");
+            let round = format!("{round}.");
+            assert!(text.expect("consumers are there").starts_with(&round));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_urgent_overtakes_what_nobody_has_looked_at_yet() {
+    let broker = Memory::new();
+    let to = queue(&broker).await;
+    let mut consumer = consume(&broker, "q", 9).await;
+    publish(&broker, &to, "a").await;
+    publish(&broker, &to, "b").await;
+    let first = next(&mut consumer).await;
+    assert_eq!(text(&first), "a");
+    let urgent = Message::new("urgent").priority(5);
+    let urgent = broker.publisher().publish(&to, urgent).await;
+    urgent.expect("confirmed");
+    publish(&broker, &to, "c").await;
+    for expected in ["urgent", "b", "c"] {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(text(&delivery), expected);
+        delivery.ack().expect("in time");
+    }
+    drop(first);
+}

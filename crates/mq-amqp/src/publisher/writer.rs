@@ -9,7 +9,7 @@ use std::{
 
 use futures::task::AtomicWaker;
 use lapin::{
-    BasicProperties, Channel, Confirmation, ErrorKind as Client,
+    Channel, Confirmation, ErrorKind as Client,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use mq_core::{Error, ErrorKind, Receipt, Result, Stored, flow::PublishFlow};
@@ -32,25 +32,20 @@ use crate::{
 
 /// What the publisher asks of its writer.
 #[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are the large one; a box would be an allocation each"
+    clippy::vec_box,
+    reason = "each goes its own way from here, and is not to be moved again"
 )]
 pub(super) enum Command {
-    Publish(Job),
-    Many(Vec<Job>),
+    Publish(Box<Job>),
+    Many(Vec<Box<Job>>),
     /// Answered when everything before it has its outcome.
     Flush(oneshot::Sender<()>),
 }
 
-/// One publish that is to be written.
+/// One publish, until its outcome is told. It is large and goes from hand to hand, so it lies in a box.
 pub(super) struct Job {
-    /// `None` if it has to be made again, since it was written to a channel that is gone.
+    /// `None` once it was written. If that was to a channel that is gone, it has to be made again.
     outbound: Option<Outbound>,
-    publish: Publish,
-}
-
-/// One publish, until its outcome is told.
-struct Publish {
     /// What it is made of, if it may have to be written again.
     letter: Option<Letter>,
     reply: Reply,
@@ -78,13 +73,13 @@ struct Desk {
     intake: Vec<Command>,
     /// False when the last publisher was dropped.
     open: bool,
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Box<Job>>,
     /// So many of the jobs are written one by one, each when the one before it has its outcome: one of
     /// them ended its channel, and shall end no other publish again.
     careful: usize,
     /// What is on its way was written so.
     alone: bool,
-    window: Window<Publish>,
+    window: Window<Box<Job>>,
     flushes: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
@@ -103,17 +98,14 @@ impl Job {
         reply: Reply,
         flow: Option<Box<PublishFlow>>,
         enqueued: Instant,
-    ) -> Self {
-        let publish = Publish {
+    ) -> Box<Self> {
+        Box::new(Self {
+            outbound: Some(outbound),
             letter,
             reply,
             flow,
             enqueued,
-        };
-        Self {
-            outbound: Some(outbound),
-            publish,
-        }
+        })
     }
 
     /// True if the broker may have it.
@@ -208,15 +200,11 @@ impl Writer {
         loop {
             // A burst: each publish is polled once, so that its frames go out with all others.
             while let Some(job) = desk.next(channel) {
-                let Job { outbound, publish } = job;
-                if let Some((outbound, publish)) = self.written_form(outbound, publish) {
+                if let Some((outbound, job)) = self.written_form(job) {
                     let number = desk.window.next();
-                    let mut outbound = outbound;
-                    let properties = outbound.numbered(number);
-                    let enqueued = publish.enqueued;
-                    desk.window.push(publish, enqueued);
-                    let publishing = publish_to(channel, outbound, properties);
-                    let output = flight.push(number, publishing);
+                    let enqueued = job.enqueued;
+                    desk.window.push(job, enqueued);
+                    let output = flight.push(number, publish_to(channel, outbound, number));
                     done.extend(output.map(|output| (number, output)));
                 } else {
                     self.room.add_permits(1);
@@ -226,8 +214,8 @@ impl Writer {
             flight.drain(&mut done);
             let (round, lost) = completions(&mut done);
             self.room
-                .add_permits(desk.window.round(round, |publish, outcome| {
-                    self.tell(publish, outcome);
+                .add_permits(desk.window.round(round, |job, outcome| {
+                    self.tell(job, outcome);
                 }));
             if let Some(cause) = lost {
                 return End::Lost(cause);
@@ -261,24 +249,20 @@ impl Writer {
 
     /// The form that is written. One that was written before is made again; if that cannot be, it is
     /// told.
-    fn written_form(
-        &self,
-        outbound: Option<Outbound>,
-        publish: Publish,
-    ) -> Option<(Outbound, Publish)> {
-        if let Some(outbound) = outbound {
-            if let Some(flow) = &publish.flow {
+    fn written_form(&self, mut job: Box<Job>) -> Option<(Outbound, Box<Job>)> {
+        if let Some(outbound) = job.outbound.take() {
+            if let Some(flow) = &job.flow {
                 flow.begin();
             }
             self.counters.published(1);
-            return Some((outbound, publish));
+            return Some((outbound, job));
         }
         let settings = self.uplink.settings();
         let limits = self.uplink.known().limits(settings.max_message_size);
-        match publish.letter.as_ref()?.outbound(limits) {
-            Ok(outbound) => Some((outbound, publish)),
+        match job.letter.as_ref()?.outbound(limits) {
+            Ok(outbound) => Some((outbound, job)),
             Err(error) => {
-                publish.tell(&self.counters, Err(error));
+                job.tell(&self.counters, Err(error));
                 None
             }
         }
@@ -300,23 +284,22 @@ impl Writer {
         .help("publish it again with the same id")
         .caused_by(cause.clone());
         let held = desk.window.held();
-        let mut lost: VecDeque<Publish> = desk.window.abandon().collect();
+        let mut lost: VecDeque<Box<Job>> = desk.window.abandon().collect();
         let mut unknown = 0;
         // The broker answered so to something that was written here.
         if soft
             && desk.alone
-            && let Some(publish) = lost.pop_front()
+            && let Some(job) = lost.pop_front()
         {
             // It was written alone, so it is the one, and was not taken.
-            publish.tell(&self.counters, Err(cause.clone()));
+            job.tell(&self.counters, Err(cause.clone()));
         }
         let mut again = VecDeque::with_capacity(lost.len() + desk.jobs.len());
-        for publish in lost {
-            if publish.letter.is_some() {
-                let outbound = None;
-                again.push_back(Job { outbound, publish });
+        for job in lost {
+            if job.letter.is_some() {
+                again.push_back(job);
             } else {
-                publish.tell(&self.counters, Err(error.clone()));
+                job.tell(&self.counters, Err(error.clone()));
                 unknown += 1;
             }
         }
@@ -346,21 +329,20 @@ impl Writer {
     /// still come.
     fn expire(&self, desk: &mut Desk) {
         let now = Instant::now();
-        desk.window.expire(now, |publish| {
-            publish.tell(&self.counters, Err(self.silent()))
-        });
+        desk.window
+            .expire(now, |job| job.tell(&self.counters, Err(self.silent())));
         let mut expired = 0;
         while let Some(job) = desk.jobs.front()
-            && job.publish.enqueued + self.limit <= now
+            && job.enqueued + self.limit <= now
         {
             let Some(job) = desk.jobs.pop_front() else {
                 break;
             };
             desk.careful = desk.careful.saturating_sub(1);
             if job.was_written() {
-                job.publish.tell(&self.counters, Err(self.silent()));
+                job.tell(&self.counters, Err(self.silent()));
             } else {
-                job.publish.tell_unwritten(Err(self.unsent()));
+                job.tell_unwritten(Err(self.unsent()));
             }
             expired += 1;
         }
@@ -383,16 +365,16 @@ impl Writer {
                 .with("why", over)
                 .help("publish it again with the same id")
                 .caused_by(over.clone());
-                job.publish.tell(&self.counters, Err(unknown));
+                job.tell(&self.counters, Err(unknown));
             } else {
-                job.publish.tell_unwritten(Err(over.clone()));
+                job.tell_unwritten(Err(over.clone()));
             }
         }
         desk.clamp_flushes();
         desk.answer_flushes();
     }
 
-    fn tell(&self, publish: Publish, outcome: Outcome) {
+    fn tell(&self, job: Box<Job>, outcome: Outcome) {
         let outcome = match outcome {
             Outcome::Confirmed => Ok(Receipt::new(Stored::Queues)),
             Outcome::Rejected => Err(Error::new(
@@ -409,7 +391,7 @@ impl Writer {
             .with("broker", text)
             .help("declare the queue or subscription first")),
         };
-        publish.tell(&self.counters, outcome);
+        job.tell(&self.counters, outcome);
     }
 
     fn silent(&self) -> Error {
@@ -463,7 +445,7 @@ impl Desk {
     }
 
     /// The next publish that may be written to this channel now.
-    fn next(&mut self, channel: &Channel) -> Option<Job> {
+    fn next(&mut self, channel: &Channel) -> Option<Box<Job>> {
         if !self.may_go_on(channel) {
             return None;
         }
@@ -481,7 +463,7 @@ impl Desk {
 
     /// When the oldest unanswered publish is due.
     fn deadline(&self, limit: Duration) -> Instant {
-        let waiting = self.jobs.front().map(|job| job.publish.enqueued + limit);
+        let waiting = self.jobs.front().map(|job| job.enqueued + limit);
         let due = self.window.deadline().into_iter().chain(waiting).min();
         due.unwrap_or_else(|| Instant::now() + limit)
     }
@@ -513,11 +495,13 @@ impl Desk {
     }
 }
 
-async fn publish_to(
+/// Writes a publish and waits for its confirmation. Not an `async fn`: what is taken apart here would be carried along whole.
+fn publish_to(
     channel: &Channel,
-    outbound: Outbound,
-    properties: BasicProperties,
-) -> lapin::Result<Confirmation> {
+    mut outbound: Outbound,
+    number: u64,
+) -> impl Future<Output = lapin::Result<Confirmation>> {
+    let properties = outbound.numbered(number);
     let Outbound {
         exchange,
         routing_key,
@@ -525,17 +509,19 @@ async fn publish_to(
         payload,
         ..
     } = outbound;
-    let options = BasicPublishOptions {
-        mandatory,
-        immediate: false,
-    };
-    let confirm = channel
-        .basic_publish(exchange, routing_key, options, &payload, properties)
-        .await?;
-    // The client has a copy. Ours would otherwise live as long as the broker thinks, unless it is kept
-    // to be written again.
-    drop(payload);
-    confirm.await
+    async move {
+        let options = BasicPublishOptions {
+            mandatory,
+            immediate: false,
+        };
+        let confirm = channel
+            .basic_publish(exchange, routing_key, options, &payload, properties)
+            .await?;
+        // The client has a copy. Ours would otherwise live as long as the broker thinks, unless it is kept
+        // to be written again.
+        drop(payload);
+        confirm.await
+    }
 }
 
 /// What the client completed, and whether the channel is lost, with the cause if it is told.
@@ -595,9 +581,9 @@ pub(super) fn abandoned() -> Error {
     )
 }
 
-impl Publish {
+impl Job {
     /// The end of one that was written.
-    fn tell(self, counters: &Counters, outcome: Result<Receipt>) {
+    fn tell(self: Box<Self>, counters: &Counters, outcome: Result<Receipt>) {
         counters.outcome(&outcome);
         if let Some(flow) = self.flow {
             flow.end(&outcome);
@@ -606,7 +592,7 @@ impl Publish {
     }
 
     /// The end of one that was never written: as where it is refused before, no step of it is told or counted.
-    fn tell_unwritten(self, outcome: Result<Receipt>) {
+    fn tell_unwritten(self: Box<Self>, outcome: Result<Receipt>) {
         if let Some(flow) = self.flow {
             flow.never_left(&outcome);
         }

@@ -9,3 +9,5 @@ pub(crate) mod tokio_mpsc;
 
 /// Messages between the two ends.
 const ROOM: usize = 1024;
+/// Batches between the two ends, where they go so: the default of mq-bridge.
+const ROOM_IN_BATCHES: usize = 100;

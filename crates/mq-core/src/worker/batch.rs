@@ -9,8 +9,8 @@ use tracing::Instrument;
 
 use super::runner::{Runner, Shared};
 use crate::{
-    Broker, Failure, Guarantee, Outcome, Received, Rejection, Settlement, extract::State,
-    guarantee::settle_logged, handler::panic_failure, rejection::chain, trace,
+    Broker, Failure, Guarantee, Outcome, Received, Rejection, Settlement, Verdict, extract::State,
+    handler::panic_failure, rejection::chain, trace,
 };
 
 /// How large a batch gets, and how long it waits for that.
@@ -254,7 +254,7 @@ async fn finish<B: Broker, G: Guarantee<B>>(
     outcome: Outcome,
 ) {
     if let Some(again) = shared.finish::<B>(settlement, outcome).await {
-        settle_logged(again, Settlement::release);
+        again.finish_logged(Verdict::Release);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Acknowledge, Broker, ConsumePlan, Consumer, Delivery, Error, ErrorKind, Guarantee, Result,
-    Settlement, Subscription, guarantee::settle_logged,
+    Settlement, Subscription, Verdict,
 };
 
 /// What a worker is made of, apart from its handler.
@@ -88,7 +88,7 @@ where
         // Not attempted yet, so not held against them. What is acknowledged already has no way
         // back and is handled instead.
         for settlement in shared.lanes.take_waiting() {
-            settle_logged(settlement, Settlement::release);
+            settlement.finish_logged(Verdict::Release);
         }
     }
     shared.lanes.close();

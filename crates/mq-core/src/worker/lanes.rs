@@ -22,8 +22,15 @@ pub(super) struct Lanes {
     ordered: bool,
     /// Wakes runners: something is ready, or it is over.
     ready: Notify,
-    /// Wakes the intake: something was done.
-    done: Notify,
+    /// Wakes the intake: there is room.
+    room: Notify,
+}
+
+/// A delivery that a runner is done with.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// As [`Lanes::key_of`] has it.
+    pub(super) key: Option<Key>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +40,10 @@ struct State {
     busy: HashMap<Key, VecDeque<Settlement>>,
     /// Deliveries in here or with a runner.
     open: usize,
+    /// The limit for which the intake waits.
+    wanted: Option<usize>,
+    /// Runners that found nothing and wait, or at least so many.
+    idle: usize,
     closed: bool,
 }
 
@@ -43,20 +54,26 @@ impl Lanes {
             state,
             ordered,
             ready: Notify::new(),
-            done: Notify::new(),
+            room: Notify::new(),
         }
     }
 
-    /// Waits until fewer than `limit` deliveries are open; returns how many more fit.
+    /// Waits until fewer than `limit` deliveries are open, and half of that or less is ready; returns how many more fit.
+    ///
+    /// The runners have enough until then. Asked for after each delivery that is done, the next ones would come one by one.
     pub(super) async fn room(&self, limit: usize) -> usize {
         loop {
             // Registered before the look, so that a completion in between is not missed.
-            let done = self.done.notified();
-            let open = self.lock().open;
-            if open < limit {
-                return limit - open;
+            let room = self.room.notified();
+            {
+                let mut state = self.lock();
+                if let Some(more) = state.room(limit) {
+                    state.wanted = None;
+                    return more;
+                }
+                state.wanted = Some(limit);
             }
-            done.await;
+            room.await;
         }
     }
 
@@ -67,14 +84,29 @@ impl Lanes {
             state.open += 1;
             self.place(&mut state, delivery);
         }
-        self.wake(&state);
+        self.wake(&mut state);
     }
 
-    /// Waits for the next delivery; `None` when it is over.
-    pub(super) async fn next(&self) -> Option<Settlement> {
-        let mut one = Vec::with_capacity(1);
-        self.next_many(&mut one, 1, None).await;
-        one.pop()
+    /// Waits for the next delivery; `None` when it is over. A runner that had one is done with it as soon as this is polled.
+    pub(super) async fn next(&self, mut done: Option<Done>) -> Option<Settlement> {
+        loop {
+            let ready = self.ready.notified();
+            {
+                let mut state = self.lock();
+                if let Some(done) = done.take() {
+                    state.finish(1, done.key.as_slice());
+                }
+                let one = state.ready.pop_front();
+                if one.is_none() && !state.closed {
+                    state.idle += 1;
+                }
+                self.wake(&mut state);
+                if one.is_some() || state.closed {
+                    return one;
+                }
+            }
+            ready.await;
+        }
     }
 
     /// Waits for a first delivery and takes those that are ready with it, up to `max`; with
@@ -91,7 +123,11 @@ impl Lanes {
             let closed = {
                 let mut state = self.lock();
                 self.take(&mut state, into, max);
-                self.wake(&state);
+                let waits = into.is_empty() || (within.is_some() && into.len() < max);
+                if waits && !state.closed {
+                    state.idle += 1;
+                }
+                self.wake(&mut state);
                 state.closed
             };
             if closed || into.len() == max {
@@ -114,14 +150,8 @@ impl Lanes {
     /// each key becomes ready.
     pub(super) fn done(&self, deliveries: usize, keys: &[Key]) {
         let mut state = self.lock();
-        state.open -= deliveries;
-        for key in keys {
-            let next = free(&mut state, key);
-            state.ready.extend(next);
-        }
-        self.wake(&state);
-        drop(state);
-        self.done.notify_one();
+        state.finish(deliveries, keys);
+        self.wake(&mut state);
     }
 
     /// True once the worker stops.
@@ -180,11 +210,18 @@ impl Lanes {
         }
     }
 
-    /// Wakes one runner if something is ready; who takes it wakes the next one. So one wake-up is
-    /// enough, however many deliveries came at once.
-    fn wake(&self, state: &State) {
-        if !state.ready.is_empty() {
+    /// Wakes one runner if one waits and something is ready; who takes it wakes the next one. So one wake-up is
+    /// enough, however many deliveries came at once. And the intake, if it waits and there is room.
+    fn wake(&self, state: &mut State) {
+        if state.idle > 0 && !state.ready.is_empty() {
+            state.idle -= 1;
             self.ready.notify_one();
+        }
+        if let Some(limit) = state.wanted
+            && state.room(limit).is_some()
+        {
+            state.wanted = None;
+            self.room.notify_one();
         }
     }
 
@@ -193,12 +230,95 @@ impl Lanes {
     }
 }
 
-/// The next delivery of a key that was busy; the key is forgotten when there is none.
-fn free(state: &mut State, key: &Key) -> Option<Settlement> {
-    let queue = state.busy.get_mut(key)?;
-    let next = queue.pop_front();
-    if next.is_none() {
-        state.busy.remove(key);
+impl State {
+    /// How many more may be open, if it is time for more.
+    fn room(&self, limit: usize) -> Option<usize> {
+        (self.open < limit && self.ready.len() <= limit / 2).then(|| limit - self.open)
     }
-    next
+
+    /// So many deliveries are done, of these keys: the next one of each key becomes ready.
+    fn finish(&mut self, deliveries: usize, keys: &[Key]) {
+        self.open -= deliveries;
+        for key in keys {
+            let next = self.free(key);
+            self.ready.extend(next);
+        }
+    }
+
+    /// The next delivery of a key that was busy; the key is forgotten when there is none.
+    fn free(&mut self, key: &Key) -> Option<Settlement> {
+        let queue = self.busy.get_mut(key)?;
+        let next = queue.pop_front();
+        if next.is_none() {
+            self.busy.remove(key);
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::{Message, Received};
+
+    fn deliveries(keys: &'static [&str]) -> impl Iterator<Item = Settlement> {
+        keys.iter().map(|key| {
+            let message = Message::new("").key(*key).build();
+            Settlement::already_settled(Received::new(message, "q".into(), None))
+        })
+    }
+
+    fn key(taken: Option<Option<Settlement>>) -> Option<String> {
+        let settlement = taken??;
+        let key = settlement.received().key().and_then(|key| key.as_str());
+        key.map(str::to_owned)
+    }
+
+    #[test]
+    fn more_is_asked_for_when_half_is_left_and_then_for_all_that_fits() {
+        let lanes = Lanes::new(false);
+        assert_eq!(lanes.room(4).now_or_never(), Some(4));
+        lanes.push(deliveries(&["a", "b", "c", "d"]));
+        let mut done = None;
+        let mut asking = Box::pin(lanes.room(4));
+        for (ready, room) in [(3, None), (2, Some(1))] {
+            assert!(key(lanes.next(done.take()).now_or_never()).is_some());
+            done = Some(Done { key: None });
+            assert_eq!(asking.as_mut().now_or_never(), room, "{ready} are ready");
+        }
+    }
+
+    #[test]
+    fn an_intake_that_waits_is_woken_by_the_runner_that_makes_room() {
+        let lanes = Lanes::new(true);
+        lanes.push(deliveries(&["a", "a"]));
+        let mut asking = Box::pin(lanes.room(2));
+        assert!(asking.as_mut().now_or_never().is_none());
+        assert_eq!(key(lanes.next(None).now_or_never()).as_deref(), Some("a"));
+        // Nothing is ready, and both are open still: one with its runner, the other one behind it.
+        assert!(asking.as_mut().now_or_never().is_none());
+        let busy = Key::from("a");
+        let done = Done { key: Some(busy) };
+        let next = key(lanes.next(Some(done)).now_or_never());
+        assert_eq!(next.as_deref(), Some("a"));
+        assert_eq!(asking.now_or_never(), Some(1));
+    }
+
+    #[test]
+    fn each_runner_that_waits_is_woken_for_a_delivery_of_its_own() {
+        let lanes = Lanes::new(false);
+        let mut first = Box::pin(lanes.next(None));
+        let mut second = Box::pin(lanes.next(None));
+        let mut third = Box::pin(lanes.next(None));
+        for waiting in [&mut first, &mut second, &mut third] {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        // One of them never comes back, as at the end of a worker; its wake-up goes on to the next one.
+        drop(first);
+        lanes.push(deliveries(&["a", "b"]));
+        assert_eq!(key(second.now_or_never()).as_deref(), Some("a"));
+        assert_eq!(key(third.now_or_never()).as_deref(), Some("b"));
+    }
 }

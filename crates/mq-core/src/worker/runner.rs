@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,12 +13,11 @@ use tokio::sync::Notify;
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::lanes::Lanes;
+use super::lanes::{Done, Lanes};
 use crate::{
     BoxError, Broker, Decision, Error, ErrorKind, FailureClass, Guarantee, Outcome, Reason,
-    Received, Rejection, Settlement, Subscription,
+    Received, Rejection, Settlement, Subscription, Verdict,
     flow::Flow,
-    guarantee::settle_logged,
     handler::{panicked, ready_call},
     trace::{self, Tracer},
 };
@@ -81,27 +81,24 @@ where
         let fresh = self.service.clone();
         async move {
             let mut service = fresh.clone();
-            while let Some(settlement) = shared.lanes.next().await {
-                let key = settlement
-                    .received()
-                    .key()
-                    .filter(|_| shared.ordered)
-                    .cloned();
+            let mut done = None;
+            while let Some(settlement) = shared.lanes.next(done.take()).await {
+                let key = shared.lanes.key_of(&settlement);
                 let mut held = Some(settlement);
                 while let Some(settlement) = held.take() {
                     let (source, received) = (&shared.subscription, settlement.received());
                     let span = shared.tracer.process(source, received, settlement.tag());
-                    // What the outcome publishes belongs to it too.
-                    let whole = async {
+                    // What the outcome publishes belongs to it too. Pinned where it is made: it is large, and is not to be moved.
+                    let whole = pin!(async {
                         let outcome = shared
                             .attempts(&mut service, &fresh, settlement.received())
                             .await;
                         trace::processed(&span, outcome.decision());
                         shared.finish::<B>(settlement, outcome).await
-                    };
+                    });
                     held = whole.instrument(span.clone()).await;
                 }
-                shared.lanes.done(1, key.as_slice());
+                done = Some(Done { key });
             }
         }
     }
@@ -113,11 +110,12 @@ impl<G, Session> Shared<G, Session> {
     where
         T: Service<Received, Response = Outcome, Error: Into<BoxError>> + Clone,
     {
-        let mut received = received.clone();
-        if let Some(over) = self.used_up(&received) {
+        if let Some(over) = self.used_up(received) {
             return over;
         }
+        let mut again = None;
         loop {
+            let received = again.as_ref().unwrap_or(received);
             let call = AssertUnwindSafe(ready_call(service, received.clone()));
             let outcome = match call.catch_unwind().await {
                 Ok(outcome) => outcome,
@@ -128,17 +126,17 @@ impl<G, Session> Shared<G, Session> {
                 }
             };
             self.flow
-                .handled(&self.subscription, &received, outcome.decision());
+                .handled(&self.subscription, received, outcome.decision());
             let outcome = self.ceiling(outcome, received.attempt());
-            let again = match outcome.decision() {
+            let failed = match outcome.decision() {
                 Decision::Retry(failure) => failure.class() != FailureClass::Infrastructure,
                 _ => false,
             };
-            if !self.ordered || !again {
+            if !self.ordered || !failed {
                 return outcome;
             }
             // Requeueing would let later messages of the key overtake this one.
-            received = received.clone().with_attempt(received.attempt() + 1);
+            again = Some(received.clone().with_attempt(received.attempt() + 1));
         }
     }
 
@@ -201,7 +199,7 @@ impl<G, Session> Shared<G, Session> {
         }
         // What the handler wants published can never be published as it is.
         let rejection = Rejection::from_error(Reason::Permanent, &error.into());
-        settle_logged(settlement, |settlement| settlement.reject(rejection));
+        settlement.finish_logged(Verdict::Reject(Box::new(rejection)));
         None
     }
 
@@ -225,7 +223,7 @@ impl<G, Session> Shared<G, Session> {
                 return Some(settlement);
             }
         }
-        settle_logged(settlement, Settlement::release);
+        settlement.finish_logged(Verdict::Release);
         None
     }
 }

@@ -1,35 +1,68 @@
 //! A queue: each message goes to one of its consumers.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use mq_core::Received;
+use mq_core::{Message, Received};
 use tokio::{sync::Notify, time::Instant};
 
 use super::ready::{Entry, Ready};
-use crate::error::Kept;
+use crate::{
+    error::Kept,
+    headers::{attempt, expires},
+};
 
 /// A queue whose consumers compete (RabbitMQ's shape).
+///
+/// Publishers and consumers have a lock each: a message goes into the inbox, and all that is there moves behind what is ready when a
+/// consumer finds nothing more. So neither side waits for the other one at each message. Whoever wants both locks takes `state` first.
 #[derive(Debug)]
 pub(crate) struct Queue {
     name: Arc<str>,
-    limit: usize,
+    limit: u64,
+    inbox: Mutex<Inbox>,
     state: Mutex<State>,
-    /// Messages in the hands of consumers: they count against the limit. Not in `state`, so that
-    /// an acknowledgement takes no lock that publishers want.
-    held: AtomicUsize,
+    /// Messages that have left for good: settled, or expired.
+    gone: AtomicU64,
+    /// Something in the inbox may have to go in front of what is ready.
+    urgent: AtomicBool,
+    /// Consumers that found nothing and wait for `changed`, or at least so many.
+    waiting: AtomicUsize,
     /// One permit wakes one consumer, which wakes the next one if it leaves something.
     pub(crate) changed: Notify,
     /// Wakes those that stand by for a single active consumer.
     pub(crate) turn: Notify,
 }
 
+/// What was published since a consumer looked.
+#[derive(Debug, Default)]
+struct Inbox {
+    fresh: Vec<Fresh>,
+    /// Messages that ever came in.
+    admitted: u64,
+    /// `gone`, as it was when it was last needed here.
+    gone: u64,
+}
+
+/// A message as it was published.
+#[derive(Debug)]
+struct Fresh {
+    message: Message,
+    routing_key: Option<Arc<str>>,
+    expires: Option<Instant>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     ready: Ready,
     members: Vec<Member>,
+    /// Changes places with the inbox's, so that neither is made anew.
+    fresh: Vec<Fresh>,
 }
 
 #[derive(Debug)]
@@ -51,34 +84,55 @@ impl Queue {
     pub(crate) fn new(name: Arc<str>, limit: usize) -> Self {
         Self {
             name,
-            limit,
+            limit: limit as u64,
+            inbox: Mutex::default(),
             state: Mutex::default(),
-            held: AtomicUsize::new(0),
+            gone: AtomicU64::new(0),
+            urgent: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
             changed: Notify::new(),
             turn: Notify::new(),
         }
     }
 
-    pub(crate) fn name(&self) -> &Arc<str> {
-        &self.name
+    /// Stores a message and wakes a consumer; false if it did not fit.
+    pub(crate) fn push(&self, message: Message, routing_key: Option<Arc<str>>) -> bool {
+        // The time of the publish, not that of the first look at it.
+        message.time();
+        let stored = self.put(&mut self.lock_inbox(), message, routing_key);
+        self.wake_one();
+        stored
     }
 
     /// Stores messages and wakes consumers once; `stored` hears of each whether it did fit.
-    pub(crate) fn push(
+    pub(crate) fn push_all(
         &self,
-        messages: impl IntoIterator<Item = (Received, Option<Instant>)>,
+        messages: impl IntoIterator<Item = Message>,
         mut stored: impl FnMut(bool),
     ) {
-        let mut state = self.lock();
-        for (received, expires) in messages {
-            let fits = state.ready.len() + self.held.load(Ordering::Relaxed) < self.limit;
-            if fits {
-                state.ready.push(received, expires);
-            }
-            stored(fits);
+        let mut inbox = self.lock_inbox();
+        for message in messages {
+            message.time();
+            stored(self.put(&mut inbox, message, None));
         }
-        drop(state);
-        self.changed.notify_one();
+        drop(inbox);
+        self.wake_one();
+    }
+
+    fn put(&self, inbox: &mut Inbox, message: Message, routing_key: Option<Arc<str>>) -> bool {
+        if !inbox.has_room(self.limit, &self.gone) {
+            return false;
+        }
+        if message.priority().is_some() {
+            self.urgent.store(true, Ordering::Relaxed);
+        }
+        inbox.admitted += 1;
+        inbox.fresh.push(Fresh {
+            expires: expires(&message),
+            routing_key,
+            message,
+        });
+        true
     }
 
     /// A consumer comes; `single` asks that only the first one is active.
@@ -86,7 +140,7 @@ impl Queue {
         self.lock().members.push(Member { id, single });
         if single {
             // Those that wait for a message must now stand by, and leave the wake-ups to the first.
-            self.changed.notify_waiters();
+            self.wake_all();
         }
     }
 
@@ -94,16 +148,15 @@ impl Queue {
     pub(crate) fn leave(&self, id: u64, held: Vec<Entry>, failed: bool) {
         let mut state = self.lock();
         state.members.retain(|member| member.id != id);
-        self.held.fetch_sub(held.len(), Ordering::Relaxed);
         for entry in held {
             state.ready.put_back(entry, failed);
         }
         drop(state);
         self.turn.notify_waiters();
-        self.changed.notify_one();
+        self.wake_one();
     }
 
-    /// Takes up to `max` messages for a consumer.
+    /// Takes up to `max` messages for a consumer. One that found nothing and `waits` is woken by the next message.
     ///
     /// # Errors
     /// What to wait for, if there was none.
@@ -111,6 +164,7 @@ impl Queue {
         &self,
         id: u64,
         max: usize,
+        waits: bool,
         mut each: impl FnMut(Entry),
     ) -> Result<usize, Nothing> {
         let mut state = self.lock();
@@ -118,22 +172,28 @@ impl Queue {
         if one_only && state.members.first().is_none_or(|member| member.id != id) {
             return Err(Nothing::StandBy);
         }
+        if state.ready.has_deferred() || self.urgent.load(Ordering::Relaxed) {
+            self.admit(&mut state, false);
+        }
         let mut taken = 0;
         while taken < max {
-            let Some(entry) = state.ready.take() else {
-                break;
-            };
-            each(entry);
-            taken += 1;
+            match state.ready.take() {
+                Some(entry) => {
+                    each(entry);
+                    taken += 1;
+                }
+                None if self.admit(&mut state, waits && taken == 0) => {}
+                None => break,
+            }
         }
+        self.forget_expired(&mut state);
         if taken == 0 {
             return Err(Nothing::Until(state.ready.next_due()));
         }
-        self.held.fetch_add(taken, Ordering::Relaxed);
         let more = !state.ready.is_idle();
         drop(state);
         if more {
-            self.changed.notify_one();
+            self.wake_one();
         }
         Ok(taken)
     }
@@ -144,34 +204,94 @@ impl Queue {
         if !state.members.is_empty() {
             return Some(Kept::Consumers);
         }
-        (!with_messages && state.ready.holds_any()).then_some(Kept::Messages)
+        self.admit(&mut state, false);
+        let holds = state.ready.holds_any();
+        self.forget_expired(&mut state);
+        (!with_messages && holds).then_some(Kept::Messages)
     }
 
     /// A message is settled for good.
     pub(crate) fn done(&self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
+        self.gone.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A message comes back to its place.
     pub(crate) fn back(&self, entry: Entry, failed: bool) {
-        let mut state = self.lock();
-        self.held.fetch_sub(1, Ordering::Relaxed);
-        state.ready.put_back(entry, failed);
-        drop(state);
-        self.changed.notify_one();
+        self.lock().ready.put_back(entry, failed);
+        self.wake_one();
     }
 
     /// A copy takes the place of a message that is settled with it, and waits until `due`.
     pub(crate) fn later(&self, copy: Received, expires: Option<Instant>, due: Instant) {
-        let mut state = self.lock();
-        self.held.fetch_sub(1, Ordering::Relaxed);
-        state.ready.push_later(copy, expires, due);
-        drop(state);
+        self.lock().ready.push_later(copy, expires, due);
         // Everybody who waits has to learn the new time: the one that knew it may stop waiting.
+        self.wake_all();
+    }
+
+    /// Makes every consumer that waits for a message look again.
+    pub(crate) fn wake_all(&self) {
+        // Each of them listened before it was counted, so each is reached.
+        self.waiting.store(0, Ordering::Relaxed);
         self.changed.notify_waiters();
+    }
+
+    /// Wakes a consumer, if one waits. Whoever waits was counted under a lock that the caller has had since.
+    fn wake_one(&self) {
+        let waiting = |count: usize| count.checked_sub(1);
+        if self.waiting.load(Ordering::Relaxed) > 0
+            && self
+                .waiting
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, waiting)
+                .is_ok()
+        {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Moves what was published behind what is ready; false if there was nothing, and then a consumer that `waits` is counted.
+    fn admit(&self, state: &mut State, waits: bool) -> bool {
+        let State { ready, fresh, .. } = state;
+        let mut inbox = self.lock_inbox();
+        if inbox.fresh.is_empty() {
+            if waits {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+            }
+            return false;
+        }
+        mem::swap(&mut inbox.fresh, fresh);
+        self.urgent.store(false, Ordering::Relaxed);
+        drop(inbox);
+        for one in fresh.drain(..) {
+            let attempt = attempt(&one.message);
+            let received = Received::new(one.message, Arc::clone(&self.name), one.routing_key);
+            ready.push(received.with_attempt(attempt), one.expires);
+        }
+        true
+    }
+
+    /// What has expired makes room.
+    fn forget_expired(&self, state: &mut State) {
+        let expired = state.ready.take_expired();
+        if expired > 0 {
+            self.gone.fetch_add(expired, Ordering::Relaxed);
+        }
+    }
+
+    fn lock_inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inbox {
+    /// True if one more fits; what has left is looked up only when it matters.
+    fn has_room(&mut self, limit: u64, gone: &AtomicU64) -> bool {
+        if self.admitted - self.gone >= limit {
+            self.gone = gone.load(Ordering::Relaxed);
+        }
+        self.admitted - self.gone < limit
     }
 }

@@ -5,15 +5,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use crate::error::{self, Kept};
 use mq_core::{
-    Destination, DestinationKind, Error, ErrorKind, Filter, Message, Receipt, Received, Result,
-    Stored, Subscription, SubscriptionKind, check_name,
-};
-use tokio::time::Instant;
-
-use crate::{
-    error::{self, Kept},
-    headers::{attempt, expires},
+    Destination, DestinationKind, Error, ErrorKind, Filter, Message, Receipt, Result, Stored,
+    Subscription, SubscriptionKind, check_name,
 };
 
 use super::queue::Queue;
@@ -190,13 +185,7 @@ impl Queues {
         match to.kind() {
             DestinationKind::Queue => {
                 let queue = names.queues.get(to.name()).ok_or_else(|| missing(to))?;
-                let mut result = Ok(receipt());
-                queue.push([received(message, queue.name(), None)], |stored| {
-                    if !stored {
-                        result = Err(error::full(to));
-                    }
-                });
-                result
+                stored(queue.push(message, None), to)
             }
             DestinationKind::Topic => {
                 let bindings = names.topics.get(to.name());
@@ -217,14 +206,7 @@ impl Queues {
         let names = self.read();
         match to.kind() {
             DestinationKind::Queue if let Some(queue) = names.queues.get(to.name()) => {
-                let receive = |message| received(message, queue.name(), None);
-                queue.push(messages.into_iter().map(receive), |stored| {
-                    outcome(if stored {
-                        Ok(receipt())
-                    } else {
-                        Err(error::full(to))
-                    });
-                });
+                queue.push_all(messages, |fits| outcome(stored(fits, to)));
             }
             DestinationKind::Topic if let Some(bindings) = names.topics.get(to.name()) => {
                 messages
@@ -339,32 +321,15 @@ fn fan_out(to: &Destination, message: Message, bindings: &[Binding]) -> Result<R
     };
     let mut result = Ok(receipt());
     let mut store = |binding: &Binding, message| {
-        let one = received(message, binding.queue.name(), key.clone());
-        binding.queue.push([one], |stored| {
-            if !stored {
-                result = Err(error::full(to));
-            }
-        });
+        if !binding.queue.push(message, key.clone()) {
+            result = Err(error::full(to));
+        }
     };
     others
         .iter()
         .for_each(|binding| store(binding, message.clone()));
     store(last, message);
     result
-}
-
-fn received(
-    message: Message,
-    source: &Arc<str>,
-    routing_key: Option<Arc<str>>,
-) -> (Received, Option<Instant>) {
-    // The time of the publish, not that of the first look at it.
-    message.time();
-    let (attempt, expires) = (attempt(&message), expires(&message));
-    (
-        Received::new(message, Arc::clone(source), routing_key).with_attempt(attempt),
-        expires,
-    )
 }
 
 fn missing(to: &Destination) -> Error {
@@ -397,6 +362,10 @@ fn name(operation: &'static str, name: &str) -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidName, operation, why).with("name", name));
     }
     Ok(())
+}
+
+fn stored(fits: bool, to: &Destination) -> Result<Receipt> {
+    fits.then(receipt).ok_or_else(|| error::full(to))
 }
 
 fn receipt() -> Receipt {

@@ -3,6 +3,7 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BinaryHeap, VecDeque},
+    mem,
 };
 
 use mq_core::Received;
@@ -31,6 +32,7 @@ pub(crate) struct Ready {
     len: usize,
     /// Entries in `lines` that can expire: 0 saves reading the clock.
     mortal: usize,
+    expired: u64,
     next_seq: u64,
 }
 
@@ -41,9 +43,14 @@ struct Deferred {
 }
 
 impl Ready {
-    /// Messages that wait, deferred ones with them.
-    pub(crate) fn len(&self) -> usize {
-        self.len + self.later.len()
+    /// True if a message waits for its time.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// How many have expired since this was asked.
+    pub(crate) fn take_expired(&mut self) -> u64 {
+        mem::take(&mut self.expired)
     }
 
     /// True if nothing waits that could be taken now.
@@ -125,7 +132,11 @@ impl Ready {
             self.insert(entry);
         }
         let Self {
-            lines, len, mortal, ..
+            lines,
+            len,
+            mortal,
+            expired,
+            ..
         } = self;
         for (_, line) in lines {
             while line
@@ -135,6 +146,7 @@ impl Ready {
                 line.pop_front();
                 *len -= 1;
                 *mortal -= 1;
+                *expired += 1;
             }
         }
     }
@@ -258,6 +270,7 @@ mod tests {
         );
         tokio::time::advance(second).await;
         assert_eq!(drain(&mut ready), ["lives"]);
-        assert_eq!(ready.len(), 0);
+        assert!(ready.is_idle());
+        assert_eq!((ready.take_expired(), ready.take_expired()), (1, 0));
     }
 }

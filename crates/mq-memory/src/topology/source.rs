@@ -63,7 +63,7 @@ impl Place {
 }
 
 impl Source {
-    /// Takes up to `max` messages for a consumer.
+    /// Takes up to `max` messages for a consumer. One that `waits` has its ear open, and is woken when there are more.
     ///
     /// # Errors
     /// What to wait for, if there was none.
@@ -71,11 +71,14 @@ impl Source {
         &self,
         member: u64,
         max: usize,
+        waits: bool,
         mut each: impl FnMut(Held),
     ) -> Result<usize, Wait> {
         match self {
             Self::Queue(queue) => queue
-                .take(member, max, |entry| each(Held { entry, place: None }))
+                .take(member, max, waits, |entry| {
+                    each(Held { entry, place: None })
+                })
                 .map_err(|nothing| match nothing {
                     Nothing::Until(due) => Wait::Until(due),
                     Nothing::StandBy => Wait::StandBy,
@@ -151,7 +154,7 @@ impl Source {
     pub(crate) fn wake_all(&self) {
         match self {
             Self::Queue(queue) => {
-                queue.changed.notify_waiters();
+                queue.wake_all();
                 queue.turn.notify_waiters();
             }
             Self::Log(log, group) => log.wake_all(*group),

@@ -9,6 +9,7 @@ use mq_bridge::{
     traits::{MessageConsumer, MessageDisposition, MessagePublisher},
 };
 
+use super::ROOM_IN_BATCHES;
 use crate::{
     Result,
     arm::{Clock, Order, Tally},
@@ -53,7 +54,7 @@ pub(crate) async fn route(order: &Order, clock: &mut Clock) -> Result {
 }
 
 fn config(order: &Order) -> MemoryConfig {
-    MemoryConfig::new(order.queue.as_str(), Some(ROOM))
+    MemoryConfig::new(order.queue.as_str(), Some(ROOM_IN_BATCHES))
 }
 
 async fn send(publisher: MemoryPublisher, order: Order) -> Result {
@@ -68,5 +69,3 @@ async fn send(publisher: MemoryPublisher, order: Order) -> Result {
 }
 
 const BATCH: u64 = 128;
-/// Batches between the two ends: its own default.
-const ROOM: usize = 100;
