@@ -132,6 +132,7 @@ struct Keeps;
 
 impl<S: tracing::Subscriber> Layer<S> for Keeps {}
 
-/// Allocations of a message.
+/// Allocations of a message: what it is received as, and the list that one delivery is taken out of; with a worker its handler's
+/// future instead.
 const BY_HAND: usize = 2;
-const BY_WORKER: usize = 5;
+const BY_WORKER: usize = 2;

@@ -68,9 +68,9 @@ where
         acknowledge_first: before,
     };
     let mut stop = pin!(stop);
+    let mut batch = Vec::new();
     let fed = loop {
         // What is interrupted here is the waiting alone, never a batch that is on its way in.
-        let mut batch = Vec::new();
         tokio::select! {
             biased;
             () = &mut stop => break Ok(()),
@@ -78,7 +78,7 @@ where
             Some(ended) = runners.join_next() => break Err(broken(ended)),
             received = intake.receive(&mut batch) => match received {
                 Ok(0) => break Ok(()),
-                Ok(_) => if let Err(error) = intake.take(batch).await { break Err(error) },
+                Ok(_) => if let Err(error) = intake.take(&mut batch).await { break Err(error) },
                 Err(error) => break Err(error),
             },
         }
@@ -134,14 +134,14 @@ impl<C: Consumer> Intake<'_, C> {
         self.consumer.receive_many(batch, room).await
     }
 
-    /// Moves a batch into the lanes. Must run to its end.
-    async fn take(&mut self, batch: Vec<Delivery>) -> Result<()> {
+    /// Moves a batch into the lanes, and leaves it empty. Must run to its end.
+    async fn take(&mut self, batch: &mut Vec<Delivery>) -> Result<()> {
         if self.acknowledge_first {
             let acknowledged = acknowledge(self.consumer, batch).await?;
             self.lanes.push(acknowledged.into_iter());
         } else {
             self.lanes
-                .push(batch.into_iter().map(Delivery::into_settlement));
+                .push(batch.drain(..).map(Delivery::into_settlement));
         }
         Ok(())
     }
@@ -161,10 +161,10 @@ fn broken(ended: std::result::Result<(), JoinError>) -> Error {
 /// What it may not have is not handled: it is delivered again, or lost.
 async fn acknowledge<C: Consumer>(
     consumer: &mut C,
-    batch: Vec<Delivery>,
+    batch: &mut Vec<Delivery>,
 ) -> Result<Vec<Settlement>> {
     let mut acknowledged = Vec::with_capacity(batch.len());
-    for delivery in batch {
+    for delivery in batch.drain(..) {
         let (received, settlement) = delivery.into_parts();
         if settlement.ack().is_ok() {
             acknowledged.push(Settlement::already_settled(received));

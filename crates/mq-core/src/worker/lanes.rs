@@ -279,11 +279,11 @@ mod tests {
     #[test]
     fn more_is_asked_for_when_half_is_left_and_then_for_all_that_fits() {
         let lanes = Lanes::new(false);
-        assert_eq!(lanes.room(4).now_or_never(), Some(4));
-        lanes.push(deliveries(&["a", "b", "c", "d"]));
+        assert_eq!(lanes.room(6).now_or_never(), Some(6));
+        lanes.push(deliveries(&["a", "b", "c", "d", "e", "f"]));
         let mut done = None;
-        let mut asking = Box::pin(lanes.room(4));
-        for (ready, room) in [(3, None), (2, Some(1))] {
+        let mut asking = Box::pin(lanes.room(6));
+        for (ready, room) in [(5, None), (4, None), (3, Some(2))] {
             assert!(key(lanes.next(done.take()).now_or_never()).is_some());
             done = Some(Done { key: None });
             assert_eq!(asking.as_mut().now_or_never(), room, "{ready} are ready");
