@@ -83,10 +83,10 @@ pub(crate) fn build(
     Ok(lines.lines().filter_map(Program::parse).collect())
 }
 
-/// The package whose tests take longer than all others together, most of that in waiting for Kafka.
+/// The package whose tests take longer than those of all others together, most of that in waiting for Kafka.
 const LONGEST: &str = "mq-kafka";
 
-/// Runs the tests among them, package by package, in two lanes: those of Kafka, and beside them all others. In a lane it is one
+/// Runs the tests among them, package by package, in two lanes: those that take longest, and beside them all others. In a lane it is one
 /// program after the other: many of them measure time, and a group of Kafka whose members are late has another course.
 pub(crate) fn test(
     workspace: &Workspace,

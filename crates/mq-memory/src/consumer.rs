@@ -32,15 +32,15 @@ impl Consumer for MemoryConsumer {
         coop::consume_budget().await;
         let max = max.max(1);
         let channel = &self.channel;
-        let mut wait = match channel.fill(into, max, false)? {
+        let mut wait = match channel.fill(into, max, None)? {
             Ok(count) => return Ok(count),
             Err(wait) => wait,
         };
         loop {
             // The ear is open before the second look: nothing that comes in between is missed.
             let notify = channel.source.waker(wait).unwrap_or(&channel.wake);
-            let notified = pin!(notify.notified());
-            let second = channel.fill(into, max, true)?;
+            let mut notified = pin!(notify.notified());
+            let second = channel.fill(into, max, Some(notified.as_mut()))?;
             match second {
                 Ok(count) => return Ok(count),
                 Err(other) if other != wait => wait = other,

@@ -1,6 +1,7 @@
 //! A consumer's deliveries: what it holds, and what its settlements do.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,7 +10,10 @@ use mq_core::{
     Delivery, Destination, Error, Message, Received, Rejection, Result, Settle, Subscription,
     SubscriptionKind, Verdict, dead_letter_copy, flow::FlowKind, headers, stale,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use crate::{
     connection::Shared,
@@ -43,7 +47,7 @@ pub(crate) struct State {
 }
 
 impl Channel {
-    /// Appends up to `max` deliveries of those at hand. One that `waits` has its ear open.
+    /// Appends up to `max` deliveries of those at hand; where there is none this consumer listens with its `ear` from then on.
     ///
     /// # Errors
     /// `Ok(Err(…))` is what to wait for; `Err` ends the consumer.
@@ -51,7 +55,7 @@ impl Channel {
         self: &Arc<Self>,
         into: &mut Vec<Delivery>,
         max: usize,
-        waits: bool,
+        ear: Option<Pin<&mut Notified<'_>>>,
     ) -> Result<Result<usize, Wait>> {
         let mut state = self.lock();
         if let Some(error) = &state.over {
@@ -62,7 +66,7 @@ impl Channel {
             return Ok(Err(Wait::Room));
         }
         let before = into.len();
-        let taken = self.source.take(self.member, room.min(max), waits, |held| {
+        let taken = self.source.take(self.member, room.min(max), ear, |held| {
             let received = self.source.deliver(&held);
             let tag = state.put(held);
             into.push(Delivery::new(

@@ -657,3 +657,20 @@ async fn a_wake_up_that_its_consumer_does_not_hear_any_more_goes_to_the_next_one
     let delivery = timeout(10 * SECOND, goes_on).await.expect("it was woken");
     assert_eq!(text(&delivery.expect("no error").expect("one")), "x");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_behind_a_message_that_is_taken_makes_room_at_once() {
+    let broker = Memory::builder().max_messages(2).build();
+    let to = queue(&broker).await;
+    let mut consumer = consume(&broker, "q", 1).await;
+    publish(&broker, &to, "lives").await;
+    let short = Message::new("late").expires_in(SECOND);
+    let stored = broker.publisher().publish(&to, short).await;
+    stored.expect("confirmed");
+    tokio::time::advance(2 * SECOND).await;
+    let held = next(&mut consumer).await;
+    publish(&broker, &to, "fits").await;
+    let full = broker.publisher().publish(&to, Message::new("x")).await;
+    assert_eq!(kind(full), ErrorKind::Rejected);
+    drop(held);
+}

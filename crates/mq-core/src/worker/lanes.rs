@@ -3,11 +3,15 @@
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     mem,
+    pin::{Pin, pin},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::{Instant, timeout_at},
+};
 
 use crate::{Key, Settlement};
 
@@ -26,6 +30,13 @@ pub(super) struct Lanes {
     room: Notify,
 }
 
+/// That fewer than so many are open; and then that half of them or less is ready.
+#[derive(Debug)]
+struct Wanted {
+    limit: usize,
+    half: bool,
+}
+
 /// A delivery that a runner is done with.
 #[derive(Debug)]
 pub(super) struct Done {
@@ -40,8 +51,8 @@ struct State {
     busy: HashMap<Key, VecDeque<Settlement>>,
     /// Deliveries in here or with a runner.
     open: usize,
-    /// The limit for which the intake waits.
-    wanted: Option<usize>,
+    /// What the intake waits for.
+    wanted: Option<Wanted>,
     /// Runners that found nothing and wait, or at least so many.
     idle: usize,
     closed: bool,
@@ -61,19 +72,31 @@ impl Lanes {
     /// Waits until fewer than `limit` deliveries are open, and half of that or less is ready; returns how many more fit.
     ///
     /// The runners have enough until then. Asked for after each delivery that is done, the next ones would come one by one.
+    /// Where there is room it does not wait for long: only who is asked for more tells that it is over.
     pub(super) async fn room(&self, limit: usize) -> usize {
+        let mut until = None;
         loop {
-            // Registered before the look, so that a completion in between is not missed.
-            let room = self.room.notified();
-            {
+            // Before the look, so that a completion in between is not missed.
+            let woken = self.room.notified();
+            let has_room = {
                 let mut state = self.lock();
-                if let Some(more) = state.room(limit) {
-                    state.wanted = None;
-                    return more;
+                state.wanted = None;
+                let has_room = state.open < limit;
+                let late = until.is_some_and(|until| until <= Instant::now());
+                if has_room && (late || state.runs_low(limit)) {
+                    return limit - state.open;
                 }
-                state.wanted = Some(limit);
+                let half = has_room;
+                state.wanted = Some(Wanted { limit, half });
+                has_room
+            };
+            if has_room {
+                let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+                // Woken or late: it looks again.
+                let _ = timeout_at(until, woken).await;
+            } else {
+                woken.await;
             }
-            room.await;
         }
     }
 
@@ -90,7 +113,7 @@ impl Lanes {
     /// Waits for the next delivery; `None` when it is over. A runner that had one is done with it as soon as this is polled.
     pub(super) async fn next(&self, mut done: Option<Done>) -> Option<Settlement> {
         loop {
-            let ready = self.ready.notified();
+            let mut ready = pin!(self.ready.notified());
             {
                 let mut state = self.lock();
                 if let Some(done) = done.take() {
@@ -98,7 +121,7 @@ impl Lanes {
                 }
                 let one = state.ready.pop_front();
                 if one.is_none() && !state.closed {
-                    state.idle += 1;
+                    state.waits(ready.as_mut());
                 }
                 self.wake(&mut state);
                 if one.is_some() || state.closed {
@@ -119,13 +142,13 @@ impl Lanes {
     ) {
         let mut until = None;
         loop {
-            let ready = self.ready.notified();
+            let mut ready = pin!(self.ready.notified());
             let closed = {
                 let mut state = self.lock();
                 self.take(&mut state, into, max);
                 let waits = into.is_empty() || (within.is_some() && into.len() < max);
                 if waits && !state.closed {
-                    state.idle += 1;
+                    state.waits(ready.as_mut());
                 }
                 self.wake(&mut state);
                 state.closed
@@ -138,7 +161,7 @@ impl Lanes {
                 None => return,
                 Some(within) => {
                     let until = *until.get_or_insert_with(|| Instant::now() + within);
-                    if tokio::time::timeout_at(until, ready).await.is_err() {
+                    if timeout_at(until, ready).await.is_err() {
                         return;
                     }
                 }
@@ -217,8 +240,9 @@ impl Lanes {
             state.idle -= 1;
             self.ready.notify_one();
         }
-        if let Some(limit) = state.wanted
-            && state.room(limit).is_some()
+        if let Some(Wanted { limit, half }) = state.wanted
+            && state.open < limit
+            && (!half || state.runs_low(limit))
         {
             state.wanted = None;
             self.room.notify_one();
@@ -231,9 +255,16 @@ impl Lanes {
 }
 
 impl State {
-    /// How many more may be open, if it is time for more.
-    fn room(&self, limit: usize) -> Option<usize> {
-        (self.open < limit && self.ready.len() <= limit / 2).then(|| limit - self.open)
+    /// True if half of what may be open is ready, or less.
+    fn runs_low(&self, limit: usize) -> bool {
+        self.ready.len() <= limit / 2
+    }
+
+    /// A runner that found nothing waits from now on: it listens before it is counted, so that of two that are counted each is
+    /// woken for itself.
+    fn waits(&mut self, ready: Pin<&mut Notified<'_>>) {
+        ready.enable();
+        self.idle += 1;
     }
 
     /// So many deliveries are done, of these keys: the next one of each key becomes ready.
@@ -256,6 +287,9 @@ impl State {
     }
 }
 
+/// So long an intake that has some room waits for more of it.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -276,8 +310,8 @@ mod tests {
         key.map(str::to_owned)
     }
 
-    #[test]
-    fn more_is_asked_for_when_half_is_left_and_then_for_all_that_fits() {
+    #[tokio::test(start_paused = true)]
+    async fn more_is_asked_for_when_half_is_left_and_then_for_all_that_fits() {
         let lanes = Lanes::new(false);
         assert_eq!(lanes.room(6).now_or_never(), Some(6));
         lanes.push(deliveries(&["a", "b", "c", "d", "e", "f"]));
@@ -288,6 +322,19 @@ mod tests {
             done = Some(Done { key: None });
             assert_eq!(asking.as_mut().now_or_never(), room, "{ready} are ready");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_intake_that_has_some_room_asks_for_more_before_long() {
+        let lanes = Lanes::new(false);
+        lanes.push(deliveries(&["a", "b", "c", "d", "e", "f"]));
+        let full = tokio::time::timeout(100 * PATIENCE, lanes.room(6)).await;
+        assert!(full.is_err(), "{full:?}");
+        assert!(key(lanes.next(None).now_or_never()).is_some());
+        assert!(key(lanes.next(Some(Done { key: None })).now_or_never()).is_some());
+        let start = Instant::now();
+        assert_eq!(lanes.room(6).await, 1);
+        assert!(start.elapsed() >= PATIENCE && start.elapsed() < 2 * PATIENCE);
     }
 
     #[test]
@@ -304,6 +351,18 @@ mod tests {
         let next = key(lanes.next(Some(done)).now_or_never());
         assert_eq!(next.as_deref(), Some("a"));
         assert_eq!(asking.now_or_never(), Some(1));
+    }
+
+    #[test]
+    fn two_runners_that_are_about_to_wait_are_both_woken() {
+        let lanes = Lanes::new(false);
+        let (mut first, mut second) = (pin!(lanes.ready.notified()), pin!(lanes.ready.notified()));
+        for waits in [first.as_mut(), second.as_mut()] {
+            lanes.lock().waits(waits);
+        }
+        lanes.push(deliveries(&["a", "b"]));
+        assert!(key(lanes.next(None).now_or_never()).is_some());
+        assert!(first.now_or_never().is_some() && second.now_or_never().is_some());
     }
 
     #[test]

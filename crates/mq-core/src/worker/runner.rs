@@ -89,14 +89,14 @@ where
                     let (source, received) = (&shared.subscription, settlement.received());
                     let span = shared.tracer.process(source, received, settlement.tag());
                     // What the outcome publishes belongs to it too. Pinned where it is made: it is large, and is not to be moved.
-                    let whole = pin!(async {
+                    let whole = async {
                         let outcome = shared
                             .attempts(&mut service, &fresh, settlement.received())
                             .await;
                         trace::processed(&span, outcome.decision());
                         shared.finish::<B>(settlement, outcome).await
-                    });
-                    held = whole.instrument(span.clone()).await;
+                    };
+                    held = pin!(whole.instrument(span.clone())).await;
                 }
                 done = Some(Done { key });
             }

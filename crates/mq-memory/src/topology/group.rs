@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use mq_core::{Filter, Position, Received};
+use mq_core::{Filter, Received};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -143,11 +143,6 @@ impl Group {
                 match records.worth(offset, &self.filter) {
                     Some(record) => {
                         let received = sourced(&record.received, &self.name);
-                        let position = Position {
-                            partition: index as u32,
-                            offset,
-                        };
-                        let received = received.with_position(position);
                         let expires = record.expires;
                         let entry = Entry {
                             received,
@@ -310,8 +305,12 @@ fn sourced(received: &Received, name: &Arc<str>) -> Received {
         return received.clone();
     }
     let routing_key = received.routing_key().map(Into::into);
-    Received::new(received.message().clone(), Arc::clone(name), routing_key)
-        .with_attempt(received.attempt())
+    let own = Received::new(received.message().clone(), Arc::clone(name), routing_key)
+        .with_attempt(received.attempt());
+    match received.position() {
+        Some(position) => own.with_position(position),
+        None => own,
+    }
 }
 
 /// How long a member may finish what it has of a partition that goes to another one.

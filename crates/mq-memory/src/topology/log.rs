@@ -98,13 +98,14 @@ impl Log {
             // The time of the publish, not that of the first look at it.
             message.time();
             let (attempt, expires) = (attempt(&message), expires(&message));
-            let received = Received::new(message, Arc::clone(&self.name), routing_key.clone())
-                .with_attempt(attempt);
             let records = &mut state.partitions[partition];
             let position = Position {
                 partition: partition as u32,
                 offset: records.end(),
             };
+            let received = Received::new(message, Arc::clone(&self.name), routing_key.clone())
+                .with_attempt(attempt)
+                .with_position(position);
             records.records.push_back(Record { received, expires });
             let groups = state.groups.values_mut();
             waiting.extend(groups.filter_map(|group| group.waiting_for(partition)));

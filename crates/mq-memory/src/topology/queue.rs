@@ -1,7 +1,9 @@
 //! A queue: each message goes to one of its consumers.
 
 use std::{
+    collections::VecDeque,
     mem,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -9,7 +11,10 @@ use std::{
 };
 
 use mq_core::{Message, Received};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use super::ready::{Entry, Ready};
 use crate::{
@@ -42,7 +47,7 @@ pub(crate) struct Queue {
 /// What was published since a consumer looked.
 #[derive(Debug, Default)]
 struct Inbox {
-    fresh: Vec<Fresh>,
+    fresh: VecDeque<Fresh>,
     /// Messages that ever came in.
     admitted: u64,
     /// `gone`, as it was when it was last needed here.
@@ -61,8 +66,8 @@ struct Fresh {
 struct State {
     ready: Ready,
     members: Vec<Member>,
-    /// Changes places with the inbox's, so that neither is made anew.
-    fresh: Vec<Fresh>,
+    /// What was in the inbox and is not behind `ready` yet. It changes places with the inbox's, so that neither is made anew.
+    fresh: VecDeque<Fresh>,
 }
 
 #[derive(Debug)]
@@ -127,7 +132,7 @@ impl Queue {
             self.urgent.store(true, Ordering::Relaxed);
         }
         inbox.admitted += 1;
-        inbox.fresh.push(Fresh {
+        inbox.fresh.push_back(Fresh {
             expires: expires(&message),
             routing_key,
             message,
@@ -156,7 +161,7 @@ impl Queue {
         self.wake_one();
     }
 
-    /// Takes up to `max` messages for a consumer. One that found nothing and `waits` is woken by the next message.
+    /// Takes up to `max` messages for a consumer; where there is none it listens with its `ear` from then on.
     ///
     /// # Errors
     /// What to wait for, if there was none.
@@ -164,7 +169,7 @@ impl Queue {
         &self,
         id: u64,
         max: usize,
-        waits: bool,
+        mut ear: Option<Pin<&mut Notified<'_>>>,
         mut each: impl FnMut(Entry),
     ) -> Result<usize, Nothing> {
         let mut state = self.lock();
@@ -173,7 +178,7 @@ impl Queue {
             return Err(Nothing::StandBy);
         }
         if state.ready.has_deferred() || self.urgent.load(Ordering::Relaxed) {
-            self.admit(&mut state, false);
+            self.admit_all(&mut state);
         }
         let mut taken = 0;
         while taken < max {
@@ -182,15 +187,18 @@ impl Queue {
                     each(entry);
                     taken += 1;
                 }
-                None if self.admit(&mut state, waits && taken == 0) => {}
+                None if self.admit(
+                    &mut state,
+                    ear.as_mut().filter(|_| taken == 0).map(Pin::as_mut),
+                ) => {}
                 None => break,
             }
         }
+        let more = taken > 0 && (!state.ready.is_idle() || !state.fresh.is_empty());
         self.forget_expired(&mut state);
         if taken == 0 {
             return Err(Nothing::Until(state.ready.next_due()));
         }
-        let more = !state.ready.is_idle();
         drop(state);
         if more {
             self.wake_one();
@@ -204,7 +212,7 @@ impl Queue {
         if !state.members.is_empty() {
             return Some(Kept::Consumers);
         }
-        self.admit(&mut state, false);
+        self.admit_all(&mut state);
         let holds = state.ready.holds_any();
         self.forget_expired(&mut state);
         (!with_messages && holds).then_some(Kept::Messages)
@@ -248,25 +256,50 @@ impl Queue {
         }
     }
 
-    /// Moves what was published behind what is ready; false if there was nothing, and then a consumer that `waits` is counted.
-    fn admit(&self, state: &mut State, waits: bool) -> bool {
-        let State { ready, fresh, .. } = state;
-        let mut inbox = self.lock_inbox();
-        if inbox.fresh.is_empty() {
-            if waits {
-                self.waiting.fetch_add(1, Ordering::Relaxed);
+    /// Moves some of what was published behind what is ready, so that the lock is not kept for long; false if there was nothing, and
+    /// then a consumer listens.
+    fn admit(&self, state: &mut State, ear: Option<Pin<&mut Notified<'_>>>) -> bool {
+        if state.fresh.is_empty() {
+            let mut inbox = self.lock_inbox();
+            if inbox.fresh.is_empty() {
+                if let Some(ear) = ear {
+                    // It listens before it is counted, so that of two that are counted each is woken for itself.
+                    ear.enable();
+                    self.waiting.fetch_add(1, Ordering::Relaxed);
+                }
+                return false;
             }
-            return false;
+            mem::swap(&mut inbox.fresh, &mut state.fresh);
+            let urgent = self.urgent.swap(false, Ordering::Relaxed);
+            drop(inbox);
+            if urgent {
+                self.admit_some(state, usize::MAX);
+            }
         }
-        mem::swap(&mut inbox.fresh, fresh);
-        self.urgent.store(false, Ordering::Relaxed);
-        drop(inbox);
-        for one in fresh.drain(..) {
+        self.admit_some(state, SLICE);
+        true
+    }
+
+    /// Moves all that was published behind what is ready.
+    fn admit_all(&self, state: &mut State) {
+        self.admit_some(state, usize::MAX);
+        while self.admit(state, None) {
+            self.admit_some(state, usize::MAX);
+        }
+    }
+
+    fn admit_some(&self, state: &mut State, most: usize) {
+        let State { ready, fresh, .. } = state;
+        let count = most.min(fresh.len());
+        for one in fresh.drain(..count) {
             let attempt = attempt(&one.message);
             let received = Received::new(one.message, Arc::clone(&self.name), one.routing_key);
             ready.push(received.with_attempt(attempt), one.expires);
         }
-        true
+        if fresh.is_empty() && fresh.capacity() > KEPT {
+            // Of a burst that is over.
+            *fresh = VecDeque::new();
+        }
     }
 
     /// What has expired makes room.
@@ -293,5 +326,78 @@ impl Inbox {
             self.gone = gone.load(Ordering::Relaxed);
         }
         self.admitted - self.gone < limit
+    }
+}
+
+/// So many messages go behind what is ready at a time.
+const SLICE: usize = 1024;
+/// Room for so many is kept for the next ones.
+const KEPT: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn push(queue: &Queue, payload: &'static str) {
+        assert!(queue.push(Message::new(payload).into(), None));
+    }
+
+    fn take(queue: &Queue, ear: Option<Pin<&mut Notified<'_>>>) -> Vec<Entry> {
+        let mut taken = Vec::new();
+        let count = queue.take(1, 1, ear, |entry| taken.push(entry));
+        assert_eq!(count.unwrap_or(0), taken.len());
+        taken
+    }
+
+    #[test]
+    fn two_consumers_that_are_about_to_wait_are_both_woken() {
+        let queue = Queue::new("q".into(), 10);
+        let (mut one, mut other) = (
+            pin!(queue.changed.notified()),
+            pin!(queue.changed.notified()),
+        );
+        assert!(take(&queue, Some(one.as_mut())).is_empty());
+        assert!(take(&queue, Some(other.as_mut())).is_empty());
+        push(&queue, "a");
+        push(&queue, "b");
+        assert!(one.now_or_never().is_some() && other.now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_only_what_has_expired_listens() {
+        let queue = Queue::new("q".into(), 10);
+        let second = std::time::Duration::from_secs(1);
+        let late = Message::new("late").expires_in(second);
+        assert!(queue.push(late.into(), None));
+        tokio::time::advance(2 * second).await;
+        let mut ear = pin!(queue.changed.notified());
+        assert!(take(&queue, Some(ear.as_mut())).is_empty());
+        push(&queue, "x");
+        assert!(ear.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_long_queue_is_moved_in_parts_and_in_order() {
+        let count = 8 * SLICE as u64;
+        let queue = Queue::new("q".into(), 2 * count as usize);
+        let messages = (0..count).map(|n| Message::new(n.to_string()).into());
+        queue.push_all(messages, |fits| assert!(fits));
+        let mut next = 0;
+        while let Some(entry) = take(&queue, None).pop() {
+            let payload = entry.received.payload().expect("a payload");
+            assert_eq!(*payload, next.to_string().as_bytes());
+            if next == 0 {
+                let state = queue.lock();
+                assert_eq!(state.fresh.len() as u64, count - SLICE as u64);
+            }
+            next += 1;
+        }
+        assert_eq!(next, count);
+        let state = queue.lock();
+        assert!(state.fresh.capacity() <= KEPT);
     }
 }

@@ -1,9 +1,12 @@
 //! Where a consumer's messages come from: a queue, or its group's share of a log.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use mq_core::Received;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 use super::{
     log::Log,
@@ -63,7 +66,7 @@ impl Place {
 }
 
 impl Source {
-    /// Takes up to `max` messages for a consumer. One that `waits` has its ear open, and is woken when there are more.
+    /// Takes up to `max` messages for a consumer; where there is none it listens with its `ear` from then on.
     ///
     /// # Errors
     /// What to wait for, if there was none.
@@ -71,14 +74,12 @@ impl Source {
         &self,
         member: u64,
         max: usize,
-        waits: bool,
+        ear: Option<Pin<&mut Notified<'_>>>,
         mut each: impl FnMut(Held),
     ) -> Result<usize, Wait> {
         match self {
             Self::Queue(queue) => queue
-                .take(member, max, waits, |entry| {
-                    each(Held { entry, place: None })
-                })
+                .take(member, max, ear, |entry| each(Held { entry, place: None }))
                 .map_err(|nothing| match nothing {
                     Nothing::Until(due) => Wait::Until(due),
                     Nothing::StandBy => Wait::StandBy,
