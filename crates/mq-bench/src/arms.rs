@@ -51,6 +51,7 @@ arms! {
     #[cfg(feature = "mq-bridge")]
     "amqp/mq-bridge, route" => amqp::mq_bridge::consume_route,
     "kafka/krafka at its best, produce" => kafka::krafka::produce,
+    "kafka/krafka at its best, produce with ids" => kafka::krafka::produce_with_ids,
     "kafka/krafka at its best, consume" => kafka::krafka::consume,
     "kafka/krafka, copy at least once" => kafka::krafka::copy,
     "kafka/ours, produce" => kafka::ours::produce,

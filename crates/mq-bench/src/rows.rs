@@ -66,6 +66,9 @@ pub(crate) struct Peer {
     pub(crate) aim: Option<f64>,
     /// Ours to it, in processor time of a message: at most.
     pub(crate) cpu: Option<f64>,
+    /// The best bare client: ours has as much to do, so half of all blocks are below a ratio of one, and what is judged is the
+    /// median. Elsewhere it is the worse end of the interval.
+    pub(crate) best: bool,
 }
 
 const fn peer(arm: &'static str, floor: f64, aim: f64) -> Peer {
@@ -74,6 +77,16 @@ const fn peer(arm: &'static str, floor: f64, aim: f64) -> Peer {
         floor: Some(floor),
         aim: Some(aim),
         cpu: None,
+        best: false,
+    }
+}
+
+/// The best use of the bare client.
+const fn best(arm: &'static str, floor: f64, aim: f64, cpu: Option<f64>) -> Peer {
+    Peer {
+        cpu,
+        best: true,
+        ..peer(arm, floor, aim)
     }
 }
 
@@ -91,6 +104,7 @@ const fn beside(arm: &'static str) -> Peer {
         floor: None,
         aim: None,
         cpu: None,
+        best: false,
     }
 }
 
@@ -98,8 +112,13 @@ const PUBLISH: &[Peer] = &[
     beside("amqp/lapin, publish and confirm awaited each"),
     peer("amqp/lapin, publishes awaited, confirms joined", 1.8, 2.5),
     // Two shapes, since which one is the best depends on the machine: ours is to be as good as both.
-    with_cpu("amqp/lapin at its best, bursts", 0.95, 1.0, 1.1),
-    with_cpu("amqp/lapin at its best, polled at once", 0.95, 1.0, 1.1),
+    best("amqp/lapin at its best, bursts", 0.95, 1.0, Some(1.1)),
+    best(
+        "amqp/lapin at its best, polled at once",
+        0.95,
+        1.0,
+        Some(1.1),
+    ),
     peer("amqp/RustStream, transactions of 1000", 2.0, 2.3),
     beside("amqp/RustStream, 1000 polled at once"),
     peer("amqp/mq-bridge, send_batch", 1.7, 2.2),
@@ -110,7 +129,7 @@ const PUBLISH: &[Peer] = &[
 const PUBLISH_BRIEFLY: &[Peer] = &[PUBLISH[1], PUBLISH[2], PUBLISH[3], PUBLISH[4], PUBLISH[6]];
 const CONSUME: &[Peer] = &[
     peer("amqp/lapin, each ack awaited", 2.5, 4.0),
-    with_cpu("amqp/lapin at its best, consume", 0.95, 1.0, 1.1),
+    best("amqp/lapin at its best, consume", 0.95, 1.0, Some(1.1)),
     beside("amqp/RustStream, stream"),
 ];
 
@@ -243,7 +262,9 @@ pub(crate) const ROWS: &[Row] = &[
         ours: "kafka/ours, produce",
         control: "kafka/krafka at its best, produce",
         peers: &[
-            peer("kafka/krafka at its best, produce", 0.95, 1.0),
+            best("kafka/krafka at its best, produce", 0.95, 1.0, None),
+            // Ours gives each message an id, which for a record is a header.
+            beside("kafka/krafka at its best, produce with ids"),
             peer("kafka/rdkafka at its best, futures", 0.85, 1.1),
             peer("kafka/rdkafka at its best, callbacks", 0.85, 1.1),
             peer("kafka/RustStream, produce", 1.5, 1.8),
@@ -259,7 +280,7 @@ pub(crate) const ROWS: &[Row] = &[
         ours: "kafka/ours, consume",
         control: "kafka/krafka at its best, consume",
         peers: &[
-            peer("kafka/krafka at its best, consume", 0.92, 0.98),
+            best("kafka/krafka at its best, consume", 0.92, 0.98, None),
             peer("kafka/rdkafka at its best, consume", 0.7, 1.0),
         ],
         ..kafka("consume and commit, one partition", Work::Read, 1_000_000)
@@ -282,7 +303,7 @@ pub(crate) const ROWS: &[Row] = &[
         ours: "kafka/ours, worker by key",
         control: "kafka/krafka at its best, consume",
         peers: &[
-            peer("kafka/krafka at its best, consume", 0.6, 0.85),
+            best("kafka/krafka at its best, consume", 0.6, 0.85, None),
             beside("kafka/ours, worker"),
         ],
         ..kafka(

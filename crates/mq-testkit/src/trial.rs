@@ -7,7 +7,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -64,6 +64,7 @@ pub(crate) fn trials(
         let (name, group) = (case.name.clone(), case.group);
         let told = name.clone();
         let body = move || {
+            let _turn = turn(group, copy);
             let start = Instant::now();
             let (needs, shows) = (case.needs.clone(), case.shows.clone());
             let mut verdict = judge(case, address, deadline);
@@ -99,6 +100,17 @@ pub(crate) fn trials(
     };
     planned.into_iter().map(trial).collect()
 }
+
+/// Cases about load take turns, since each is to say what a broker does under its load alone: fifty members of a group beside twenty
+/// queues and a hundred other connections, and a broker on two cores answers nobody in time. Copies are made to load it more.
+fn turn(group: &str, copy: Option<usize>) -> Option<MutexGuard<'static, ()>> {
+    let takes_turns = group == LOAD && copy.is_none();
+    takes_turns.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+/// The file of the cases about load.
+const LOAD: &str = "load";
 
 fn judge(case: Planned, address: Address, deadline: Duration) -> Verdict {
     match address {
@@ -206,6 +218,15 @@ mod tests {
             Err(Failure::not_declared(mq_core::Capability::Partitions))
         });
         assert!(matches!(end, Verdict::NotDeclared(what) if what == "partitions"));
+    }
+
+    #[test]
+    fn one_case_about_load_runs_at_a_time_but_for_copies() {
+        let mine = turn(LOAD, None);
+        assert!(mine.is_some() && TURN.try_lock().is_err());
+        assert!(turn("messages", None).is_none() && turn(LOAD, Some(2)).is_none());
+        drop(mine);
+        assert!(TURN.try_lock().is_ok());
     }
 
     #[test]

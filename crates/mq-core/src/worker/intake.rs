@@ -84,6 +84,10 @@ where
         }
     };
 
+    // A consumer that failed while it handed over has left here what it had handed over by then.
+    for delivery in batch {
+        delivery.into_settlement().finish_logged(Verdict::Release);
+    }
     if !before {
         // Not attempted yet, so not held against them. What is acknowledged already has no way
         // back and is handled instead.

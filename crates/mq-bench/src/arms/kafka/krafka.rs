@@ -24,6 +24,15 @@ pub(crate) async fn produce(order: &Order, clock: &mut Clock) -> Result {
     produce_all(order, clock, record).await
 }
 
+/// The same, with the id of a message in a header, as it is where a message that comes twice shall be known.
+pub(crate) async fn produce_with_ids(order: &Order, clock: &mut Clock) -> Result {
+    let record = |number: u64| {
+        let record = Record::new(order.queue.as_str(), payload(number, order.size));
+        record.header("id", number.to_string())
+    };
+    produce_all(order, clock, record).await
+}
+
 /// Fills a topic that others read: with keys, ten thousand of them.
 pub(crate) async fn fill(order: &Order) -> Result {
     let record = |number: u64| {
