@@ -431,6 +431,11 @@ impl Intake {
                     self.events.tell(KafkaEvent::Fenced { subscription });
                 }
                 let shown = unreadable(&error).map(ToOwned::to_owned);
+                // What lies before a record that cannot be read is handed out first: who moves the group behind that record on
+                // the word of this error would lose it. Meanwhile the client answers the same again.
+                if shown.is_some() && self.ledger.has_ready() {
+                    return sleep(BACKOFF).await;
+                }
                 let partition = match &error {
                     KrafkaError::NoOffset { partitions } => partitions.first().map(|(_, p)| *p),
                     _ => None,

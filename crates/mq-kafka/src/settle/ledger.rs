@@ -450,6 +450,12 @@ impl Ledger {
         self.lock().ended.is_some()
     }
 
+    /// True if a record is at hand that nobody has yet.
+    pub(crate) fn has_ready(&self) -> bool {
+        let state = self.lock();
+        !state.ready.is_empty() || !state.again.is_empty()
+    }
+
     /// The records to be copied elsewhere that nobody took yet.
     pub(crate) fn take_moves(&self) -> Vec<Move> {
         std::mem::take(&mut self.lock().moves)
