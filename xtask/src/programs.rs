@@ -83,29 +83,22 @@ pub(crate) fn build(
     Ok(lines.lines().filter_map(Program::parse).collect())
 }
 
-/// The package whose tests take longer than those of all others together, most of that in waiting for Kafka.
-const LONGEST: &str = "mq-kafka";
-
-/// Runs the tests among them, package by package, in two lanes: those that take longest, and beside them all others. In a lane it is one
-/// program after the other: many of them measure time, and a group of Kafka whose members are late has another course.
+/// Runs the tests among them, package by package, one program after the other: many of them measure time, and a group of Kafka
+/// whose members are late has another course.
 pub(crate) fn test(
     workspace: &Workspace,
     programs: &[Program],
     brokers: &Brokers,
 ) -> Result<Totals> {
-    let (mut longest, mut others) = (Vec::new(), Vec::new());
+    let mut jobs = Vec::new();
     for package in &workspace.packages {
         let tests = programs
             .iter()
             .filter(|program| program.is_test && program.is_of(package));
-        let lane = match package.name.as_str() {
-            LONGEST => &mut longest,
-            _ => &mut others,
-        };
-        lane.extend(tests.map(|program| job(program, package, brokers)));
+        jobs.extend(tests.map(|program| job(program, package, brokers)));
     }
     let mut totals = Totals::default();
-    for ended in lanes::run(vec![longest, others])? {
+    for ended in lanes::run(vec![jobs])? {
         totals += Totals::of(&ended.output, ended.succeeded, &ended.name);
     }
     Ok(totals)

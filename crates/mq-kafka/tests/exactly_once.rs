@@ -497,6 +497,13 @@ async fn output_topic_gone(servers: String) -> Check {
     scene.read("now", 100).await?;
     let bare = Bare::connect(&servers).await?;
     bare.delete(scene.target.name()).await?;
+    // The broker hears of it later, and what it takes until then is stored, and gone with the topic.
+    let gone = async {
+        while scene.kafka.verify(&scene.target).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(30, gone).await?;
     scene.fill(100..101).await?;
     let copier = match Release::of(&servers).await?.transactions() {
         TransactionLevel::V2 => copier,
