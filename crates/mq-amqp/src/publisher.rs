@@ -1,5 +1,6 @@
 //! The confirmed publisher, and the one that waits for no answer.
 
+mod batch;
 mod inflight;
 mod unconfirmed;
 mod window;
@@ -29,7 +30,10 @@ use tokio::{
 };
 
 pub use self::unconfirmed::AmqpUnconfirmed;
-use self::writer::{Batch, Command, Job, Reply, Writer};
+use self::{
+    batch::Batch,
+    writer::{Command, Job, Reply, Writer},
+};
 use crate::{
     config::Settings,
     connection::{Uplink, whole},

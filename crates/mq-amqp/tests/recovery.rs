@@ -295,7 +295,12 @@ async fn culprit(url: String) -> Check {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for i in 0..300 {
         if i == 100 || i == 200 {
-            bad.push(publisher.enqueue(&gone, Message::new("x")).await?);
+            match publisher.enqueue(&gone, Message::new("x")).await {
+                Ok(pending) => bad.push(pending),
+                // The first one may have ended its channel by then; the topic is looked up again, and nothing is sent.
+                Err(error) if i == 200 => drop(expect_kind::<()>(Err(error), ErrorKind::NotFound)?),
+                Err(error) => return Err(error.into()),
+            }
         }
         good.push(publisher.enqueue(&to, Message::new(i.to_string())).await?);
     }

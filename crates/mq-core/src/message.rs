@@ -23,8 +23,6 @@ use crate::{
 ///
 /// Its id and creation time are made when they are first read or put on a wire. A clone has the
 /// same id as its original, so a message that is sent again is recognised as the same one.
-///
-/// It is moved often on its way, so what few messages have lies behind a pointer.
 pub struct Message {
     id: OnceLock<MessageId>,
     /// Milliseconds since 1970, or [`NO_TIME`].
@@ -33,6 +31,7 @@ pub struct Message {
     headers: Headers,
     payload: Option<Bytes>,
     content_type: Option<Cow<'static, str>>,
+    /// What few messages have: a message is moved often on its way.
     rare: Option<Box<Rare>>,
 }
 

@@ -1,13 +1,7 @@
 //! The one task that writes to the publishing channel and tells every outcome.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    task::Poll,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::task::AtomicWaker;
 use lapin::{
     Channel, Confirmation, ErrorKind as Client,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -20,6 +14,7 @@ use tokio::{
 
 use super::{
     Topics,
+    batch::BatchReply,
     inflight::InFlight,
     window::{Completion, Outcome, Window},
 };
@@ -606,85 +601,6 @@ impl Reply {
         match self {
             Self::One(reply) => drop(reply.send(outcome)),
             Self::Batch(reply) => reply.tell(outcome),
-        }
-    }
-}
-
-/// The outcomes of a batch: one completion for all.
-pub(super) struct Batch(Arc<BatchState>);
-
-pub(super) struct BatchReply {
-    state: Option<Arc<BatchState>>,
-    at: usize,
-}
-
-struct BatchState {
-    outcomes: Mutex<(Vec<Option<Result<Receipt>>>, usize)>,
-    task: AtomicWaker,
-}
-
-impl Batch {
-    pub(super) fn new(messages: usize) -> Self {
-        let outcomes = Mutex::new((vec![None; messages], messages));
-        Self(Arc::new(BatchState {
-            outcomes,
-            task: AtomicWaker::new(),
-        }))
-    }
-
-    pub(super) fn reply(&self, at: usize) -> Reply {
-        Reply::Batch(BatchReply {
-            state: Some(Arc::clone(&self.0)),
-            at,
-        })
-    }
-
-    pub(super) async fn outcomes(self) -> Vec<Result<Receipt>> {
-        std::future::poll_fn(|cx| {
-            self.0.task.register(cx.waker());
-            let mut outcomes = self
-                .0
-                .outcomes
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if outcomes.1 > 0 {
-                return Poll::Pending;
-            }
-            let told = std::mem::take(&mut outcomes.0).into_iter();
-            Poll::Ready(
-                told.map(|one| one.unwrap_or_else(|| Err(abandoned())))
-                    .collect(),
-            )
-        })
-        .await
-    }
-}
-
-impl BatchReply {
-    fn tell(mut self, outcome: Result<Receipt>) {
-        if let Some(state) = self.state.take() {
-            state.set(self.at, outcome);
-        }
-    }
-}
-
-impl Drop for BatchReply {
-    fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
-            state.set(self.at, Err(abandoned()));
-        }
-    }
-}
-
-impl BatchState {
-    fn set(&self, at: usize, outcome: Result<Receipt>) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(one) = outcomes.0.get_mut(at) {
-            *one = Some(outcome);
-        }
-        outcomes.1 -= 1;
-        if outcomes.1 == 0 {
-            self.task.wake();
         }
     }
 }
