@@ -15,6 +15,8 @@ use support::{builder, expect_kind, soon, unique};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    runtime::Handle,
+    time::sleep,
 };
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     .case("a_refused_port_is_a_connect_error", refused)
     .case("an_unknown_host_is_a_connect_error", unknown_host)
     .case("a_silent_peer_ends_at_the_deadline", silent)
+    .case("a_connection_that_fails_leaves_nothing", leaves_nothing)
     .case(
         "a_peer_that_speaks_something_else_ends_in_time",
         something_else,
@@ -159,6 +162,33 @@ async fn silent(_: String) -> Check {
     expect_kind(result, ErrorKind::Timeout)?;
     assert!(begun.elapsed() < 5 * limit, "{:?}", begun.elapsed());
     Ok(())
+}
+
+/// A client that tries again and again must not grow by what each attempt leaves.
+async fn leaves_nothing(_: String) -> Check {
+    let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    for _ in 0..3 {
+        let result = connect(builder(&format!("amqp://{free}"))?).await?;
+        expect_kind(result, ErrorKind::Connect)?;
+    }
+    soon("the tasks of refused connections", tasks_end()).await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("amqp://{}", listener.local_addr()?);
+    let limit = Duration::from_millis(300);
+    let result = connect(builder(&url)?.connect_timeout(limit)).await?;
+    expect_kind(result, ErrorKind::Timeout)?;
+    let (mut peer, _) = listener.accept().await?;
+    let mut heard = Vec::new();
+    soon("the end of its socket", peer.read_to_end(&mut heard)).await??;
+    assert_eq!(heard, b"AMQP\x00\x00\x09\x01");
+    soon("the tasks of a silent connection", tasks_end()).await
+}
+
+/// Nobody tells when a task ends.
+async fn tasks_end() {
+    while Handle::current().metrics().num_alive_tasks() > 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn something_else(_: String) -> Check {

@@ -168,6 +168,8 @@ impl Link {
         let product = Arc::clone(&known.product);
         let connecting =
             transport::connect(settings, address, connector, properties, reactor, product);
+        // A TLS handshake has a large future, and there are two connections in each future that connects.
+        let connecting = Box::pin(connecting);
         let limit = settings.connect_timeout;
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(connected) => connected.map_err(|error| map(CONNECT, error)),

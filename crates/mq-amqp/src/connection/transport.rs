@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use async_rs::{
 };
 use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, uri::AMQPUri};
-use tokio::net::lookup_host;
+use tokio::{net::lookup_host, sync::oneshot};
 
 use super::{
     greeting::{Greeting, Product},
@@ -41,32 +41,56 @@ pub(super) async fn connect<R>(
 where
     R: Reactor + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
+    let uri = settings.uri(address);
+    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Wired(reactor)));
+    let name = settings.server_name(address);
+    let mut wire = reach(&uri, &runtime, connector, name).await?;
+    let (user, password) = settings.login();
+    wire.login = Some(Login::new(user, password));
+    wire.greeting = Some(Greeting::new(product));
+    let (answered, waited_for) = oneshot::channel();
+    wire.waited_for = Some(waited_for);
+    // The library keeps a task for ever of each connection that it could not open itself (lapin 4.12.3), so it gets an open one.
+    let wire = Mutex::new(Some(wire));
+    let open = async move |_: AMQPUri, _: Runtime<_>| {
+        let wire = wire.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let wire = wire.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        Ok(AsyncTcpStream::Plain(wire))
+    };
+    let connected = Connection::connector(uri, runtime, open, properties).await;
+    let _ = answered.send(());
+    connected
+}
+
+/// A socket to the broker; with TLS if there is a connector.
+async fn reach<R>(
+    uri: &AMQPUri,
+    runtime: &Runtime<RuntimeParts<Tokio, Wired<R>>>,
+    connector: Option<Connector>,
     #[cfg_attr(
         not(feature = "tls"),
         expect(unused_variables, reason = "TLS alone asks for the name")
     )]
-    let name = settings.server_name(address).to_owned();
-    let (user, password) = settings.login();
-    let (user, password) = (user.to_owned(), password.to_owned());
-    let open = async move |uri: AMQPUri, runtime: Runtime<_>| {
-        let authority = uri.authority;
-        // The library's own look-up panics where the runtime ends meanwhile.
-        let found = lookup_host((authority.host, authority.port)).await?;
-        let found: Vec<SocketAddr> = found.collect();
-        let mut wire: Wire<R::TcpStream> = runtime.tcp_connect(SocketAddrs(found)).await?;
-        match &connector {
-            None => {}
-            #[cfg(feature = "tls")]
-            Some(connector) => wire.inner = wire.inner.into_rustls(connector, &name).await?,
-            #[cfg(not(feature = "tls"))]
-            Some(never) => match *never {},
-        }
-        wire.login = Some(Login::new(&user, &password));
-        wire.greeting = Some(Greeting::new(Arc::clone(&product)));
-        Ok(AsyncTcpStream::Plain(wire))
-    };
-    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), Wired(reactor)));
-    Connection::connector(settings.uri(address), runtime, open, properties).await
+    name: &str,
+) -> io::Result<Wire<R::TcpStream>>
+where
+    R: Reactor + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let found = lookup_host((uri.authority.host.as_str(), uri.authority.port)).await?;
+    let found: Vec<SocketAddr> = found.collect();
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_mut, reason = "TLS alone changes it")
+    )]
+    let mut wire = runtime.tcp_connect(SocketAddrs(found)).await?;
+    match &connector {
+        None => {}
+        #[cfg(feature = "tls")]
+        Some(connector) => wire.inner = wire.inner.into_rustls(connector, name).await?,
+        #[cfg(not(feature = "tls"))]
+        Some(never) => match *never {},
+    }
+    Ok(wire)
 }
 
 /// Makes wires of another reactor's sockets.
@@ -82,6 +106,9 @@ struct Wire<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
     login: Option<Login>,
     /// What was taken from the client and not yet written.
     out: Vec<u8>,
+    /// Until the handshake has an outcome. Ends in vain if nobody waits for one any more: the library would wait for ever for a peer
+    /// that says nothing, with a thread and this socket.
+    waited_for: Option<oneshot::Receiver<()>>,
 }
 
 impl<R: Reactor> Reactor for Wired<R> {
@@ -111,12 +138,12 @@ impl<R: Reactor> Reactor for Wired<R> {
         let connecting = self.0.tcp_connect_addr(address);
         async move {
             let inner = AsyncTcpStream::Plain(connecting.await?);
-            let (greeting, login, out) = (None, None, Vec::new());
             Ok(Wire {
                 inner,
-                greeting,
-                login,
-                out,
+                greeting: None,
+                login: None,
+                out: Vec::new(),
+                waited_for: None,
             })
         }
     }
@@ -134,6 +161,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Wire<S> {
         {
             self.greeting = None;
         }
+    }
+
+    /// Fails once nobody waits for the outcome of the handshake any more.
+    fn still_waited_for(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(waited_for) = &mut self.waited_for else {
+            return Ok(());
+        };
+        match Pin::new(waited_for).poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.waited_for = None,
+            Poll::Ready(Err(_)) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        Ok(())
     }
 
     /// Writes what was taken.
@@ -158,6 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        self.still_waited_for(cx)?;
         let read = ready!(self.inner().poll_read(cx, buffer))?;
         self.greeted(buffer.get(..read).unwrap_or_default());
         Poll::Ready(Ok(read))
@@ -168,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buffers: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.greeting.is_none() {
+        if self.greeting.is_none() && self.waited_for.is_none() {
             return self.inner().poll_read_vectored(cx, buffers);
         }
         let first = buffers.iter_mut().find(|buffer| !buffer.is_empty());
