@@ -277,8 +277,10 @@ fn settings(
         // Rare, since each during a join costs the membership: `calls` says why.
         .heartbeat_interval(config.session_timeout / 3)
         .max_poll_records(2000)
-        .max_buffered_records(10_000)
+        .max_buffered_records(20_000)
         .fetch_max_bytes(16 * 1024 * 1024)
+        // The client waits for each answer before it asks again: with the usual 1 MiB it waits more than it works.
+        .max_partition_fetch_bytes(4 * 1024 * 1024)
         .metrics_push(false)
 }
 

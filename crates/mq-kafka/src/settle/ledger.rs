@@ -695,7 +695,7 @@ impl Settle for Ledger {
 }
 
 /// Records that are buffered between the poll and `receive_many`.
-const BUFFER: usize = 4000;
+const BUFFER: usize = 16_000;
 const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
 #[cfg(test)]
