@@ -278,9 +278,10 @@ fn settings(
         .heartbeat_interval(config.session_timeout / 3)
         .max_poll_records(2000)
         .max_buffered_records(20_000)
-        .fetch_max_bytes(16 * 1024 * 1024)
+        // An answer has to come whole within the timeout of a request: 10 s. So this is also how slow a link may be.
+        .fetch_max_bytes(8 * 1024 * 1024)
         // The client waits for each answer before it asks again: with the usual 1 MiB it waits more than it works.
-        .max_partition_fetch_bytes(4 * 1024 * 1024)
+        .max_partition_fetch_bytes(2 * 1024 * 1024)
         .metrics_push(false)
 }
 

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use krafka::Record;
 use mq_kafka::{
     Kafka, KafkaConsumer, TopicSettings,
     core::{
@@ -23,7 +24,7 @@ use mq_kafka::{
 };
 use mq_testkit::{Check, Suite, broker_address};
 use support::{Bare, check, quiet, same, take, text, unique, within};
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 fn main() -> ExitCode {
     // The process that a case kills is this program.
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
         .deadline(Duration::from_secs(240))
         .case("no_message_is_early_and_each_comes", many)
         .case("a_short_delay_is_not_held_up_by_a_long_one", short_and_long)
+        .case(
+            "a_partition_whose_messages_wait_holds_up_no_other",
+            more_than_is_buffered,
+        )
         .case(
             "a_message_due_later_than_the_longest_delay_goes_on_until_it_is_due",
             beyond_the_longest,
@@ -699,6 +704,37 @@ async fn restarted(servers: String) -> Check {
         same(next.attempt(), if n == 0 { 2 } else { 1 }, "attempt")?;
         next.ack()?;
     }
+    Ok(consumer.close().await?)
+}
+
+/// The client buffers what a paused partition has, and asks for nothing while that is as much as it may buffer.
+async fn more_than_is_buffered(servers: String) -> Check {
+    let (kafka, queue) = declared(&servers, "waits", &[20]).await?;
+    let bare = Bare::connect(&servers).await?;
+    let tier = format!("{}.retry.20", queue.name());
+    let record = |partition, number: u32, due: SystemTime| {
+        let due = time::to_millis(due).to_string();
+        let record = Record::new(&*tier, number.to_string()).partition(partition);
+        record.header(headers::DUE, due)
+    };
+    let later = SystemTime::now() + Duration::from_secs(18);
+    let waiting = (1..=30_000).map(|number| record(0, number, later));
+    within(60, bare.write(waiting)).await??;
+    let mut consumer = open(&kafka, &queue, all()).await?;
+    // Nobody tells when the buffer is full.
+    let early = timeout(Duration::from_secs(2), consumer.receive()).await;
+    check(early.is_err(), "one came early")?;
+    bare.write([record(1, 0, SystemTime::now())]).await?;
+    let next = within(60, consumer.receive()).await??.expect("open");
+    same(
+        text(&next),
+        "0".to_owned(),
+        "the message of the other partition",
+    )?;
+    next.ack()?;
+    let next = within(60, consumer.receive()).await??.expect("open");
+    check(SystemTime::now() >= later, "a message came early")?;
+    next.ack()?;
     Ok(consumer.close().await?)
 }
 

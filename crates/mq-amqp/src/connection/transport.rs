@@ -51,6 +51,7 @@ where
     let (answered, waited_for) = oneshot::channel();
     wire.waited_for = Some(waited_for);
     // The library keeps a task for ever of each connection that it could not open itself (lapin 4.12.3), so it gets an open one.
+    // It asks once: it is not told to try again, which would be a connection that it cannot open.
     let wire = Mutex::new(Some(wire));
     let open = async move |_: AMQPUri, _: Runtime<_>| {
         let wire = wire.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -76,6 +77,7 @@ async fn reach<R>(
 where
     R: Reactor + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
+    // The library's own look-up panics where the runtime ends meanwhile.
     let found = lookup_host((uri.authority.host.as_str(), uri.authority.port)).await?;
     let found: Vec<SocketAddr> = found.collect();
     #[cfg_attr(
@@ -168,12 +170,18 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Wire<S> {
         let Some(waited_for) = &mut self.waited_for else {
             return Ok(());
         };
-        match Pin::new(waited_for).poll(cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.waited_for = None,
-            Poll::Ready(Err(_)) => return Err(io::ErrorKind::TimedOut.into()),
+        // What has ended in vain stays so, and is not polled again.
+        if !waited_for.is_terminated() {
+            match Pin::new(waited_for).poll(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {
+                    self.waited_for = None;
+                    return Ok(());
+                }
+                Poll::Ready(Err(_)) => {}
+            }
         }
-        Ok(())
+        Err(io::ErrorKind::TimedOut.into())
     }
 
     /// Writes what was taken.
@@ -248,6 +256,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for Wire<S> 
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The library flushes whenever it wakes, but reads only while it has room for what it reads.
+        self.still_waited_for(cx)?;
         ready!(self.poll_out(cx))?;
         self.inner().poll_flush(cx)
     }

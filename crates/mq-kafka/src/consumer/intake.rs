@@ -172,8 +172,14 @@ impl Intake {
             } else {
                 Duration::ZERO
             };
+            let asked = Instant::now();
             match self.group.polls.poll(consumer, wait).await {
-                Ok(records) if records.is_empty() => self.look_at_polls(),
+                Ok(records) if records.is_empty() => {
+                    self.look_at_polls();
+                    if asked.elapsed() < wait {
+                        self.free(&paused).await;
+                    }
+                }
                 Ok(records) => {
                     // The client reads none while it joins.
                     join = None;
@@ -246,19 +252,32 @@ impl Intake {
         self.ledger.unplaced()
     }
 
+    /// After a poll that ended early with nothing: krafka asks nobody while what it has buffered of paused partitions is as much as it
+    /// may buffer, and does not wait then. A seek to where a partition is makes it forget its buffer.
+    async fn free(&self, paused: &HashSet<i32>) {
+        for (partition, next) in self.ledger.ends() {
+            if paused.contains(&partition) {
+                self.seek(partition, next).await;
+            }
+        }
+        // Whatever else ends polls early, this loop does not turn without a pause.
+        sleep(EARLY).await;
+    }
+
     /// krafka asks a partition that failed again only after a while, which doubles up to 30 s. A seek to where the partition
     /// is makes it ask now. Between two polls, so that no record is on its way.
     async fn fetch_now(&self) {
         for (partition, next) in self.ledger.ends() {
-            let sought = self
-                .group
-                .consumer
-                .seek(&self.group.topic, partition, next)
-                .await;
-            if let Err(error) = sought {
-                // It was given up since.
-                debug!(source = %self.source, partition, %error, "not asked again at once");
-            }
+            self.seek(partition, next).await;
+        }
+    }
+
+    /// Between two polls, so that no record is on its way.
+    async fn seek(&self, partition: i32, next: i64) {
+        let (consumer, topic) = (&self.group.consumer, &self.group.topic);
+        if let Err(error) = consumer.seek(topic, partition, next).await {
+            // It was given up since.
+            debug!(source = %self.source, partition, %error, "not asked again at once");
         }
     }
 
@@ -648,6 +667,7 @@ impl Drop for Intake {
 
 /// How often the membership is kept up while the buffer is full.
 const KEEP: Duration = Duration::from_millis(100);
+const EARLY: Duration = Duration::from_millis(10);
 const BACKOFF: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
 /// How long what is asked on the way may take: it is milliseconds, or not now.

@@ -286,9 +286,13 @@ impl Bare {
     /// Writes records as they are.
     pub async fn write(&self, records: impl IntoIterator<Item = Record>) -> Check {
         let producer = self.0.producer().build().await?;
+        let mut stored = Vec::new();
         for record in records {
+            stored.push(producer.enqueue(record).await?);
+        }
+        for one in stored {
             // Where it lies is of no interest.
-            let _ = producer.send(record).await?;
+            let _ = one.await?;
         }
         Ok(producer.close().await?)
     }
