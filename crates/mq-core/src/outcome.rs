@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     BoxError, Destination, Error, ErrorKind, Message, Rejection, Result, Settlement, Verdict,
+    rejection::chain,
 };
 
 /// A handler's decision about a message, and the messages to publish with it.
@@ -169,7 +170,7 @@ impl Failure {
     /// A failure of what the handler stands on. The attempt is not held against the message, which
     /// is delivered again after a pause for as long as it takes.
     ///
-    /// An error that is not [retryable](crate::Error::is_retryable) ends the worker.
+    /// An error whose [advice](crate::Error::retry) is `Never` ends the worker.
     pub fn infrastructure(error: Error) -> Self {
         Self {
             class: FailureClass::Infrastructure,
@@ -195,11 +196,14 @@ impl Failure {
         }
     }
 
-    /// A failure of the same class with another text.
-    pub(crate) fn like(&self, text: String) -> Self {
+    /// The same failure, of another message. An error that cannot be cloned is its text.
+    pub(crate) fn again(&self) -> Self {
         Self {
             class: self.class,
-            error: text.into(),
+            error: match self.error.downcast_ref::<Error>() {
+                Some(error) => error.clone().into(),
+                None => chain(&*self.error).into(),
+            },
         }
     }
 }

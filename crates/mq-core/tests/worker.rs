@@ -15,9 +15,9 @@ use std::{
 
 use common::{Bench, run_until, soon};
 use mq_core::{
-    Attempt, BatchOutcome, BatchSize, Broker, Classify, DeadLetters, Destination, ErrorKind,
-    Failure, Json, Message, Outcome, Publish, Publisher, Received, State, Subscription, Worker,
-    headers,
+    Attempt, BatchOutcome, BatchSize, Broker, Classify, DeadLetters, Destination, Error, ErrorKind,
+    Failure, Json, Message, Outcome, Publish, Publisher, Reason, Received, Rejection, State,
+    Subscription, Worker, headers,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -391,6 +391,87 @@ async fn failures_of_a_batch_are_named_one_by_one() {
     assert!(bench.is_empty("orders").await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_meets_an_outage_goes_back_together_and_uncounted() {
+    let bench = Bench::new().await;
+    for n in 0..5_u32 {
+        bench.publish(Message::json(&n).expect("JSON")).await;
+    }
+    let (tx, rx) = mpsc::unbounded_channel();
+    let handler = move |batch: Vec<Received>| {
+        let tx = tx.clone();
+        async move {
+            let start = tokio::time::Instant::now();
+            let attempts: Vec<u32> = batch.iter().map(|message| message.attempt()).collect();
+            if tx.send((start, attempts)).is_ok() && !tx.is_closed() {
+                let error = Error::new(ErrorKind::Timeout, "insert", "no answer");
+                return Err(Failure::infrastructure(error));
+            }
+            Ok(())
+        }
+    };
+    let size = BatchSize::new(5, Duration::from_millis(1));
+    let run = Worker::new(&bench.broker, bench.source()).run_batch(size, handler);
+    let seen = run_until(run, rx, 3).await;
+    for pair in seen.windows(2) {
+        let pause = pair[1].0 - pair[0].0;
+        assert!(pause < Duration::from_secs(2), "{pause:?} for five of them");
+    }
+    assert!(
+        seen.iter().all(|(_, attempts)| *attempts == [1; 5]),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_ends_a_worker_lets_no_later_message_of_the_key_pass() {
+    let bench = Bench::new().await;
+    for n in 0..3_u32 {
+        bench
+            .publish(Message::json(&n).expect("JSON").key("k"))
+            .await;
+    }
+    bench.broker.publisher().close().await.expect("closes");
+    let out = Destination::queue("out");
+    let handler = move |Json(n): Json<u32>| {
+        let out = out.clone();
+        async move {
+            match n {
+                0 => Outcome::ack().publish(&out, Message::new("out")),
+                _ => Outcome::ack(),
+            }
+        }
+    };
+    let worker = Worker::new(&bench.broker, bench.source()).ordered_by_key();
+    let ended = soon(worker.run(handler)).await;
+    let error = ended.expect_err("there is no publisher");
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    let rest = bench.rest("orders").await;
+    let rest: Vec<&[u8]> = rest.iter().map(|r| &**r.payload().expect("one")).collect();
+    assert_eq!(rest, [b"0", b"1", b"2"]);
+}
+
+#[tokio::test]
+async fn attempts_that_were_made_in_place_are_told() {
+    let bench = Bench::new().await;
+    bench.publish(Message::new("x").key("k")).await;
+    let (tx, rx) = mpsc::unbounded_channel();
+    let handler = move |Attempt(attempt): Attempt| {
+        let tx = tx.clone();
+        async move {
+            tx.send(attempt).transient()?;
+            match attempt {
+                3 => Ok(Outcome::reject(Rejection::new(Reason::Rejected, "no"))),
+                _ => Err(Failure::from("again")),
+            }
+        }
+    };
+    let worker = Worker::new(&bench.broker, bench.source()).ordered_by_key();
+    assert_eq!(run_until(worker.run(handler), rx, 3).await, [1, 2, 3]);
+    let dead = bench.take("orders.dead").await;
+    assert_eq!(dead.headers().text(headers::DEAD_ATTEMPTS), Some("3"));
+}
+
 #[tokio::test]
 async fn a_batch_answer_of_the_wrong_length_fails_every_message() {
     let bench = Bench::new().await;
@@ -469,6 +550,30 @@ async fn drops_handlers_at_the_shutdown_deadline_and_gives_their_messages_back()
     run.with_graceful_shutdown(signal).await.expect("ends well");
     assert_eq!(start.elapsed().as_secs(), 5);
     assert_eq!(bench.take("orders").await.attempt(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_blocks_its_thread_does_not_hold_up_the_end() {
+    let bench = Bench::new().await;
+    bench.publish(Message::new("x")).await;
+    let (started, mut running) = mpsc::unbounded_channel();
+    let run = Worker::new(&bench.broker, bench.source())
+        .shutdown_deadline(Duration::from_millis(100))
+        .run(move || {
+            let _ = started.send(());
+            std::thread::sleep(Duration::from_secs(4));
+            std::future::ready(())
+        });
+    let start = tokio::time::Instant::now();
+    let signal = async move {
+        running.recv().await;
+    };
+    run.with_graceful_shutdown(signal).await.expect("ends well");
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]

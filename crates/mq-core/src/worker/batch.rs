@@ -4,13 +4,13 @@ use std::{
     fmt, future::Future, marker::PhantomData, panic::AssertUnwindSafe, sync::Arc, time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::join_all};
 use tracing::Instrument;
 
 use super::runner::{Runner, Shared};
 use crate::{
-    Broker, Failure, Guarantee, Outcome, Received, Rejection, Settlement, Verdict, extract::State,
-    handler::panic_failure, rejection::chain, trace,
+    Broker, Decision, Failure, FailureClass, Guarantee, Outcome, Received, Rejection, Settlement,
+    Verdict, extract::State, handler::panic_failure, trace,
 };
 
 /// How large a batch gets, and how long it waits for that.
@@ -101,8 +101,7 @@ impl<T: IntoBatchOutcome, E: Into<Failure>> IntoBatchOutcome for Result<T, E> {
             Ok(value) => value.into_batch_outcome(messages),
             Err(error) => {
                 let failure = error.into();
-                let text = chain(&**failure.error());
-                all_failed(messages, |_| failure.like(text.clone()))
+                all_failed(messages, |_| failure.again())
             }
         }
     }
@@ -231,19 +230,35 @@ where
                     let span = shared.tracer.process_batch(source, &messages);
                     let whole = async {
                         let outcome = call(&handler, state.clone(), messages).await;
+                        // What waits for the broker waits together: one after the other may take longer than a broker has patience.
+                        let mut waiting = Vec::new();
                         for (settlement, outcome) in taken.into_iter().zip(outcome.0) {
                             let received = settlement.received();
                             shared.flow.handled(source, received, outcome.decision());
                             let outcome = shared.ceiling(outcome, received.attempt());
                             trace::processed(&span, outcome.decision());
-                            finish::<B, G>(&shared, settlement, outcome).await;
+                            let waits = waits(&outcome);
+                            let finish = finish::<B, G>(&shared, settlement, outcome);
+                            match waits {
+                                true => waiting.push(finish),
+                                false => finish.await,
+                            }
                         }
+                        join_all(waiting).await;
                     };
                     whole.instrument(span.clone()).await;
                 }
                 shared.lanes.done(all, &keys);
             }
         }
+    }
+}
+
+/// True if settling it may take a while.
+fn waits(outcome: &Outcome) -> bool {
+    match outcome.decision() {
+        Decision::Retry(failure) => failure.class() == FailureClass::Infrastructure,
+        _ => !outcome.outputs().is_empty(),
     }
 }
 

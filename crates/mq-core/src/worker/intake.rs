@@ -48,6 +48,8 @@ where
         session,
         max_attempts: plan.max_attempts,
         ordered: parts.ordered,
+        // What is acknowledged already is handled in any case: it has no way back.
+        stops_at_once: parts.ordered && plan.acknowledge != Acknowledge::BeforeHandling,
         subscription: parts.subscription.clone(),
         flow: parts.broker.flow(),
         tracer: parts.broker.tracer(),
@@ -105,7 +107,16 @@ where
             subscription = %parts.subscription,
             "handlers were dropped at the shutdown deadline; their messages go back"
         );
-        runners.shutdown().await;
+        // One that blocks its thread cannot be dropped; it is left to itself.
+        if tokio::time::timeout(ABORT, runners.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::error!(
+                subscription = %parts.subscription,
+                "a handler blocks its thread, and was left behind at the shutdown deadline"
+            );
+        }
     }
     let closed = match consumer.close().await {
         // Messages that come again are no failure of the worker: a group that shared out its partitions anew may have cost
@@ -122,6 +133,9 @@ where
     // The first error is the cause; those after it are what it led to.
     fed.and(shared.fault.take().map_or(Ok(()), Err)).and(closed)
 }
+
+/// How long handlers that are dropped may take to go.
+const ABORT: Duration = Duration::from_secs(1);
 
 /// The way from the consumer into the lanes.
 struct Intake<'a, C> {

@@ -56,6 +56,8 @@ struct State {
     /// Runners that found nothing and wait, or at least so many.
     idle: usize,
     closed: bool,
+    /// What is in here is not handed out any more.
+    stopped: bool,
 }
 
 impl Lanes {
@@ -119,7 +121,7 @@ impl Lanes {
                 if let Some(done) = done.take() {
                     state.finish(1, done.key.as_slice());
                 }
-                let one = state.ready.pop_front();
+                let one = state.next();
                 if one.is_none() && !state.closed {
                     state.waits(ready.as_mut());
                 }
@@ -193,6 +195,13 @@ impl Lanes {
         self.ready.notify_waiters();
     }
 
+    /// Runners end at once, with what they have: all that is in here stays, to be taken out.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        (state.stopped, state.closed) = (true, true);
+        self.ready.notify_waiters();
+    }
+
     /// Takes out everything that no runner has.
     pub(super) fn take_waiting(&self) -> Vec<Settlement> {
         let mut state = self.lock();
@@ -220,7 +229,7 @@ impl Lanes {
     /// Moves up to `max` deliveries out; with order by key those behind a taken key go with it.
     fn take(&self, state: &mut State, into: &mut Vec<Settlement>, max: usize) {
         while into.len() < max {
-            let Some(delivery) = state.ready.pop_front() else {
+            let Some(delivery) = state.next() else {
                 return;
             };
             let key = self.key_of(&delivery);
@@ -258,6 +267,13 @@ impl State {
     /// True if half of what may be open is ready, or less.
     fn runs_low(&self, limit: usize) -> bool {
         self.ready.len() <= limit / 2
+    }
+
+    fn next(&mut self) -> Option<Settlement> {
+        match self.stopped {
+            true => None,
+            false => self.ready.pop_front(),
+        }
     }
 
     /// A runner that found nothing waits from now on: it listens before it is counted, so that of two that are counted each is

@@ -16,7 +16,7 @@ use tracing::Instrument;
 use super::lanes::{Done, Lanes};
 use crate::{
     BoxError, Broker, Decision, Error, ErrorKind, FailureClass, Guarantee, Outcome, Reason,
-    Received, Rejection, Settlement, Subscription, Verdict,
+    Received, Rejection, RetryAdvice, Settlement, Subscription, Verdict,
     flow::Flow,
     handler::{panicked, ready_call},
     trace::{self, Tracer},
@@ -30,6 +30,8 @@ pub(super) struct Shared<G, Session> {
     pub(super) session: Session,
     pub(super) max_attempts: u32,
     pub(super) ordered: bool,
+    /// What ends the worker lets no runner begin with another message: a later one of the same key would overtake.
+    pub(super) stops_at_once: bool,
     pub(super) subscription: Subscription,
     pub(super) flow: Flow,
     pub(super) tracer: Tracer,
@@ -133,7 +135,12 @@ impl<G, Session> Shared<G, Session> {
                 _ => false,
             };
             if !self.ordered || !failed {
-                return outcome;
+                // A copy of it tells the attempts that were made here.
+                let copied = matches!(outcome.decision(), Decision::Defer(_) | Decision::Reject(_));
+                return match outcome.attempt() {
+                    None if copied && again.is_some() => outcome.after_attempt(received.attempt()),
+                    _ => outcome,
+                };
             }
             // Requeueing would let later messages of the key overtake this one.
             again = Some(received.clone().with_attempt(received.attempt() + 1));
@@ -180,7 +187,7 @@ impl<G, Session> Shared<G, Session> {
             && failure.class() == FailureClass::Infrastructure
         {
             let error = failure.as_error();
-            let ends = !error.is_retryable();
+            let ends = error.retry() == RetryAdvice::Never;
             return self.hand_back(settlement, error, ends).await;
         }
         let settlement = match outcome.attempt() {
@@ -193,7 +200,8 @@ impl<G, Session> Shared<G, Session> {
             .await
             .err()?;
         let (settlement, error) = undone.into_parts();
-        if ends_the_worker(error.kind()) || error.is_retryable() {
+        // A client that has given up may get through the next time.
+        if ends_the_worker(error.kind()) || error.retry() != RetryAdvice::Never {
             let ends = ends_the_worker(error.kind());
             return self.hand_back(settlement, error, ends).await;
         }
@@ -215,6 +223,9 @@ impl<G, Session> Shared<G, Session> {
         let id = settlement.received().id().clone();
         tracing::warn!(%id, %error, ends, "the message is handed back: it is not at fault");
         if ends {
+            if self.stops_at_once {
+                self.lanes.stop();
+            }
             self.fault.set(error);
         } else {
             tokio::time::sleep(PAUSE).await;

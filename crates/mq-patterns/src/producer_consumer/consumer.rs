@@ -105,8 +105,10 @@ impl<T: DeserializeOwned, R: mq_core::Consumer, C: Codec> Consumer<T, R, C> {
                 return Ok(None);
             };
             let attempt = delivery.attempt();
+            // Where the broker counts what was fetched alone, nobody may have seen it yet.
+            let used_up = delivery.attempt_is_exact() && attempt > self.max_attempts;
             let settlement = delivery.into_settlement();
-            if attempt > self.max_attempts {
+            if used_up {
                 let text = format!("{} attempts ended without a verdict", attempt - 1);
                 let rejection = Rejection::new(Reason::Exhausted, text).attempts(attempt - 1);
                 reject(settlement, rejection)?;

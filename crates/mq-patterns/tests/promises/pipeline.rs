@@ -11,7 +11,7 @@ use std::{
 
 use mq_core::{
     Broker, Capabilities, ConsumePlan, Consumer, Declaration, Deletion, Destination, Error,
-    ErrorKind, Message, Publisher, Receipt, Received, Result, Subscription, headers,
+    ErrorKind, Message, Publisher, Receipt, Received, Result, RetryAdvice, Subscription, headers,
 };
 use mq_patterns::pipeline::Stage;
 use mq_testkit::{Check, Failure, Fixture};
@@ -271,7 +271,8 @@ impl<P: Publisher> Publisher for OddPublisher<P> {
                 Ok(Box::pin(async move {
                     let receipt = stored.await?;
                     if first {
-                        return Err(Error::new(ErrorKind::Unknown, "publish", "no answer"));
+                        let error = Error::new(ErrorKind::Unknown, "publish", "no answer");
+                        return Err(error.advise(RetryAdvice::GaveUp));
                     }
                     Ok(receipt)
                 }))

@@ -92,8 +92,8 @@ where
         let failure = match outcome.decision() {
             Decision::Retry(failure) => failure,
             // The attempts made here are behind its copy.
-            Decision::Defer(_) => return Ok(outcome.after_attempt(attempt)),
-            _ => return Ok(outcome),
+            Decision::Defer(_) | Decision::Reject(_) => return Ok(outcome.after_attempt(attempt)),
+            Decision::Ack => return Ok(outcome),
         };
         let next = match failure.class() {
             // Not the message's fault: the worker hands it back, and ends if that cannot pass.
