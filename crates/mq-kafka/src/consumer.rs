@@ -278,8 +278,7 @@ fn settings(
         .heartbeat_interval(config.session_timeout / 3)
         .max_poll_records(2000)
         .max_buffered_records(20_000)
-        // An answer has to come whole within the timeout of a request: 10 s. So this is also how slow a link may be.
-        .fetch_max_bytes(8 * 1024 * 1024)
+        .fetch_max_bytes(FETCH_BYTES)
         // The client waits for each answer before it asks again: with the usual 1 MiB it waits more than it works.
         .max_partition_fetch_bytes(2 * 1024 * 1024)
         .metrics_push(false)
@@ -358,3 +357,6 @@ impl fmt::Debug for KafkaConsumer {
 }
 
 const CONSUME: &str = "consume";
+/// What one answer of a broker may bring. It has to come whole within the timeout of a request, 10 s, so this is also how slow a link
+/// may be.
+const FETCH_BYTES: i32 = 8 * 1024 * 1024;

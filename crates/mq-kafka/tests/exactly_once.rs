@@ -22,7 +22,8 @@ use mq_kafka::{
     ExactlyOnce, GroupProtocol, Kafka, TransactionLevel,
     core::{
         Broker, ConsumePlan, Consumer, DeadLetters, Deferred, Destination, ErrorKind,
-        Failure as Failed, Guarantee, Message, Outcome, Received, Subscription, Worker, headers,
+        Failure as Failed, Filter, Guarantee, Message, Outcome, Publisher, Received, Subscription,
+        Worker, headers,
     },
 };
 use mq_testkit::{
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         "a_record_due_later_than_the_longest_delay_goes_on_in_transactions",
         retries::beyond_the_longest,
     )
+    .case("what_a_filter_leaves_out_is_committed", filtered)
     .case("what_cannot_be_had_is_refused", refused)
     .run()
 }
@@ -683,6 +685,37 @@ async fn moved(servers: String, protocol: GroupProtocol) -> Check {
     scene.read("now", count).await?;
     first.stop().await??;
     scene.read("late", count).await
+}
+
+async fn filtered(servers: String) -> Check {
+    let kafka = Kafka::connect(&servers).await?;
+    let topic = Destination::topic(unique("filtered"));
+    kafka.declare(&topic).await?;
+    let source = Subscription::durable(topic.name().clone(), "none").filter(Filter::exact("none"));
+    kafka.declare(&source).await?;
+    let messages = (0..100).map(|n| Message::new(n.to_string()).into());
+    let publisher = kafka.publisher();
+    let published = publisher.publish_batch(&topic, messages.collect()).await;
+    published.all_confirmed()?;
+    let guarantee = ExactlyOnce::new(unique("filtered"));
+    let copier = Copier::start(|stopped| {
+        Worker::new(&kafka, source.clone())
+            .guarantee(guarantee)
+            .run(|_: Received| async { Outcome::ack() })
+            .with_graceful_shutdown(stopped)
+    });
+    let bare = Bare::connect(&servers).await?;
+    let committed = async {
+        loop {
+            let places = bare.places(source.name(), topic.name()).await?;
+            if places.values().map(|place| place.0).sum::<i64>() >= 100 {
+                return Check::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    within(60, committed).await??;
+    Ok(copier.stop().await??)
 }
 
 async fn refused(servers: String) -> Check {

@@ -14,7 +14,9 @@ use std::{
 use krafka::Record;
 use mq_kafka::{
     At, Kafka,
-    core::{Broker, ConsumePlan, Consumer, Destination, ErrorKind, Subscription},
+    core::{
+        Broker, ConsumePlan, Consumer, Destination, ErrorKind, Message, Publisher, Subscription,
+    },
 };
 use mq_testkit::{Check, Failure, Suite, broker_address};
 use support::{Bare, check, fill, quiet, same, take, text, unique, within};
@@ -28,6 +30,10 @@ fn main() -> ExitCode {
         .case("a_queue_may_start_at_its_end", queue_at_end)
         .case("a_start_that_is_not_there_is_refused", refused)
         .case("a_window_is_read_from_its_start_to_its_end", windows)
+        .case(
+            "a_partition_that_is_read_to_its_end_holds_up_no_other",
+            ends_apart,
+        )
         .case("a_window_leaves_every_group_alone", leaves_groups_alone)
         .case(
             "a_window_ends_behind_transactions_and_before_open_ones",
@@ -208,6 +214,25 @@ async fn windows(servers: String) -> Check {
         within(5, reader.next()).await??.is_none(),
         true,
         "its end again",
+    )
+}
+
+/// The client buffers more of a partition than the window has of it.
+async fn ends_apart(servers: String) -> Check {
+    let kafka = Kafka::builder(&servers).partitions(2).connect().await?;
+    let topic = Destination::topic(unique("ends"));
+    kafka.declare(&topic).await?;
+    for partition in [0, 1] {
+        let publisher = kafka.publisher().partition(partition);
+        let messages = (0..30_000).map(|n: u32| Message::new(n.to_string()).into());
+        let published = publisher.publish_batch(&topic, messages.collect()).await;
+        published.all_confirmed()?;
+    }
+    let window = At::Earliest..At::Offsets([(0, 1), (1, 30_000)].into());
+    same(
+        read(&kafka, &topic, window).await?.len(),
+        30_001,
+        "messages",
     )
 }
 

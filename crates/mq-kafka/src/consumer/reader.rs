@@ -19,6 +19,7 @@ use tracing::debug;
 use super::Polls;
 use crate::{
     connection::{Inner, handle},
+    consumer::FETCH_BYTES,
     error::{self, Stage, closed, is_passing},
     headers,
     topology::{self, At},
@@ -38,8 +39,8 @@ pub struct KafkaReader {
     /// Where the window ends in each partition that is not read to its end.
     ends: HashMap<i32, i64>,
     read: VecDeque<ConsumerRecord>,
-    /// Partitions whose window ended, that are still fetched.
-    ended: Vec<i32>,
+    /// Partitions whose window ended, and where, that are still fetched.
+    ended: Vec<(i32, i64)>,
     progress: Instant,
     patience: Duration,
     polls: Polls,
@@ -66,7 +67,7 @@ impl KafkaReader {
             .isolation_level(IsolationLevel::ReadCommitted)
             .max_poll_records(BATCH)
             .max_buffered_records(4 * BATCH)
-            .fetch_max_bytes(16 * 1024 * 1024)
+            .fetch_max_bytes(FETCH_BYTES)
             .metrics_push(false)
             .build()
             .await
@@ -118,10 +119,16 @@ impl KafkaReader {
     }
 
     async fn fill(&mut self) -> Result<()> {
-        self.consumer.pause(&self.topic, &self.ended).await;
-        self.ended.clear();
+        self.leave_ended().await;
+        let asked = Instant::now();
         match self.polls.poll(&self.consumer, POLL).await {
-            Ok(records) if records.is_empty() => self.pass_gaps().await,
+            Ok(records) if records.is_empty() => {
+                self.pass_gaps().await;
+                // Whatever ends polls early, a loop over this does not turn without a pause.
+                if asked.elapsed() < POLL {
+                    sleep(EARLY).await;
+                }
+            }
             Ok(records) => self.take_in(records),
             Err(error) if is_passing(&error) => {
                 debug!(topic = %self.topic, %error, "poll failed");
@@ -154,6 +161,19 @@ impl KafkaReader {
         .help("look whether its brokers answer, and whether a transaction is open in it"))
     }
 
+    /// Has what is read to its end fetched no more. A seek makes the client forget what it buffered of it: that counts against what it
+    /// may buffer of the others.
+    async fn leave_ended(&mut self) {
+        let ended: Vec<i32> = self.ended.iter().map(|(partition, _)| *partition).collect();
+        self.consumer.pause(&self.topic, &ended).await;
+        for (partition, end) in &self.ended {
+            if let Err(error) = self.consumer.seek(&self.topic, *partition, *end).await {
+                debug!(topic = %self.topic, partition, %error, "its buffer is not forgotten");
+            }
+        }
+        self.ended.clear();
+    }
+
     fn take_in(&mut self, records: Vec<ConsumerRecord>) {
         self.progress = Instant::now();
         for record in records {
@@ -165,7 +185,7 @@ impl KafkaReader {
                 self.read.push_back(record);
             }
             if next >= end {
-                self.end(partition);
+                self.end(partition, end);
             }
         }
     }
@@ -175,16 +195,17 @@ impl KafkaReader {
     async fn pass_gaps(&mut self) {
         let open: Vec<(i32, i64)> = self.ends.iter().map(|(p, end)| (*p, *end)).collect();
         for (partition, end) in open {
-            let next = self.consumer.fetch_position(&self.topic, partition).await;
+            // Not the place that is fetched next: records before that may still be in the client's buffer.
+            let next = self.consumer.position(&self.topic, partition).await;
             if next.is_some_and(|next| next >= end) {
-                self.end(partition);
+                self.end(partition, end);
             }
         }
     }
 
-    fn end(&mut self, partition: i32) {
+    fn end(&mut self, partition: i32, end: i64) {
         self.ends.remove(&partition);
-        self.ended.push(partition);
+        self.ended.push((partition, end));
     }
 
     fn received(&self, record: ConsumerRecord) -> Received {
@@ -210,3 +231,4 @@ const BATCH: i32 = 2000;
 /// How long one poll waits for records.
 const POLL: Duration = Duration::from_millis(250);
 const BACKOFF: Duration = Duration::from_millis(200);
+const EARLY: Duration = Duration::from_millis(10);

@@ -211,7 +211,7 @@ async fn member(
         // Exactly so many: each holds a lock.
         .acquire_mode(AcquireMode::RecordLimit)
         .max_poll_records(records)
-        .fetch_max_bytes(16 * 1024 * 1024)
+        .fetch_max_bytes(super::FETCH_BYTES)
         .fetch_max_wait(FETCH)
         .metrics_push(false)
         .acknowledgement_commit_callback(move |commit| {

@@ -647,9 +647,11 @@ impl Settle for Ledger {
                 self.watch.counters.given_up(1);
                 let due = due(delay);
                 entry.tracker.defer(tag.seq, due);
-                if let (false, Some(wait)) = (entry.draining, Wait::until(due, Duration::MAX)) {
-                    entry.tracker.wait(tag.seq, self.second(wait.until));
-                    state.wait(tag, wait, again(received.clone(), 1));
+                if !entry.draining
+                    && let Some(until) = state.hold(tag, due, again(received.clone(), 1))
+                    && let Some(entry) = state.partition(tag)
+                {
+                    entry.tracker.wait(tag.seq, self.second(until));
                 }
                 None
             }

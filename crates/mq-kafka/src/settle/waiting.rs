@@ -82,6 +82,16 @@ impl State {
             .insert((wait.until, tag.partition, tag.seq), waiting);
     }
 
+    /// Lets a record wait until an instant in milliseconds since 1970, and returns that; what is due by now is to be handed out.
+    pub(super) fn hold(&mut self, tag: Tag, due: u64, received: Received) -> Option<Instant> {
+        let Some(wait) = Wait::until(due, Duration::MAX) else {
+            self.again.insert((tag.partition, tag.seq), received);
+            return None;
+        };
+        self.wait(tag, wait, received);
+        Some(wait.until)
+    }
+
     /// When the next one is due of those that may be let go.
     pub(super) fn next_due(&self, commit_after: u64) -> Option<Instant> {
         let held_up = self.is_held_up(commit_after);

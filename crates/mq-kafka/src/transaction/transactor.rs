@@ -92,6 +92,8 @@ impl Transactor {
             if slices.is_empty() {
                 tokio::select! {
                     () = self.due() => {}
+                    // What a filter leaves out is settled by nobody, and is to be committed before long all the same.
+                    () = sleep(IDLE) => {}
                     () = self.stopped() => return Ok(()),
                 }
                 continue;
@@ -436,6 +438,7 @@ fn late(text: &'static str) -> Error {
 
 const TRANSACT: &str = "transaction";
 const BACKOFF: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -423,3 +423,17 @@ fn a_tag_names_one_delivery_of_all_topics_of_a_consumer() {
     });
     assert_ne!(tags[0], tags[1]);
 }
+
+#[test]
+fn what_is_deferred_in_place_and_due_by_now_comes_again() {
+    let ledger = ledger(1);
+    let mut taken = Vec::new();
+    assert!(matches!(ledger.take(&mut taken, 1), Taken::Some(1)));
+    let (received, settlement) = taken.remove(0).into_parts();
+    let tag = Tag::unpack(0, settlement.tag());
+    drop(settlement);
+    assert!(matches!(ledger.take(&mut taken, 1), Taken::Some(1)));
+    // A clock that went on between two looks at it.
+    assert_eq!(ledger.lock().hold(tag, 1, received), None);
+    assert!(matches!(ledger.take(&mut taken, 1), Taken::Some(1)));
+}
