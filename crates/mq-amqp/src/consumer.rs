@@ -6,7 +6,11 @@ mod opener;
 use std::{fmt, mem, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
-use lapin::{Channel, options::BasicCancelOptions, types::ShortString};
+use lapin::{
+    Channel,
+    options::{BasicCancelOptions, QueueDeleteOptions},
+    types::ShortString,
+};
 use mq_core::{
     ConsumePlan, Consumer, Delivery, Error, ErrorKind, Result, Settle, Subscription, stale,
 };
@@ -71,6 +75,8 @@ struct Live {
     /// The broker counts failed attempts alone.
     exact_attempts: bool,
     queue: ShortString,
+    /// It has this queue for itself, and takes it along.
+    ephemeral: bool,
     since: Instant,
     /// The most time for a copy to be confirmed.
     copy_limit: Duration,
@@ -355,13 +361,29 @@ impl Live {
         }
         let settled = self.settled().await;
         self.sink.end();
+        let deleted = self.leave_queue().await;
+        // In any case: deliveries that somebody holds keep the channel, and with it what is unsettled.
+        let close = self.channel.close(200, "closed".into());
+        let closed = self.link.answer("close", close).await;
         if let Some(failure) = self.sink.failure() {
             return Err(failure);
         }
         settled?;
         cancelled?;
-        let close = self.channel.close(200, "closed".into());
-        self.link.answer("close", close).await
+        deleted?;
+        closed
+    }
+
+    /// Deletes the queue of an ephemeral subscription, which else would fill up until the connection ends.
+    async fn leave_queue(&self) -> Result<()> {
+        if !self.ephemeral {
+            return Ok(());
+        }
+        let queue = self.queue.clone();
+        let deleted = self
+            .channel
+            .queue_delete(queue, QueueDeleteOptions::default());
+        self.link.answer("close", deleted).await.map(drop)
     }
 }
 

@@ -293,11 +293,9 @@ async fn ephemeral(url: String) -> Check {
     broker.declare(&topic).await?;
     let subscription = Subscription::ephemeral(topic.name().clone());
     let mut consumer = broker.consumer(&subscription, ConsumePlan::new()).await?;
-    let keyed = topic.clone().routing_key("eu.paid");
-    broker
-        .publisher()
-        .publish(&keyed.mandatory(), Message::new("x"))
-        .await?;
+    let keyed = topic.clone().routing_key("eu.paid").mandatory();
+    let publish = || async { broker.publisher().publish(&keyed, Message::new("x")).await };
+    publish().await?;
     for attempt in 1..4 {
         let delivery = next(&mut consumer).await?;
         assert_eq!(
@@ -308,6 +306,15 @@ async fn ephemeral(url: String) -> Check {
     }
     next(&mut consumer).await?.ack()?;
     consumer.close().await?;
+    // It takes its queue along, whether it is closed or dropped.
+    expect_kind(publish().await.map(drop), ErrorKind::Unroutable)?;
+    drop(broker.consumer(&subscription, ConsumePlan::new()).await?);
+    let gone = async {
+        while publish().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the end of its queue", gone).await?;
     let missing = Subscription::ephemeral(unique("missing"));
     let error = expect_kind(
         broker

@@ -5,6 +5,7 @@ mod support;
 
 use std::{process::ExitCode, time::Duration};
 
+use futures::future::join_all;
 use mq_amqp::{
     Amqp, Recovery,
     core::{
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             silent,
         )
         .case("closing_the_broker_ends_its_consumers_as_closed", closed)
+        .case("many_that_hand_over_wait_no_longer_than_one", together)
         .run()
 }
 
@@ -118,6 +120,26 @@ async fn publishing(url: String, fault: Flow) -> Check {
     bare.until_settled(&name).await?;
     assert!(bare.ready(&name).await? <= 1 + unknown);
     bare.delete(&name).await
+}
+
+async fn together(url: String) -> Check {
+    let relay = Relay::start(&url).await?;
+    let limit = Duration::from_millis(500);
+    let broker = builder(relay.url())?
+        .publish_timeout(limit)
+        .connect()
+        .await?;
+    relay.set(Flow::Cut);
+    let (publisher, to) = (broker.unconfirmed(), Destination::queue(unique("none")));
+    let start = tokio::time::Instant::now();
+    let all = (0..20).map(|_| publisher.hand_over(&to, Message::new("x")));
+    for ended in soon("their end", join_all(all)).await? {
+        let error = ended.expect_err("no connection");
+        let kinds = [ErrorKind::Timeout, ErrorKind::Disconnected];
+        assert!(kinds.contains(&error.kind()), "{error}");
+    }
+    assert!(start.elapsed() < 4 * limit, "{:?}", start.elapsed());
+    Ok(())
 }
 
 async fn consuming(url: String, fault: Flow) -> Check {

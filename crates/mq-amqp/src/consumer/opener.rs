@@ -138,6 +138,7 @@ impl Opener {
                 .has(Capability::ExactAttempts),
             link: Arc::clone(link),
             queue,
+            ephemeral,
             since: Instant::now(),
             copy_limit,
         })

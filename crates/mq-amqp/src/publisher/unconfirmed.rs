@@ -4,10 +4,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::{Channel, options::BasicPublishOptions};
 use mq_core::{Destination, Message, Result, Unconfirmed, flow::Flow, trace::Tracer};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
-    config::Settings, connection::Uplink, error::within, headers::Outbound, metrics::Counters,
+    config::Settings,
+    connection::Uplink,
+    error::{late, within},
+    headers::Outbound,
+    metrics::Counters,
 };
 
 /// Publishes at most once, and does not hear what became of it.
@@ -67,7 +71,12 @@ impl AmqpUnconfirmed {
         if self.shared.uplink.settings().named.is_transient(to) {
             outbound.transient();
         }
-        let channel = self.channel().await?;
+        // All of it, the turn of those before this one too.
+        let limit = self.shared.limit;
+        let channel = match timeout(limit, self.channel()).await {
+            Ok(channel) => channel?,
+            Err(_) => return Err(late("hand over", limit).with("to", to)),
+        };
         let properties = outbound.unnumbered();
         let Outbound {
             exchange,

@@ -12,22 +12,25 @@
 //! return waits for one of these two; all others are answered at once, and the window never has to
 //! be closed for it.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 /// The publishes that are on their way, by number, from the oldest.
 #[derive(Debug)]
 pub(crate) struct Window<R> {
-    /// The number of the first entry.
+    /// The number of the first entry. All publishes below it have been answered, and it waits for its answer.
     first: u64,
     entries: VecDeque<Entry<R>>,
+    /// Before the first entry: told to be late, and never confirmed so far. No more than the window has room for.
+    stragglers: HashMap<u64, Entry<R>>,
     /// Publishes whose confirmation has not come.
     outstanding: usize,
     /// Numbers whose confirmation carried a stranger's return while their own may be in store.
     doubtful: Vec<u64>,
-    /// All publishes below this number have been answered.
-    answered: u64,
     limit: Duration,
 }
 
@@ -65,9 +68,9 @@ impl<R> Window<R> {
         Self {
             first,
             entries: VecDeque::new(),
+            stragglers: HashMap::new(),
             outstanding: 0,
             doubtful: Vec::new(),
-            answered: first,
             limit,
         }
     }
@@ -93,7 +96,7 @@ impl<R> Window<R> {
 
     /// True if every publish below this number has been answered.
     pub(crate) fn answered(&self, below: u64) -> bool {
-        self.answered >= below
+        self.first >= below
     }
 
     /// True if neither a confirmation nor a verdict is missing.
@@ -172,18 +175,17 @@ impl<R> Window<R> {
 
     /// When the oldest unanswered publish is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let entry = self
-            .entries
-            .get(usize::try_from(self.answered - self.first).ok()?)?;
-        Some(entry.deadline)
+        self.entries.front().map(|entry| entry.deadline)
     }
 
     /// Empties the window, for a channel that is gone; yields whoever still waits.
     pub(crate) fn abandon(&mut self) -> impl Iterator<Item = R> {
         let next = self.next();
         let entries = std::mem::take(&mut self.entries);
-        (self.first, self.answered, self.outstanding) = (next, next, 0);
+        (self.first, self.outstanding) = (next, 0);
         self.doubtful.clear();
+        // Nobody waits for these.
+        self.stragglers.clear();
         entries.into_iter().filter_map(|entry| entry.reply)
     }
 
@@ -211,27 +213,29 @@ impl<R> Window<R> {
         if let Some(reply) = entry.reply.take() {
             tell(reply, outcome);
         }
+        self.stragglers.remove(&number);
     }
 
     fn entry(&mut self, number: u64) -> Option<&mut Entry<R>> {
-        self.entries
-            .get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        match number.checked_sub(self.first) {
+            Some(at) => self.entries.get_mut(usize::try_from(at).ok()?),
+            None => self.stragglers.get_mut(&number),
+        }
     }
 
+    /// Lets go of the entries before the first one that somebody waits for. One without a confirmation does not keep those behind it.
     fn compact(&mut self) {
-        while self.entries.front().is_some_and(|entry| entry.done) {
-            self.entries.pop_front();
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.reply.is_none())
+            && let Some(entry) = self.entries.pop_front()
+        {
+            if !entry.done {
+                self.stragglers.insert(self.first, entry);
+            }
             self.first += 1;
         }
-        self.answered = self.answered.max(self.first);
-        let unanswered = |entry: &&Entry<R>| entry.reply.is_none();
-        let from = usize::try_from(self.answered - self.first).unwrap_or(usize::MAX);
-        self.answered += self
-            .entries
-            .iter()
-            .skip(from)
-            .take_while(unanswered)
-            .count() as u64;
     }
 }
 

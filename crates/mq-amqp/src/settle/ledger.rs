@@ -14,6 +14,8 @@ pub(crate) struct Ledger {
     /// The tag of the first mark.
     first: u64,
     marks: VecDeque<Mark>,
+    /// No mark below this tag is to be sent, but for those at the front.
+    unsent: u64,
     /// Acknowledgements that are not sent.
     acks: usize,
     /// Something is marked that must not wait.
@@ -58,6 +60,7 @@ impl Ledger {
         Self {
             first: 1,
             marks: VecDeque::new(),
+            unsent: 1,
             acks: 0,
             urgent: false,
             settled: Settled::default(),
@@ -81,6 +84,7 @@ impl Ledger {
         };
         let ack = matches!(mark, Mark::Ack);
         *slot = mark;
+        self.unsent = self.unsent.min(tag);
         if ack {
             self.acks += 1;
         } else {
@@ -93,6 +97,7 @@ impl Ledger {
     pub(crate) fn copied(&mut self, tag: u64) {
         if let Some(slot @ Mark::Copying) = self.slot(tag) {
             *slot = Mark::Ack;
+            self.unsent = self.unsent.min(tag);
             self.acks += 1;
             self.urgent = true;
         }
@@ -141,7 +146,12 @@ impl Ledger {
             self.first += 1;
         }
         frames.extend(run.map(Frame::AckUpTo));
-        for (tag, slot) in (self.first..).zip(&mut self.marks) {
+        // Not from the first one on: behind a slow delivery there may be any number that were sent.
+        let from = self.unsent.max(self.first);
+        self.unsent = self.first + self.marks.len() as u64;
+        let skipped = usize::try_from(from - self.first).unwrap_or(usize::MAX);
+        let behind = self.marks.range_mut(skipped.min(self.marks.len())..);
+        for (tag, slot) in (from..).zip(behind) {
             match slot {
                 Mark::Ack if all => {
                     frames.push(Frame::Ack(tag));
@@ -158,7 +168,8 @@ impl Ledger {
                         copies.push((tag, *copy));
                     }
                 }
-                Mark::Open | Mark::Ack | Mark::Copying | Mark::Sent => {}
+                Mark::Ack => self.unsent = self.unsent.min(tag),
+                Mark::Open | Mark::Copying | Mark::Sent => {}
             }
         }
         self.urgent = false;

@@ -44,6 +44,35 @@ fn a_return_on_a_strangers_confirmation_finds_its_publish() {
 }
 
 #[test]
+fn one_that_is_never_confirmed_keeps_nothing_behind_it() {
+    let mut window = Window::new(1, LIMIT);
+    let now = Instant::now();
+    window.push(0, now);
+    let mut late = Vec::new();
+    window.expire(now + LIMIT, |reply| late.push(reply));
+    assert_eq!((late, window.held()), (vec![0], 1));
+    for number in 2..1000_u64 {
+        assert_eq!(window.push(number, now + LIMIT), number);
+        let mut told = Vec::new();
+        window.round([ack(number, None)], |reply, outcome| {
+            told.push((reply, outcome))
+        });
+        assert_eq!(told, [(number, Outcome::Confirmed)]);
+        assert!(
+            window.entries.len() + window.stragglers.len() <= 2,
+            "after {number}"
+        );
+    }
+    assert!(window.answered(1000) && !window.is_empty());
+    // It is confirmed after all, when nobody waits for it any more.
+    assert_eq!(
+        window.round([ack(1, None)], |_, _| panic!("it was told")),
+        1
+    );
+    assert!(window.is_empty() && window.stragglers.is_empty());
+}
+
+#[test]
 fn a_late_answer_keeps_its_place_but_is_told_once() {
     let mut window = Window::new(1, LIMIT);
     let now = Instant::now();

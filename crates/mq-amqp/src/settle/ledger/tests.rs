@@ -44,6 +44,19 @@ fn a_slow_delivery_does_not_hold_up_the_acks_behind_it() {
 }
 
 #[test]
+fn what_was_sent_behind_a_slow_delivery_is_not_looked_at_again() {
+    let mut ledger = ledger(1);
+    let start = std::time::Instant::now();
+    for tag in 2..60_000 {
+        ledger.open(tag);
+        ledger.mark(tag, Mark::Ack);
+        assert_eq!(ledger.take(true, &mut Vec::new()), [Frame::Ack(tag)]);
+    }
+    let took = start.elapsed();
+    assert!(took < std::time::Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
 fn settles_a_delivery_once() {
     let mut ledger = ledger(1);
     assert!(ledger.mark(1, Mark::Ack) && !ledger.mark(1, Mark::Requeue));
