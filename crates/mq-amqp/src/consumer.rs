@@ -5,7 +5,7 @@ mod opener;
 
 use std::{fmt, mem, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future::join};
 use lapin::{
     Channel,
     options::{BasicCancelOptions, QueueDeleteOptions},
@@ -361,10 +361,11 @@ impl Live {
         }
         let settled = self.settled().await;
         self.sink.end();
-        let deleted = self.leave_queue().await;
         // In any case: deliveries that somebody holds keep the channel, and with it what is unsettled.
         let close = self.channel.close(200, "closed".into());
-        let closed = self.link.answer("close", close).await;
+        let close = self.link.answer("close", close);
+        // In this order, and no longer than one of them may take.
+        let (deleted, closed) = join(self.leave_queue(), close).await;
         if let Some(failure) = self.sink.failure() {
             return Err(failure);
         }

@@ -230,17 +230,18 @@ where
                     let span = shared.tracer.process_batch(source, &messages);
                     let whole = async {
                         let outcome = call(&handler, state.clone(), messages).await;
-                        // What waits for the broker waits together: one after the other may take longer than a broker has patience.
+                        // What an outage hands back waits together: one after the other would take a pause for each.
                         let mut waiting = Vec::new();
                         for (settlement, outcome) in taken.into_iter().zip(outcome.0) {
                             let received = settlement.received();
                             shared.flow.handled(source, received, outcome.decision());
                             let outcome = shared.ceiling(outcome, received.attempt());
                             trace::processed(&span, outcome.decision());
-                            let waits = waits(&outcome);
+                            let outage = is_outage(&outcome);
                             let finish = finish::<B, G>(&shared, settlement, outcome);
-                            match waits {
+                            match outage {
                                 true => waiting.push(finish),
+                                // Outputs are published in the order of their batch.
                                 false => finish.await,
                             }
                         }
@@ -254,12 +255,9 @@ where
     }
 }
 
-/// True if settling it may take a while.
-fn waits(outcome: &Outcome) -> bool {
-    match outcome.decision() {
-        Decision::Retry(failure) => failure.class() == FailureClass::Infrastructure,
-        _ => !outcome.outputs().is_empty(),
-    }
+/// True of a message that is handed back after a pause.
+fn is_outage(outcome: &Outcome) -> bool {
+    matches!(outcome.decision(), Decision::Retry(failure) if failure.class() == FailureClass::Infrastructure)
 }
 
 /// Settles one message of a batch, which is never attempted again in place: its batch is over.

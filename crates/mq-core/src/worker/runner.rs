@@ -223,10 +223,11 @@ impl<G, Session> Shared<G, Session> {
         let id = settlement.received().id().clone();
         tracing::warn!(%id, %error, ends, "the message is handed back: it is not at fault");
         if ends {
+            // First why, since a runner that ends without a reason is one too.
+            self.fault.set(error);
             if self.stops_at_once {
                 self.lanes.stop();
             }
-            self.fault.set(error);
         } else {
             tokio::time::sleep(PAUSE).await;
             // Once the worker stops, nothing of its key is behind it any more.
