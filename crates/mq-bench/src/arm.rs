@@ -3,7 +3,7 @@
 use std::{
     sync::atomic::{
         AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed},
+        Ordering::{AcqRel, Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -122,6 +122,11 @@ pub(crate) fn payload(number: u64, size: usize) -> Vec<u8> {
     bytes
 }
 
+/// An id as long as those of ours.
+pub(crate) fn id(number: u64) -> String {
+    format!("00000000-0000-7000-8000-{number:012}")
+}
+
 /// Counts what was received, and adds up the numbers, so that no arm skips its work.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -148,27 +153,47 @@ impl Tally {
     }
 }
 
-/// The same for handlers that run beside each other: the first message and the last one are told of.
-#[derive(Debug, Default)]
+/// The same for handlers that run beside each other: the first message and the last one are told of. Where a message may come
+/// again it counts once.
+#[derive(Debug)]
 pub(crate) struct SharedTally {
+    messages: u64,
+    /// A bit for each message.
+    seen: Vec<AtomicU64>,
     count: AtomicU64,
-    sum: AtomicU64,
     begun: Notify,
     done: Notify,
 }
 
 impl SharedTally {
-    /// Counts one; the `messages`th wakes who waits for [`SharedTally::all`].
-    pub(crate) fn add(&self, payload: &[u8], messages: u64) {
-        if let Some(bytes) = payload.first_chunk::<8>() {
-            self.sum.fetch_add(u64::from_be_bytes(*bytes), Relaxed);
+    /// For the messages 0 to `messages`.
+    pub(crate) fn new(messages: u64) -> Self {
+        Self {
+            messages,
+            seen: (0..=messages / 64).map(|_| AtomicU64::new(0)).collect(),
+            count: AtomicU64::new(0),
+            begun: Notify::new(),
+            done: Notify::new(),
         }
-        // Who sees the last count sees all sums.
+    }
+
+    /// Counts one that has not come before; the last one wakes who waits for [`SharedTally::all`].
+    pub(crate) fn add(&self, payload: &[u8]) {
+        let number = payload.first_chunk::<8>().map(|b| u64::from_be_bytes(*b));
+        // What is none of them has no bit.
+        let Some(number) = number.filter(|number| *number < self.messages) else {
+            return;
+        };
+        let (word, bit) = (number / 64, 1 << (number % 64));
+        let before = self.seen[word as usize].fetch_or(bit, Relaxed);
+        if before & bit != 0 {
+            return;
+        }
         let before = self.count.fetch_add(1, AcqRel);
         if before == 0 {
             self.begun.notify_one();
         }
-        if before + 1 == messages {
+        if before + 1 == self.messages {
             self.done.notify_one();
         }
     }
@@ -178,16 +203,16 @@ impl SharedTally {
         self.begun.notified().await;
     }
 
-    /// Waits until so many were counted, and checks them.
-    pub(crate) async fn all(&self, messages: u64) -> Result {
+    /// Waits until each of them has come.
+    pub(crate) async fn all(&self) {
         self.done.notified().await;
-        let (count, sum) = (self.count.load(Acquire), self.sum.load(Relaxed));
-        Tally { count, sum }.check(messages)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -202,6 +227,21 @@ mod tests {
         assert!(of(&[2, 0, 1]).check(3).is_ok());
         assert!(of(&[0, 1]).check(3).is_err());
         assert!(of(&[0, 1, 1]).check(3).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_shared_tally_counts_each_message_once() {
+        let tally = SharedTally::new(66);
+        (0..65).for_each(|number| tally.add(&payload(number, 16)));
+        // One that came before, and two that are none of them.
+        for number in [64, 66, u64::MAX] {
+            tally.add(&payload(number, 16));
+        }
+        tally.add(b"short");
+        tally.first().await;
+        assert!(tally.all().now_or_never().is_none());
+        tally.add(&payload(65, 16));
+        tally.all().await;
     }
 
     #[test]

@@ -66,7 +66,9 @@ arms! {
     #[cfg(feature = "rdkafka")]
     "kafka/rdkafka at its best, callbacks" => kafka::rdkafka::produce_counted,
     #[cfg(feature = "rdkafka")]
-    "kafka/rdkafka at its best, consume" => kafka::rdkafka::consume,
+    "kafka/rdkafka at its best, stream" => kafka::rdkafka::consume,
+    #[cfg(feature = "rdkafka")]
+    "kafka/rdkafka at its best, polled" => kafka::rdkafka::consume_polled,
     #[cfg(feature = "ruststream")]
     "kafka/RustStream, produce" => kafka::ruststream::produce,
     #[cfg(feature = "ruststream")]

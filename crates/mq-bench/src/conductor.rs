@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Result,
     arm::Measured,
-    flags,
+    counts, flags,
     ground::{Ground, on_core},
     report,
     rows::{Broker, ROWS, Row, Work},
@@ -94,6 +94,9 @@ pub(crate) async fn run(plan: Plan) -> Result {
         ground.clear().await?;
         text = report::write(&plan, &product, &host, &found)?;
     }
+    if plan.broker == Broker::Memory && plan.only.is_none() {
+        counts::write(&plan.into).await?;
+    }
     println!("\n{text}");
     match found.failed.len() {
         0 if text.is_empty() => Err("no row is called so".into()),
@@ -150,8 +153,9 @@ async fn measure(plan: &Plan, row: &'static Row, ground: &Ground, found: &mut Fo
             Err(error) => found.fails(row, arm, &error),
         }
     }
+    // One topic for all: as long as the fastest of them needs.
     if row.work.shares_a_topic()
-        && let Some(shared) = counts.get(row.control).copied()
+        && let Some(shared) = counts.values().max().copied()
     {
         counts.values_mut().for_each(|count| *count = shared);
         ground.clear().await?;

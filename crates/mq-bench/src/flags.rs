@@ -37,6 +37,8 @@ xflags::xflags! {
             required --group name: String
             required --messages messages: u64
             required --size bytes: usize
+            /// On one thread, on which it does the same in each run
+            optional --one-thread
         }
 
         /// Serves as a null broker, and prints its address; started by `run --null`.

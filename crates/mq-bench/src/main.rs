@@ -6,6 +6,7 @@
 mod arm;
 mod arms;
 mod conductor;
+mod counts;
 mod flags;
 mod ground;
 mod null;
@@ -35,10 +36,12 @@ fn main() -> ExitCode {
 }
 
 fn run(command: MqBenchCmd) -> Result {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let one_thread = matches!(&command, MqBenchCmd::Arm(flags) if flags.one_thread);
+    let mut runtime = match one_thread {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
     match command {
         MqBenchCmd::Null(flags) => null::serve(&flags.broker, flags.messages, flags.size),
         MqBenchCmd::Run(flags) => runtime.block_on(conductor::run(flags.try_into()?)),

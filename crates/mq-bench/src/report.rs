@@ -137,8 +137,9 @@ fn section(out: &mut String, plan: &Plan, name: &str, row: &Row, samples: &[&Sam
         return Ok(());
     }
     let control = control(row, samples);
+    let sound = control.is_some_and(|c| c.contains_one() && c.half_width() <= 0.05);
     match control {
-        Some(control) if control.contains_one() && control.half_width() <= 0.05 => {
+        Some(control) if sound => {
             writeln!(
                 out,
                 "Control ({} to itself): {}.\n",
@@ -197,7 +198,11 @@ fn section(out: &mut String, plan: &Plan, name: &str, row: &Row, samples: &[&Sam
             goal(ratio.peer.aim),
             shown(ratio.cpu),
             goal(ratio.peer.cpu),
-            verdict(ratio, plan.null)
+            match verdict(ratio, plan.null) {
+                "" => String::new(),
+                verdict if sound => verdict.to_owned(),
+                verdict => format!("{verdict} (control void)"),
+            }
         )?;
     }
     let file = format!("{name}-{}.svg", slug(row.name));
@@ -309,7 +314,7 @@ fn slug(name: &str) -> String {
 }
 
 /// Writes a file, and says which one if it cannot.
-fn save(path: &Path, text: &str) -> Result {
+pub(crate) fn save(path: &Path, text: &str) -> Result {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 

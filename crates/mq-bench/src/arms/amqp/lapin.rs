@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use futures::{StreamExt, TryStreamExt, future::join_all, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, future::join_all, stream};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
     PublisherConfirm,
@@ -15,7 +15,7 @@ use lapin::{
 
 use crate::{
     Result,
-    arm::{Clock, Order, Tally, payload},
+    arm::{Clock, Order, Tally, id, payload},
 };
 
 /// As its README shows it: each publish is awaited, and then its confirm.
@@ -119,7 +119,7 @@ fn careful(
 ) -> impl Future<Output = lapin::Result<PublisherConfirm>> {
     let properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
-        .with_message_id(number.to_string().into());
+        .with_message_id(id(number).into());
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
@@ -152,7 +152,12 @@ pub(crate) async fn consume_best(order: &Order, clock: &mut Clock) -> Result {
         let delivery = consumer.next().await.ok_or("the consumer ended")??;
         tally.add(&delivery.data);
         if tally.count.is_multiple_of(ACKS) || tally.count == order.messages {
-            delivery.ack(BasicAckOptions { multiple: true }).await?;
+            // It is on its way with the first poll. Its outcome is only that it was written; the end says whether it arrived.
+            let options = BasicAckOptions { multiple: true };
+            let ack = channel.basic_ack(delivery.delivery_tag, options);
+            if let Some(acked) = ack.now_or_never() {
+                acked?;
+            }
         }
     }
     finish(&connection, &channel, order, clock, tally).await

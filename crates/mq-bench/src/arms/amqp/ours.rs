@@ -101,8 +101,8 @@ pub(crate) async fn consume(order: &Order, clock: &mut Clock) -> Result {
 /// A worker with a handler.
 pub(crate) async fn work(order: &Order, clock: &mut Clock) -> Result {
     let broker = connect(order).await?;
-    let tally = Arc::new(SharedTally::default());
-    let worker = worker(&broker, order).await?.run(counting(&tally, order));
+    let tally = Arc::new(SharedTally::new(order.messages));
+    let worker = worker(&broker, order).await?.run(counting(&tally));
     run(worker, &tally, order, clock).await?;
     Ok(broker.close().await?)
 }
@@ -111,11 +111,11 @@ pub(crate) async fn work(order: &Order, clock: &mut Clock) -> Result {
 pub(crate) async fn work_retrying(order: &Order, clock: &mut Clock) -> Result {
     filtered_tracing();
     let broker = connect(order).await?;
-    let tally = Arc::new(SharedTally::default());
+    let tally = Arc::new(SharedTally::new(order.messages));
     let worker = worker(&broker, order)
         .await?
         .layer(retries())
-        .run(counting(&tally, order));
+        .run(counting(&tally));
     run(worker, &tally, order, clock).await?;
     Ok(broker.close().await?)
 }
@@ -144,11 +144,10 @@ pub(crate) fn retries() -> Retry {
 /// A handler that counts.
 pub(crate) fn counting(
     tally: &Arc<SharedTally>,
-    order: &Order,
 ) -> impl Fn(Received) -> Ready<()> + Clone + Send + Sync + 'static {
-    let (tally, messages) = (Arc::clone(tally), order.messages);
+    let tally = Arc::clone(tally);
     move |received| {
-        tally.add(received.payload().map_or(&[][..], |bytes| bytes), messages);
+        tally.add(received.payload().map_or(&[][..], |bytes| bytes));
         ready(())
     }
 }
@@ -161,7 +160,7 @@ pub(crate) async fn run(
     clock: &mut Clock,
 ) -> Result {
     clock.start();
-    let ending = until(worker, tally.all(order.messages)).await?;
+    let ending = until(worker, tally.all()).await?;
     ending.await??;
     clock.stop(order.messages);
     Ok(())
@@ -170,7 +169,7 @@ pub(crate) async fn run(
 /// Runs a worker until this is done. It is told to end then, and may still be at it.
 pub(crate) async fn until(
     worker: Run,
-    done: impl Future<Output = Result>,
+    done: impl Future<Output = ()>,
 ) -> Result<JoinHandle<mq_core::Result<()>>> {
     let (stop, stopped) = oneshot::channel::<()>();
     let worker = worker.with_graceful_shutdown(async {
@@ -179,7 +178,7 @@ pub(crate) async fn until(
     });
     let mut worker = tokio::spawn(worker.into_future());
     tokio::select! {
-        done = done => done?,
+        () = done => {}
         ended = &mut worker => {
             ended??;
             return Err("the worker has ended by itself".into());

@@ -89,10 +89,10 @@ pub(crate) async fn work_by_key(order: &Order, clock: &mut Clock) -> Result {
 pub(crate) async fn work_retrying(order: &Order, clock: &mut Clock) -> Result {
     filtered_tracing();
     let (kafka, source) = subscribed(order, COMMIT_MS).await?;
-    let tally = Arc::new(SharedTally::default());
+    let tally = Arc::new(SharedTally::new(order.messages));
     let worker = worker(&kafka, source)
         .layer(retries())
-        .run(counting(&tally, order));
+        .run(counting(&tally));
     run(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
@@ -103,8 +103,8 @@ async fn worked(
     shape: fn(Worker<Kafka>) -> Worker<Kafka>,
 ) -> Result {
     let (kafka, source) = subscribed(order, COMMIT_MS).await?;
-    let tally = Arc::new(SharedTally::default());
-    let worker = shape(worker(&kafka, source)).run(counting(&tally, order));
+    let tally = Arc::new(SharedTally::new(order.messages));
+    let worker = shape(worker(&kafka, source)).run(counting(&tally));
     run(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
@@ -115,11 +115,11 @@ pub(crate) async fn copy_exactly_once(order: &Order, clock: &mut Clock) -> Resul
     let guarantee = ExactlyOnce::new(order.group.as_str())
         .commit_every(Duration::from_millis(COPY_COMMIT_MS))
         .commit_after(usize::MAX);
-    let tally = Arc::new(SharedTally::default());
+    let tally = Arc::new(SharedTally::new(order.messages));
     let worker = worker(&kafka, source)
         .guarantee(guarantee)
         .run(copying(&tally, order));
-    run(worker, &tally, order, clock).await?;
+    run_copying(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
 
@@ -127,11 +127,11 @@ pub(crate) async fn copy_exactly_once(order: &Order, clock: &mut Clock) -> Resul
 /// copies are only handed over.
 pub(crate) async fn copy_at_least_once(order: &Order, clock: &mut Clock) -> Result {
     let (kafka, source) = subscribed(order, COPY_COMMIT_MS).await?;
-    let tally = Arc::new(SharedTally::default());
+    let tally = Arc::new(SharedTally::new(order.messages));
     let worker = worker(&kafka, source)
         .concurrency(COPIES)
         .run(copying(&tally, order));
-    run(worker, &tally, order, clock).await?;
+    run_copying(worker, &tally, order, clock).await?;
     Ok(kafka.close().await?)
 }
 
@@ -140,23 +140,37 @@ fn copying(
     tally: &Arc<SharedTally>,
     order: &Order,
 ) -> impl Fn(Received) -> Ready<Outcome> + Clone + Send + Sync + 'static {
-    let (tally, messages) = (Arc::clone(tally), order.messages);
+    let tally = Arc::clone(tally);
     let target = Destination::topic(order.copies());
     move |received| {
         let payload = received.payload().cloned().unwrap_or_default();
-        tally.add(&payload, messages);
+        tally.add(&payload);
         ready(Outcome::ack().publish(&target, Message::new(payload)))
     }
 }
 
-/// Runs a worker until all is handled and committed. Joining a group takes seconds, and leaving it takes its time too; they are no work
-/// of a row.
+/// Runs a worker until all is handled, and looks whether it is committed. Joining a group takes seconds, and leaving it takes its time
+/// too; they are no work of a row.
 async fn run(worker: Run, tally: &SharedTally, order: &Order, clock: &mut Clock) -> Result {
     let commits = Commits::of(order).await?;
     let done = async {
         tally.first().await;
         clock.start();
-        tally.all(order.messages).await
+        tally.all().await;
+        clock.stop(order.messages);
+    };
+    let ending = until(worker, done).await?;
+    commits.reach(order.messages).await?;
+    Ok(ending.await??)
+}
+
+/// The same up to the last commit: what is handled before it may not be copied yet.
+async fn run_copying(worker: Run, tally: &SharedTally, order: &Order, clock: &mut Clock) -> Result {
+    let commits = Commits::of(order).await?;
+    let done = async {
+        tally.first().await;
+        clock.start();
+        tally.all().await;
     };
     let ending = until(worker, done).await?;
     commits.reach(order.messages).await?;

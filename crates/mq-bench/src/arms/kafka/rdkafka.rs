@@ -1,7 +1,7 @@
 //! rdkafka, as well as it can be written by hand.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,7 +12,7 @@ use std::{
 use futures::StreamExt;
 use rdkafka::{
     ClientConfig, ClientContext, Message, Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer, StreamConsumer},
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     producer::{
         BaseRecord, DeliveryResult, FutureProducer, FutureRecord, Producer, ProducerContext,
@@ -167,9 +167,9 @@ async fn stored(handle: rdkafka::producer::DeliveryFuture) -> Result {
     }
 }
 
-/// One stream for all messages; commits on a clock and at the end.
-pub(crate) async fn consume(order: &Order, clock: &mut Clock) -> Result {
-    let consumer: StreamConsumer = ClientConfig::new()
+fn consuming(order: &Order) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
         .set("bootstrap.servers", &order.address)
         .set("group.id", order.group.as_str())
         .set("enable.auto.commit", "false")
@@ -178,11 +178,16 @@ pub(crate) async fn consume(order: &Order, clock: &mut Clock) -> Result {
         .set("isolation.level", "read_committed")
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.message.max.bytes", (16 * 1024 * 1024).to_string())
-        .set("queued.min.messages", "100000")
-        .create()?;
+        .set("queued.min.messages", "100000");
+    config
+}
+
+/// One stream for all messages; commits on a clock and at the end.
+pub(crate) async fn consume(order: &Order, clock: &mut Clock) -> Result {
+    let consumer: StreamConsumer = consuming(order).create()?;
     consumer.subscribe(&[&order.queue])?;
     let mut tally = Tally::default();
-    let mut places: HashMap<i32, i64> = HashMap::new();
+    let mut places: BTreeMap<i32, i64> = BTreeMap::new();
     let mut committed = Instant::now();
     {
         let mut stream = consumer.stream();
@@ -207,10 +212,41 @@ pub(crate) async fn consume(order: &Order, clock: &mut Clock) -> Result {
     tally.check(order.messages)
 }
 
-fn commit(
-    consumer: &StreamConsumer,
+/// The other shape that is a candidate for the best: a thread of its own that polls.
+pub(crate) async fn consume_polled(order: &Order, clock: &mut Clock) -> Result {
+    let consumer: BaseConsumer = consuming(order).create()?;
+    consumer.subscribe(&[&order.queue])?;
+    tokio::task::block_in_place(|| {
+        let mut tally = Tally::default();
+        let mut places: BTreeMap<i32, i64> = BTreeMap::new();
+        let mut committed = Instant::now();
+        while tally.count < order.messages {
+            let Some(message) = consumer.poll(Duration::from_millis(100)) else {
+                continue;
+            };
+            let message = message?;
+            if tally.count == 0 {
+                clock.start();
+            }
+            tally.add(message.payload().unwrap_or_default());
+            places.insert(message.partition(), message.offset() + 1);
+            if tally.count.is_multiple_of(1000)
+                && committed.elapsed() > Duration::from_millis(COMMIT_MS)
+            {
+                commit(&consumer, order, &places, CommitMode::Async)?;
+                committed = Instant::now();
+            }
+        }
+        commit(&consumer, order, &places, CommitMode::Sync)?;
+        clock.stop(order.messages);
+        tally.check(order.messages)
+    })
+}
+
+fn commit<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
     order: &Order,
-    places: &HashMap<i32, i64>,
+    places: &BTreeMap<i32, i64>,
     mode: CommitMode,
 ) -> Result {
     let mut list = TopicPartitionList::new();

@@ -48,10 +48,7 @@ pub(crate) async fn produce(order: &Order, clock: &mut Clock) -> Result {
 
 /// Its app with a handler of raw bytes, one message at a time: its acknowledgements are notes in memory that need no waiting.
 pub(crate) async fn consume_app(order: &Order, clock: &mut Clock) -> Result {
-    let counted = Arc::new(Counted {
-        tally: SharedTally::default(),
-        messages: order.messages,
-    });
+    let tally = Arc::new(SharedTally::new(order.messages));
     let topic = KafkaTopic::new(order.queue.as_str())
         .group(order.group.as_str())
         .start(StartOffset::Earliest)
@@ -59,7 +56,7 @@ pub(crate) async fn consume_app(order: &Order, clock: &mut Clock) -> Result {
         .config("auto.commit.interval.ms", COMMIT_MS.to_string())
         .config("fetch.queue.backoff.ms", "10")
         .config("fetch.message.max.bytes", (16 * 1024 * 1024).to_string());
-    let state = Arc::clone(&counted);
+    let state = Arc::clone(&tally);
     let app = RustStream::new(AppInfo::new("bench", "0.0.0"))
         .on_startup(async move |()| Ok::<_, Infallible>(state))
         .with_broker(KafkaBroker::new([order.address.as_str()]), |scope| {
@@ -69,29 +66,20 @@ pub(crate) async fn consume_app(order: &Order, clock: &mut Clock) -> Result {
     let running = app.start().await?;
     let done = async {
         // Joining a group takes seconds, and is no work of this row.
-        counted.tally.first().await;
+        tally.first().await;
         clock.start();
-        counted.tally.all(order.messages).await
+        tally.all().await;
+        clock.stop(order.messages);
     };
     tokio::select! {
-        all = done => all?,
+        () = done => {}
         () = running.stopping() => return Err("the app has stopped by itself".into()),
     }
-    // It commits the last offsets as it closes the consumer. The rest of its end is no work of this row.
-    let committed = async {
-        commits.reach(order.messages).await?;
-        clock.stop(order.messages);
-        Result::Ok(())
-    };
+    // It commits the last offsets as it closes the consumer.
+    let committed = commits.reach(order.messages);
     let (ended, committed) = tokio::join!(running.shutdown(), committed);
     ended?;
     committed
-}
-
-/// What its handler shares with the arm.
-struct Counted {
-    tally: SharedTally,
-    messages: u64,
 }
 
 /// The payload as it came, without a codec.
@@ -100,8 +88,7 @@ struct Frame<'a>(&'a [u8]);
 
 // The topic is known only when it is mounted, which takes another source in its place.
 #[subscriber(KafkaTopic::new("bench"))]
-async fn receive(frame: &Frame<'_>, ctx: &mut Context<'_, (), Arc<Counted>>) -> HandlerOutcome {
-    let counted = ctx.state();
-    counted.tally.add(frame.0, counted.messages);
+async fn receive(frame: &Frame<'_>, ctx: &mut Context<'_, (), Arc<SharedTally>>) -> HandlerOutcome {
+    ctx.state().add(frame.0);
     HandlerOutcome::ack()
 }

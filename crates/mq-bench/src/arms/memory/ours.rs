@@ -68,8 +68,8 @@ async fn moved(order: &Order, clock: &mut Clock, batch: usize) -> Result {
 
 /// A worker with a handler.
 pub(crate) async fn work(order: &Order, clock: &mut Clock) -> Result {
-    let (tally, room) = (Arc::new(SharedTally::default()), room(1));
-    let handler = making_room(&room, counting(&tally, order));
+    let (tally, room) = (Arc::new(SharedTally::new(order.messages)), room(1));
+    let handler = making_room(&room, counting(&tally));
     let run = |worker: Worker<Memory>| worker.run(handler);
     worked(order, clock, &tally, 1, &room, run).await
 }
@@ -77,21 +77,21 @@ pub(crate) async fn work(order: &Order, clock: &mut Clock) -> Result {
 /// A worker with a handler under the layer of retries, in a program whose tracing leaves out our spans.
 pub(crate) async fn work_retrying(order: &Order, clock: &mut Clock) -> Result {
     filtered_tracing();
-    let (tally, room) = (Arc::new(SharedTally::default()), room(1));
-    let handler = making_room(&room, counting(&tally, order));
+    let (tally, room) = (Arc::new(SharedTally::new(order.messages)), room(1));
+    let handler = making_room(&room, counting(&tally));
     let run = |worker: Worker<Memory>| worker.layer(retries()).run(handler);
     worked(order, clock, &tally, 1, &room, run).await
 }
 
 /// A worker whose handler takes batches of 128, which are also published so.
 pub(crate) async fn work_batches(order: &Order, clock: &mut Clock) -> Result {
-    let (tally, room) = (Arc::new(SharedTally::default()), room(BATCH));
-    let (counted, messages) = (Arc::clone(&tally), order.messages);
+    let (tally, room) = (Arc::new(SharedTally::new(order.messages)), room(BATCH));
+    let counted = Arc::clone(&tally);
     let taken = Arc::clone(&room);
     let handler = move |batch: Vec<Received>| {
         taken.add_permits(batch.len());
         for received in &batch {
-            counted.add(received.payload().map_or(&[][..], |bytes| bytes), messages);
+            counted.add(received.payload().map_or(&[][..], |bytes| bytes));
         }
         ready(())
     };
