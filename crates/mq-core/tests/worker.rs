@@ -574,6 +574,10 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_up_the_end() {
         "{:?}",
         start.elapsed()
     );
+    assert_eq!(
+        bench.take("orders").await.payload().map(|p| &**p),
+        Some(&b"x"[..])
+    );
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl AmqpUnconfirmed {
         if self.shared.uplink.settings().named.is_transient(to) {
             outbound.transient();
         }
-        // All of it, the turn of those before this one too.
+        // The turn of those before this one too. Writing has the same limit again.
         let limit = self.shared.limit;
         let channel = match timeout(limit, self.channel()).await {
             Ok(channel) => channel?,

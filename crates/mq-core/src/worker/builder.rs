@@ -123,7 +123,8 @@ impl<B: Broker, G, S, L> Worker<B, G, S, L> {
 
     /// Sets how long handlers may go on after the shutdown signal. Default 30 s.
     ///
-    /// Handlers that are still at it are dropped; their messages go back to the broker.
+    /// Handlers that are still at it are dropped; their messages go back to the broker. One that blocks its thread cannot be dropped:
+    /// it is left to itself a second later, and its message goes back when its consumer is closed.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
